@@ -1,0 +1,157 @@
+"""The trie of drafted tokens, rooted at the last committed one."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import reduce
+
+from sybil_engine.ledger import Ledger, extend_fingerprint
+from sybil_engine.types import Block, BlockOrigin, Distribution
+
+
+class Graft(Enum):
+    """What became of a block."""
+
+    ADDED = "added"
+    REPEATED = "repeated"  # every token hangs in the tree, or is committed, already
+    STALE = "stale"  # it extends tokens that the ledger contradicts
+    UNKNOWN = "unknown"  # it extends tokens that nobody has seen here
+    FULL = "full"  # the tree holds as many tokens as it may
+
+
+@dataclass(slots=True, eq=False)
+class DraftNode:
+    """One drafted token. `fingerprint` is that of all tokens up to and including it."""
+
+    position: int
+    token_id: int
+    fingerprint: int
+    distribution: Distribution | None = None
+    children: dict[int, "DraftNode"] = field(default_factory=dict)
+    trunk_child: "DraftNode | None" = None
+
+    def best_child(self) -> "DraftNode | None":
+        """The trunk's next token, else the oldest hedge, else nothing."""
+        return self.trunk_child or next(iter(self.children.values()), None)
+
+    def walk(self) -> Iterator["DraftNode"]:
+        yield self
+        for child in self.children.values():
+            yield from child.walk()
+
+
+class DraftTree:
+    """What is drafted beyond a ledger. The ledger is read, never written.
+
+    A branch that disagrees with the ledger falls off when the root advances; one that agrees lives on.
+    """
+
+    def __init__(self, ledger: Ledger, capacity_tokens: int = 512) -> None:
+        self._ledger = ledger
+        self._capacity_tokens = capacity_tokens
+        self._root: DraftNode
+        self._by_fingerprint: dict[int, DraftNode]
+        self.drop()
+
+    def __len__(self) -> int:
+        """Drafted tokens in the tree."""
+        return len(self._by_fingerprint) - 1
+
+    @property
+    def position(self) -> int:
+        """Position of the next token after the root."""
+        return self._root.position + 1
+
+    def graft(self, block: Block) -> Graft:
+        """Hang a block's tokens below the prefix that it extends. Grafting it again changes nothing.
+
+        A block that is late, whose first tokens are committed by now, counts from the first one that is not.
+        """
+        late_tokens = max(0, self.position - block.position)
+        if late_tokens:
+            committed = self._ledger[block.position : self.position][: len(block.token_ids)]
+            if (
+                self._ledger.fingerprint(block.position) != block.prefix_fingerprint
+                or list(block.token_ids[:late_tokens]) != committed
+            ):
+                return Graft.STALE
+            node: DraftNode | None = self._root
+        else:
+            node = self._by_fingerprint.get(block.prefix_fingerprint)
+        if node is None or node.position + 1 != max(block.position, self.position):
+            return Graft.UNKNOWN
+        added = False
+        for index, token_id in enumerate(block.token_ids[late_tokens:], start=late_tokens):
+            child = node.children.get(token_id)
+            if child is None:
+                if len(self) >= self._capacity_tokens:
+                    return Graft.FULL
+                child = self._add_child(node, token_id)
+                added = True
+            if block.distributions:
+                child.distribution = block.distributions[index]
+            if block.origin is BlockOrigin.TRUNK:
+                node.trunk_child = child
+            node = child
+        return Graft.ADDED if added else Graft.REPEATED
+
+    def advance(self) -> int:
+        """Move the root along the ledger's new tokens; what disagrees falls off.
+
+        Returns:
+            How many of the new tokens had been drafted.
+        """
+        drafted_tokens = 0
+        for position in range(self.position, len(self._ledger)):
+            child = self._root.children.get(self._ledger[position])
+            if child is None:
+                self.drop()
+                return drafted_tokens
+            drafted_tokens += 1
+            self._root = child
+        if drafted_tokens:
+            self._by_fingerprint = {node.fingerprint: node for node in self._root.walk()}
+        return drafted_tokens
+
+    def best_path(self) -> list[DraftNode]:
+        """The trunk's tokens from the root on; where the trunk ends, or was left, the oldest hedge's."""
+        path = []
+        node = self._root.best_child()
+        while node is not None:
+            path.append(node)
+            node = node.best_child()
+        return path
+
+    def drop(self) -> None:
+        """Forget everything drafted; the root stands at the ledger's last token."""
+        last = len(self._ledger) - 1
+        self._root = DraftNode(last, self._ledger[last], self._ledger.fingerprint(last + 1))
+        self._by_fingerprint = {self._root.fingerprint: self._root}
+
+    def _add_child(self, node: DraftNode, token_id: int) -> DraftNode:
+        child = DraftNode(node.position + 1, token_id, extend_fingerprint(node.fingerprint, token_id))
+        node.children[token_id] = child
+        self._by_fingerprint[child.fingerprint] = child
+        return child
+
+
+def join_blocks(blocks: Iterable[Block]) -> list[Block]:
+    """Join neighbouring blocks where the second extends the first: fewer messages that say the same."""
+    joined: list[Block] = []
+    for block in blocks:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and last.origin is block.origin
+            and last.position + len(last.token_ids) == block.position
+            and reduce(extend_fingerprint, last.token_ids, last.prefix_fingerprint) == block.prefix_fingerprint
+        ):
+            joined[-1] = replace(
+                last,
+                token_ids=last.token_ids + block.token_ids,
+                distributions=last.distributions + block.distributions,
+                draft_ns=last.draft_ns + block.draft_ns,
+            )
+        else:
+            joined.append(block)
+    return joined

@@ -1,0 +1,136 @@
+"""Position-keyed noise: a function of seed, position and token id alone.
+
+Philox is a counter-based generator: its output is a pure function of a key (the session's seed) and a counter (token
+id, position, stream), so that drafter and verifier draw the same noise without talking, on any device, in any order.
+
+Source: Salmon, Moraes, Dror, Shaw 2011 (Philox4x32-10); Daliri, Musco, Suresh 2024 (shared noise).
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_WORD = 0xFFFFFFFF
+
+
+class Stream(IntEnum):
+    """What noise is drawn for; each stream is independent of the others."""
+
+    TOKEN = 0
+    """The Gumbel-max draw of a token: shared by drafter and verifier."""
+    COIN = 1
+    """The ratio test's coin."""
+    CORRECTION = 2
+    """The ratio test's draw after a rejection."""
+
+
+def philox4x32(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four 32-bit random words for each counter.
+
+    Args:
+        counter: four int64 tensors of words below 2**32, of shapes that broadcast.
+        key: two such tensors.
+
+    Returns:
+        Four int64 tensors of words below 2**32.
+    """
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        # A product may pass 2**63: the wrapped int64 still holds the right 64 bits, and the mask undoes the sign.
+        product0 = c0 * _MULTIPLIERS[0]
+        product1 = c2 * _MULTIPLIERS[1]
+        c0 = (product1 >> 32) & _WORD ^ c1 ^ k0
+        c1 = product1 & _WORD
+        c2 = (product0 >> 32) & _WORD ^ c3 ^ k1
+        c3 = product0 & _WORD
+        k0 = (k0 + _WEYL[0]) & _WORD
+        k1 = (k1 + _WEYL[1]) & _WORD
+    return c0, c1, c2, c3
+
+
+def uniform_noise(
+    seeds: Sequence[int],
+    positions: Sequence[int],
+    columns: int,
+    stream: Stream,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Uniform noise, the same on every device and in every process.
+
+    Args:
+        seeds: [rows], 64-bit session seeds.
+        positions: [rows], absolute positions.
+        columns: how many values a row has: the vocabulary size, or 1 for a coin.
+
+    Returns:
+        [rows, columns], float32, in (0, 1), with the resolution of 2**-32 near 0.
+    """
+    blocks = -(-columns // 4)
+    words = torch.tensor(
+        [[seed & _WORD, seed >> 32, position] for seed, position in zip(seeds, positions, strict=True)],
+        dtype=torch.int64,
+        device=device,
+    )
+    token_blocks = torch.arange(blocks, dtype=torch.int64, device=device).unsqueeze(0)
+    stream_word = torch.full((1, 1), int(stream), dtype=torch.int64, device=device)
+    key_low, key_high, position = (words[:, column : column + 1] for column in range(3))
+    random = philox4x32((token_blocks, position, torch.zeros_like(stream_word), stream_word), (key_low, key_high))
+    # Word j of block b belongs to column 4 b + j.
+    values = torch.stack(random, dim=-1).reshape(len(seeds), 4 * blocks)[:, :columns]
+    return (values.to(torch.float32) + 0.5) * 2.0**-32
+
+
+def gumbel_noise(
+    seeds: Sequence[int],
+    positions: Sequence[int],
+    vocabulary_size: int,
+    stream: Stream = Stream.TOKEN,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Noise for the Gumbel-max draw at each position, the same on every device up to the last bits of a logarithm.
+
+    Args:
+        seeds: [rows], 64-bit session seeds.
+        positions: [rows], absolute positions of the tokens to draw.
+
+    Returns:
+        [rows, vocabulary_size], float32, standard Gumbel.
+    """
+    # With u uniform, -log(1 - u) is exponential, and precise where it is small, which is where Gumbel noise is large.
+    uniform = uniform_noise(seeds, positions, vocabulary_size, stream, device)
+    # Rounding to float32 can yield exactly 1, where the logarithm would be infinite.
+    return -torch.log(-torch.log1p(-uniform.clamp_max_(1 - 2.0**-24)))
+
+
+class NoiseTape:
+    """One session's token noise, drawn a stretch of positions at a time: a draw costs mostly by the call."""
+
+    _STRETCH_VALUES = 2**17
+
+    def __init__(self, seed: int, vocabulary_size: int, device: torch.device | str = "cpu") -> None:
+        self._seed = seed
+        self._vocabulary_size = vocabulary_size
+        self._device = device
+        self._stretch = max(1, self._STRETCH_VALUES // vocabulary_size)
+        self._start = 0
+        self._noise = torch.empty((0, vocabulary_size), device=device)
+
+    def rows(self, position: int, count: int) -> Tensor:
+        """Gumbel noise for the tokens at `position` and the `count - 1` positions after it.
+
+        Returns:
+            [count, vocabulary_size], float32, a view.
+        """
+        if not self._start <= position <= position + count <= self._start + len(self._noise):
+            positions = range(position, position + max(count, self._stretch))
+            self._start = position
+            self._noise = gumbel_noise(
+                [self._seed] * len(positions), positions, self._vocabulary_size, device=self._device
+            )
+        return self._noise[position - self._start :][:count]

@@ -1,0 +1,99 @@
+"""From logits to a token. Drafter and verifier call the same functions, so that the same logits draw the same token.
+
+The order is temperature, top-k, top-p, min-p; each works on what the ones before it left, renormalised. Ties go to the
+lowest token id, here and in the draw.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from sybil_engine.noise import NoiseTape
+from sybil_engine.types import SamplingParams
+
+
+def shape_logits(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Apply temperature, top-k, top-p and min-p.
+
+    Args:
+        logits: [rows, vocabulary], float32.
+
+    Returns:
+        [rows, vocabulary], float32: log-probabilities up to a constant a row, -inf for dropped tokens. Under greedy
+        sampling the logits themselves: the draw takes the largest.
+    """
+    if params.greedy:
+        return logits
+    shaped = logits / params.temperature
+    if params.top_k or params.top_p < 1:
+        shaped = _keep_most_likely(shaped, params.top_k, params.top_p)
+    if params.min_p:
+        floor = shaped.amax(dim=-1, keepdim=True) + math.log(params.min_p)
+        shaped = shaped.masked_fill(shaped < floor, -math.inf)
+    return shaped
+
+
+def draw_tokens(shaped: Tensor, noise: Tensor | None) -> Tensor:
+    """Draw each row's token by the Gumbel-max rule.
+
+    Args:
+        shaped: [rows, vocabulary], as `shape_logits` returns it.
+        noise: [rows, vocabulary], standard Gumbel; None draws the most likely token.
+
+    Returns:
+        [rows], int64. With fresh noise, an exact sample of the shaped distribution.
+    """
+    return torch.argmax(shaped if noise is None else shaped + noise, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Which tokens one session draws from a pass: those at `position` and after it, one a row.
+
+    Attributes:
+        noise: the session's tape; not read under greedy sampling.
+    """
+
+    params: SamplingParams
+    noise: NoiseTape
+    position: int
+    rows: int
+
+
+def draw_rows(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+    """Draw the tokens of every session of a pass.
+
+    Args:
+        logits: [rows, vocabulary], float32, the rows of each draw after those of the one before it.
+
+    Returns:
+        [rows] token ids, int64, and [rows, vocabulary] shaped logits. A row depends on its own logits alone.
+    """
+    shaped_parts = []
+    token_parts = []
+    start = 0
+    for params, group in groupby(draws, key=lambda draw: draw.params):
+        members = list(group)
+        rows = sum(draw.rows for draw in members)
+        shaped = shape_logits(logits[start : start + rows], params)
+        noise = None if params.greedy else torch.cat([draw.noise.rows(draw.position, draw.rows) for draw in members])
+        shaped_parts.append(shaped)
+        token_parts.append(draw_tokens(shaped, noise))
+        start += rows
+    return torch.cat(token_parts), torch.cat(shaped_parts) if len(shaped_parts) > 1 else shaped_parts[0]
+
+
+def _keep_most_likely(shaped: Tensor, top_k: int, top_p: float) -> Tensor:
+    ordered, token_ids = torch.sort(shaped, dim=-1, descending=True, stable=True)
+    if top_k:
+        ordered[:, top_k:] = -math.inf
+    if top_p < 1:
+        probabilities = torch.softmax(ordered, dim=-1)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        # The most likely token has nothing before it and always stays.
+        ordered = ordered.masked_fill(before >= top_p, -math.inf)
+    return torch.empty_like(shaped).scatter_(-1, token_ids, ordered)
