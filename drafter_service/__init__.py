@@ -1,0 +1,1 @@
+"""The drafter: hosts the draft model and runs ahead of the commits."""

@@ -1,0 +1,56 @@
+"""Run a drafter: `python -m drafter_service --help`."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from drafter_service.settings import PREFIX, DrafterSettings
+from sybil_engine.settings import parse
+
+PROGRAM = "sybil serve drafter"
+
+
+async def serve(
+    argv: Sequence[str], environ: Mapping[str, str], bound: Callable[[int], None], stop: asyncio.Event
+) -> None:
+    """Serve a draft model until `stop` is set, then drain.
+
+    Args:
+        bound: told the port as soon as it listens.
+
+    Raises:
+        InvalidSettings, Unavailable, ModelError: it cannot serve.
+    """
+    settings = parse(DrafterSettings, argv, environ, PREFIX, PROGRAM)
+    # Behind the settings: a wrong flag is reported at once, not after torch is imported.
+    from drafter_service.drafter import Drafter
+    from drafter_service.servicer import DrafterServicer
+    from sybil_engine.models.hosting import host_model
+    from sybil_engine.models.loading import describe
+    from sybil_engine.rpc.v1 import drafter_service_pb2, drafter_service_pb2_grpc
+    from sybil_engine.serving.model_service import serve_model
+
+    await serve_model(
+        settings.host,
+        settings.port,
+        drafter_service_pb2.DESCRIPTOR,
+        describe(settings.model, dtype=settings.dtype, device=settings.device),
+        lambda: Drafter(*host_model(settings)),
+        lambda hosted, server: drafter_service_pb2_grpc.add_DrafterServiceServicer_to_server(
+            DrafterServicer(hosted), server
+        ),
+        bound,
+        stop,
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status."""
+    from sybil_engine.serving.model_service import run_service
+
+    return run_service(lambda bound, stop: serve(argv, os.environ, bound, stop), PROGRAM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""DrafterService on the wire."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from drafter_service.drafter import Drafter
+from drafter_service.session import DrafterSession
+from sybil_engine.draft_tree import join_blocks
+from sybil_engine.errors import InvalidRequest
+from sybil_engine.rpc.v1 import drafter_service_pb2 as wire
+from sybil_engine.rpc.v1 import drafter_service_pb2_grpc as wire_grpc
+from sybil_engine.rpc.v1 import types_pb2
+from sybil_engine.serving.convert import block_to_wire, commit_from_wire, description_to_wire, open_from_wire
+from sybil_engine.serving.model_service import HostedModel
+from sybil_engine.serving.session_stream import aborting, first_message, session_stream
+
+
+class DrafterServicer(wire_grpc.DrafterServiceServicer):
+    """Streams between coordinators and the engine's thread."""
+
+    def __init__(self, hosted: HostedModel[Drafter]) -> None:
+        self._hosted = hosted
+
+    async def Describe(
+        self, request: types_pb2.DescribeRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> types_pb2.ModelDescription:
+        return description_to_wire(self._hosted.description)
+
+    async def Draft(
+        self, requests: AsyncIterator[wire.DraftRequest], context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncIterator[wire.DraftResponse]:
+        async with aborting(context):
+            opening = open_from_wire((await first_message(requests)).open)
+            async with session_stream(self._hosted.thread, opening, requests, _handle) as stream:
+                yield wire.DraftResponse(opened=types_pb2.SessionOpened(max_position=stream.session.max_position))
+                async for blocks in stream.events():
+                    for block in join_blocks(blocks):
+                        yield wire.DraftResponse(block=block_to_wire(block))
+
+
+def _handle(session: DrafterSession, request: wire.DraftRequest) -> None:
+    if not request.HasField("commit"):
+        raise InvalidRequest("a session is opened once; send commits after it, or a new stream")
+    session.advance(commit_from_wire(request.commit))

@@ -1,0 +1,257 @@
+"""Between the wire and frozen values: the only place that knows both.
+
+`..._to_wire` never fails; `..._from_wire` raises InvalidRequest when a message says something impossible.
+"""
+
+from __future__ import annotations  # the value types of wire enums exist for the type checker only
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from sybil_engine import PROTOCOL_VERSION
+from sybil_engine.errors import InvalidRequest, PairMismatch
+from sybil_engine.rpc.v1 import types_pb2 as wire
+from sybil_engine.types import (
+    AcceptanceRule,
+    Block,
+    BlockOrigin,
+    Commit,
+    Distribution,
+    FinishReason,
+    ModelDescription,
+    PassTimings,
+    SamplingParams,
+    SessionOpen,
+    Speculation,
+    TokenOrigin,
+)
+
+_SPECULATION = {
+    wire.SPECULATION_OFF: Speculation.OFF,
+    wire.SPECULATION_LOCKSTEP: Speculation.LOCKSTEP,
+    wire.SPECULATION_PIPELINED: Speculation.PIPELINED,
+}
+_ACCEPTANCE_RULE = {
+    wire.ACCEPTANCE_RULE_UNSPECIFIED: AcceptanceRule.SHARED_NOISE,
+    wire.ACCEPTANCE_RULE_SHARED_NOISE: AcceptanceRule.SHARED_NOISE,
+    wire.ACCEPTANCE_RULE_RATIO_TEST: AcceptanceRule.RATIO_TEST,
+}
+_BLOCK_ORIGIN = {wire.BLOCK_ORIGIN_TRUNK: BlockOrigin.TRUNK, wire.BLOCK_ORIGIN_HEDGE: BlockOrigin.HEDGE}
+_TOKEN_ORIGIN = {wire.TOKEN_ORIGIN_DRAFTED: TokenOrigin.DRAFTED, wire.TOKEN_ORIGIN_TARGET: TokenOrigin.TARGET}
+_FINISH_REASON = {
+    wire.FINISH_REASON_UNSPECIFIED: None,
+    wire.FINISH_REASON_STOP: FinishReason.STOP,
+    wire.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+}
+_SPECULATION_TO_WIRE = {value: key for key, value in _SPECULATION.items()}
+_ACCEPTANCE_RULE_TO_WIRE = {value: key for key, value in _ACCEPTANCE_RULE.items()}
+_BLOCK_ORIGIN_TO_WIRE = {value: key for key, value in _BLOCK_ORIGIN.items()}
+_TOKEN_ORIGIN_TO_WIRE = {value: key for key, value in _TOKEN_ORIGIN.items()}
+_FINISH_REASON_TO_WIRE = {value: key for key, value in _FINISH_REASON.items()}
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def sampling_to_wire(params: SamplingParams) -> wire.SamplingParams:
+    return wire.SamplingParams(
+        temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p
+    )
+
+
+def sampling_from_wire(message: wire.SamplingParams) -> SamplingParams:
+    return SamplingParams(
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        min_p=message.min_p,
+    )
+
+
+def speculation_to_wire(speculation: Speculation) -> wire.Speculation.ValueType:
+    return _SPECULATION_TO_WIRE[speculation]
+
+
+def speculation_from_wire(value: wire.Speculation.ValueType, default: Speculation) -> Speculation:
+    if value == wire.SPECULATION_UNSPECIFIED:
+        return default
+    return _known(_SPECULATION, value, "speculation")
+
+
+def acceptance_rule_from_wire(value: wire.AcceptanceRule.ValueType) -> AcceptanceRule:
+    return _known(_ACCEPTANCE_RULE, value, "acceptance_rule")
+
+
+def acceptance_rule_to_wire(rule: AcceptanceRule) -> wire.AcceptanceRule.ValueType:
+    return _ACCEPTANCE_RULE_TO_WIRE[rule]
+
+
+def finish_reason_to_wire(reason: FinishReason | None) -> wire.FinishReason.ValueType:
+    return _FINISH_REASON_TO_WIRE[reason]
+
+
+def token_origins_to_wire(origins: Iterable[TokenOrigin]) -> list[wire.TokenOrigin.ValueType]:
+    return [_TOKEN_ORIGIN_TO_WIRE[origin] for origin in origins]
+
+
+def token_origins_from_wire(values: Iterable[wire.TokenOrigin.ValueType]) -> tuple[TokenOrigin, ...]:
+    return tuple(_known(_TOKEN_ORIGIN, value, "origins") for value in values)
+
+
+def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:
+    return wire.SessionOpen(
+        session_id=opening.session_id,
+        token_ids=opening.token_ids,
+        prompt_tokens=opening.prompt_tokens,
+        sampling=sampling_to_wire(opening.sampling),
+        seed=opening.seed,
+        stop_token_ids=sorted(opening.stop_token_ids),
+        max_position=opening.max_position,
+        speculation=speculation_to_wire(opening.speculation),
+        window_tokens=opening.window_tokens,
+        acceptance_rule=acceptance_rule_to_wire(opening.acceptance_rule),
+        draft_budget=opening.draft_budget,
+        logprobs=opening.logprobs,
+    )
+
+
+def open_from_wire(message: wire.SessionOpen) -> SessionOpen:
+    return SessionOpen(
+        session_id=message.session_id,
+        token_ids=tuple(message.token_ids),
+        prompt_tokens=message.prompt_tokens,
+        sampling=sampling_from_wire(message.sampling),
+        seed=message.seed,
+        stop_token_ids=frozenset(message.stop_token_ids),
+        max_position=message.max_position,
+        speculation=speculation_from_wire(message.speculation, Speculation.OFF),
+        window_tokens=message.window_tokens,
+        acceptance_rule=acceptance_rule_from_wire(message.acceptance_rule),
+        draft_budget=message.draft_budget,
+        logprobs=message.logprobs,
+    )
+
+
+def block_to_wire(block: Block) -> wire.Block:
+    return wire.Block(
+        position=block.position,
+        prefix_fingerprint=block.prefix_fingerprint,
+        token_ids=block.token_ids,
+        origin=_BLOCK_ORIGIN_TO_WIRE[block.origin],
+        distributions=[
+            wire.Distribution(token_ids=each.token_ids, probabilities=each.probabilities)
+            for each in block.distributions
+        ],
+        draft_ns=block.draft_ns,
+    )
+
+
+def block_from_wire(message: wire.Block) -> Block:
+    if message.distributions and len(message.distributions) != len(message.token_ids):
+        raise InvalidRequest(
+            f"a block of {len(message.token_ids)} tokens has {len(message.distributions)} distributions; "
+            "send one a token, or none"
+        )
+    return Block(
+        position=message.position,
+        prefix_fingerprint=message.prefix_fingerprint,
+        token_ids=tuple(message.token_ids),
+        origin=_known(_BLOCK_ORIGIN, message.origin, "origin"),
+        distributions=tuple(
+            Distribution(tuple(each.token_ids), tuple(each.probabilities)) for each in message.distributions
+        ),
+        draft_ns=message.draft_ns,
+    )
+
+
+def commit_to_wire(commit: Commit) -> wire.Commit:
+    return wire.Commit(
+        position=commit.position,
+        prefix_fingerprint=commit.prefix_fingerprint,
+        token_ids=commit.token_ids,
+        origins=token_origins_to_wire(commit.origins),
+        logprobs=commit.logprobs,
+        draft_budget=commit.draft_budget,
+        window_tokens=commit.window_tokens,
+        accepted_tokens=commit.accepted_tokens,
+        timings=wire.PassTimings(
+            wait_ns=commit.timings.wait_ns,
+            gap_ns=commit.timings.gap_ns,
+            forward_ns=commit.timings.forward_ns,
+            sampling_ns=commit.timings.sampling_ns,
+        ),
+        finish_reason=finish_reason_to_wire(commit.finish_reason),
+    )
+
+
+def commit_from_wire(message: wire.Commit) -> Commit:
+    return Commit(
+        position=message.position,
+        prefix_fingerprint=message.prefix_fingerprint,
+        token_ids=tuple(message.token_ids),
+        origins=token_origins_from_wire(message.origins),
+        logprobs=tuple(message.logprobs),
+        draft_budget=message.draft_budget,
+        window_tokens=message.window_tokens,
+        accepted_tokens=message.accepted_tokens,
+        timings=PassTimings(
+            wait_ns=message.timings.wait_ns,
+            gap_ns=message.timings.gap_ns,
+            forward_ns=message.timings.forward_ns,
+            sampling_ns=message.timings.sampling_ns,
+        ),
+        finish_reason=_known(_FINISH_REASON, message.finish_reason, "finish_reason"),
+    )
+
+
+def description_to_wire(description: ModelDescription) -> wire.ModelDescription:
+    return wire.ModelDescription(
+        model_id=description.model_id,
+        architecture=description.architecture,
+        parameters=description.parameters,
+        vocabulary_size=description.vocabulary_size,
+        tokenizer_fingerprint=description.tokenizer_fingerprint,
+        tokenizer_parts=dict(description.tokenizer_parts),
+        end_token_ids=description.end_token_ids,
+        begin_token_id=description.begin_token_id,
+        context_tokens=description.context_tokens,
+        dtype=description.dtype,
+        device=description.device,
+        protocol_version=PROTOCOL_VERSION,
+        max_sessions=description.max_sessions,
+        numerics=description.numerics,
+        row_class=description.row_class,
+        ready=description.ready,
+    )
+
+
+def description_from_wire(message: wire.ModelDescription) -> ModelDescription:
+    if message.protocol_version != PROTOCOL_VERSION:
+        raise PairMismatch(
+            f"{message.model_id} is served with protocol version {message.protocol_version}, this side speaks "
+            f"{PROTOCOL_VERSION}; run the same version of the engine on both"
+        )
+    return ModelDescription(
+        model_id=message.model_id,
+        architecture=message.architecture,
+        parameters=message.parameters,
+        vocabulary_size=message.vocabulary_size,
+        tokenizer_fingerprint=message.tokenizer_fingerprint,
+        tokenizer_parts=dict(message.tokenizer_parts),
+        end_token_ids=tuple(message.end_token_ids),
+        begin_token_id=message.begin_token_id if message.HasField("begin_token_id") else None,
+        context_tokens=message.context_tokens,
+        dtype=message.dtype,
+        device=message.device,
+        max_sessions=message.max_sessions,
+        numerics=message.numerics,
+        row_class=tuple(message.row_class),
+        ready=message.ready,
+    )
+
+
+def _known(table: Mapping[Key, Value], value: Key, field: str) -> Value:
+    try:
+        return table[value]
+    except KeyError:
+        raise InvalidRequest(f"{field} has the value {value}, which this version does not serve") from None

@@ -1,0 +1,102 @@
+"""The one thread that owns a model. The event loop hands it work and never waits for a pass."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, Protocol, TypeVar
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What an engine thread runs. Called on that thread only, so it needs no locks."""
+
+    def step(self) -> float | None:
+        """Run the passes that are due.
+
+        Returns:
+            Seconds until the next step is due, 0 for at once; None when nothing is due until new work arrives.
+        """
+
+    def fail(self, error: Exception) -> None:
+        """End every session: a step raised `error`."""
+
+
+EngineType = TypeVar("EngineType", bound=Engine)
+Result = TypeVar("Result")
+
+
+class EngineThread(Generic[EngineType]):
+    """Loads an engine, then runs its steps and, between them, the work posted from other threads.
+
+    Args:
+        load: makes the engine; called on the thread, so that the model is touched by no other.
+    """
+
+    def __init__(self, load: Callable[[], EngineType], name: str) -> None:
+        self._load = load
+        self._inbox: deque[Callable[[EngineType], object]] = deque()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._loaded: Future[EngineType] = Future()
+
+    def start(self) -> "Future[EngineType]":
+        """Start loading.
+
+        Returns:
+            The engine once it is loaded, for reading its description; or what loading raised.
+        """
+        self._thread.start()
+        return self._loaded
+
+    def stop(self) -> None:
+        """Let the current step end, then end the thread. A thread that still loads is left behind, as a daemon."""
+        self._stopping = True
+        self._wake.set()
+        if self._loaded.done():
+            self._thread.join()
+
+    def post(self, work: Callable[[EngineType], object]) -> None:
+        """Run `work` on the thread before the next step."""
+        self._inbox.append(work)
+        self._wake.set()
+
+    def submit(self, work: Callable[[EngineType], Result]) -> "Future[Result]":
+        """Like `post`; the future gets the result, or what `work` raised."""
+        future: Future[Result] = Future()
+
+        def run(engine: EngineType) -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(work(engine))
+                except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+                    future.set_exception(error)
+
+        self.post(run)
+        return future
+
+    def _run(self) -> None:
+        try:
+            engine = self._load()
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the engine must hear of it
+            self._loaded.set_exception(error)
+            return
+        self._loaded.set_result(engine)
+        while not self._stopping:
+            self._wake.clear()
+            delay_s = self._turn(engine)
+            if delay_s != 0:
+                self._wake.wait(delay_s)
+
+    def _turn(self, engine: EngineType) -> float | None:
+        try:
+            while self._inbox:
+                self._inbox.popleft()(engine)
+            return engine.step()
+        except Exception as error:  # noqa: BLE001 - one step's failure must not end the service
+            _log.exception("a step failed; its sessions end")
+            engine.fail(error)
+            return 0

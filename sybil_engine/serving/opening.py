@@ -1,0 +1,28 @@
+"""What every service checks before it gives a session a slot."""
+
+from sybil_engine.errors import ContextExceeded, InvalidRequest
+from sybil_engine.types import AcceptanceRule, SessionOpen
+
+
+def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: int) -> int:
+    """Check an opening against the model that shall serve it.
+
+    Returns:
+        The position at which the session ends.
+
+    Raises:
+        InvalidRequest: a token id or a rule that this service does not know.
+        ContextExceeded: no room for another token.
+    """
+    outside = next((token_id for token_id in opening.token_ids if token_id >= vocabulary_size), None)
+    if outside is not None:
+        raise InvalidRequest(f"token id {outside} is out of range; the vocabulary has {vocabulary_size} tokens")
+    if opening.acceptance_rule is not AcceptanceRule.SHARED_NOISE:
+        raise InvalidRequest("acceptance_rule is ratio-test; this version serves shared-noise only")
+    max_position = min(opening.max_position or context_tokens, context_tokens)
+    if len(opening.token_ids) >= max_position:
+        raise ContextExceeded(
+            f"{len(opening.token_ids)} tokens leave no room for another one: the session ends at position "
+            f"{max_position}, the context at {context_tokens}; shorten the prompt"
+        )
+    return max_position

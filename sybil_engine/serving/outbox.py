@@ -1,0 +1,43 @@
+"""A session's way from the engine thread to the event loop."""
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+Event = TypeVar("Event")
+
+
+class Outbox(Generic[Event]):
+    """Filled on any thread, drained by one coroutine. What piles up is drained at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._events: deque[Event | Exception] = deque()
+        self._filled = asyncio.Event()
+
+    def put(self, event: Event | Exception) -> None:
+        """Add an event, or an error that ends the session."""
+        self._events.append(event)
+        # A closed loop means the server is gone, and its sessions with it.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._filled.set)
+
+    async def drain(self) -> list[Event]:
+        """Wait for events and take all there are.
+
+        Raises:
+            The error that was put, once the events before it are drained.
+        """
+        while not self._events:
+            self._filled.clear()
+            await self._filled.wait()
+        drained: list[Event] = []
+        while self._events:
+            event = self._events[0]
+            if isinstance(event, Exception):
+                if not drained:
+                    raise event
+                break
+            drained.append(event)
+            self._events.popleft()
+        return drained

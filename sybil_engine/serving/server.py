@@ -1,0 +1,108 @@
+"""A gRPC server with health and reflection, and the status each error becomes."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from sybil_engine import errors
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+_SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    # A request is a prompt or a block; a megabyte holds 200,000 token ids.
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 1),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+# The first class that an error is an instance of decides; see the tree in errors.py.
+_STATUS_CODES: tuple[tuple[type[errors.SybilError], grpc.StatusCode], ...] = (
+    (errors.ContextExceeded, grpc.StatusCode.OUT_OF_RANGE),
+    (errors.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.SessionError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.PairMismatch, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.Exhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (errors.SybilError, grpc.StatusCode.INTERNAL),
+)
+
+
+def status_code(error: errors.SybilError) -> grpc.StatusCode:
+    """The gRPC status that tells a client what kind of error this is."""
+    return next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A started server: its bound port, and whether it reports itself as serving."""
+
+    grpc_server: grpc.aio.Server
+    port: int
+    _health: HealthServicer
+    _service_names: tuple[str, ...]
+
+    async def set_serving(self, serving: bool) -> None:
+        """Report SERVING or NOT_SERVING for the whole process and each of its services."""
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", *self._service_names):
+            await self._health.set(name, status)
+
+
+@asynccontextmanager
+async def running_server(
+    host: str,
+    port: int,
+    file: FileDescriptor,
+    add_services: Callable[[grpc.aio.Server], None],
+    grace_s: float = 5.0,
+) -> AsyncIterator[RunningServer]:
+    """Serve with health (NOT_SERVING at first) and reflection until the block is left, then drain.
+
+    Args:
+        port: 0 picks a free one.
+        file: the proto file whose services are served.
+        add_services: adds the servicers.
+        grace_s: how long running calls may go on once the block is left.
+
+    Raises:
+        Unavailable: the address cannot be bound.
+    """
+    server = grpc.aio.server(options=_SERVER_OPTIONS)
+    add_services(server)
+    services: tuple[ServiceDescriptor, ...] = tuple(file.services_by_name.values())
+    names = tuple(service.full_name for service in services)
+    health_servicer = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        bound_port = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise errors.Unavailable(
+            f"cannot listen on {host}:{port}; is another process using that port? Choose another with --port"
+        ) from error
+    running = RunningServer(server, bound_port, health_servicer, names)
+    await running.set_serving(False)
+    await server.start()
+    try:
+        yield running
+    finally:
+        await health_servicer.enter_graceful_shutdown()
+        await server.stop(grace_s)

@@ -1,0 +1,28 @@
+"""The settings that drafter and verifier share."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sybil_engine.settings import PORT, at_least
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """A process that hosts one model."""
+
+    model: str = field(metadata={"help": "a folder, a hub id, embedded-target or embedded-draft"})
+    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "of the weights"})
+    device: str = field(default="cpu", metadata={"help": "for example cpu, cuda, cuda:1"})
+    threads: int = field(
+        default=0, metadata={"help": "processor threads of a pass; 0: all cores", "check": at_least(0)}
+    )
+    numerics: Literal["exact", "fast"] = field(
+        default="exact",
+        metadata={"help": "exact: every pass in shapes that agree bit for bit; fast: near ties may flip"},
+    )
+    host: str = field(default="127.0.0.1", metadata={"help": "address to listen on"})
+    port: int = field(default=0, metadata={"help": "port to listen on; 0: a free one", "check": PORT})
+    max_sessions: int = field(default=16, metadata={"help": "sessions at the same time", "check": at_least(1)})
+    context_tokens: int = field(
+        default=0, metadata={"help": "most tokens of a session; 0: the model's context", "check": at_least(0)}
+    )

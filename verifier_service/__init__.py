@@ -1,0 +1,1 @@
+"""The verifier: hosts the target model and has the last word."""

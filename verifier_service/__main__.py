@@ -1,0 +1,56 @@
+"""Run a verifier: `python -m verifier_service --help`."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from sybil_engine.settings import parse
+from verifier_service.settings import PREFIX, VerifierSettings
+
+PROGRAM = "sybil serve verifier"
+
+
+async def serve(
+    argv: Sequence[str], environ: Mapping[str, str], bound: Callable[[int], None], stop: asyncio.Event
+) -> None:
+    """Serve a target model until `stop` is set, then drain.
+
+    Args:
+        bound: told the port as soon as it listens.
+
+    Raises:
+        InvalidSettings, Unavailable, ModelError: it cannot serve.
+    """
+    settings = parse(VerifierSettings, argv, environ, PREFIX, PROGRAM)
+    # Behind the settings: a wrong flag is reported at once, not after torch is imported.
+    from sybil_engine.models.hosting import host_model
+    from sybil_engine.models.loading import describe, tokenizer_json
+    from sybil_engine.rpc.v1 import verifier_service_pb2, verifier_service_pb2_grpc
+    from sybil_engine.serving.model_service import serve_model
+    from verifier_service.servicer import VerifierServicer
+    from verifier_service.verifier import Verifier
+
+    await serve_model(
+        settings.host,
+        settings.port,
+        verifier_service_pb2.DESCRIPTOR,
+        describe(settings.model, dtype=settings.dtype, device=settings.device),
+        lambda: Verifier(*host_model(settings), settings.max_window_tokens),
+        lambda hosted, server: verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
+            VerifierServicer(hosted, tokenizer_json(settings.model)), server
+        ),
+        bound,
+        stop,
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status."""
+    from sybil_engine.serving.model_service import run_service
+
+    return run_service(lambda bound, stop: serve(argv, os.environ, bound, stop), PROGRAM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

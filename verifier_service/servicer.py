@@ -1,0 +1,58 @@
+"""VerifierService on the wire."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from sybil_engine.errors import InvalidRequest
+from sybil_engine.rpc.v1 import types_pb2
+from sybil_engine.rpc.v1 import verifier_service_pb2 as wire
+from sybil_engine.rpc.v1 import verifier_service_pb2_grpc as wire_grpc
+from sybil_engine.serving.convert import block_from_wire, commit_to_wire, description_to_wire, open_from_wire
+from sybil_engine.serving.model_service import HostedModel
+from sybil_engine.serving.session_stream import aborting, first_message, session_stream
+from verifier_service.session import VerifierSession
+from verifier_service.verifier import Verifier
+
+
+class VerifierServicer(wire_grpc.VerifierServiceServicer):
+    """Streams between coordinators and the engine's thread.
+
+    Args:
+        tokenizer_json: the target's tokenizer, for coordinators.
+    """
+
+    def __init__(self, hosted: HostedModel[Verifier], tokenizer_json: bytes) -> None:
+        self._hosted = hosted
+        self._tokenizer_json = tokenizer_json
+
+    async def Describe(
+        self, request: types_pb2.DescribeRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> types_pb2.ModelDescription:
+        return description_to_wire(self._hosted.description)
+
+    async def GetTokenizer(
+        self, request: wire.GetTokenizerRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> wire.GetTokenizerResponse:
+        return wire.GetTokenizerResponse(tokenizer_json=self._tokenizer_json)
+
+    async def Verify(
+        self, requests: AsyncIterator[wire.VerifyRequest], context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> AsyncIterator[wire.VerifyResponse]:
+        async with aborting(context):
+            opening = open_from_wire((await first_message(requests)).open)
+            async with session_stream(self._hosted.thread, opening, requests, _handle) as stream:
+                yield wire.VerifyResponse(opened=types_pb2.SessionOpened(max_position=stream.session.max_position))
+                async for commits in stream.events():
+                    for commit in commits:
+                        yield wire.VerifyResponse(commit=commit_to_wire(commit))
+                    if commits[-1].finish_reason:
+                        return
+
+
+def _handle(session: VerifierSession, request: wire.VerifyRequest) -> None:
+    if not request.HasField("block"):
+        raise InvalidRequest("a session is opened once; send blocks after it, or a new stream")
+    session.offer(block_from_wire(request.block), time.monotonic_ns())

@@ -1,0 +1,144 @@
+"""One session as the verifier sees it."""
+
+from collections.abc import Callable, Sequence
+
+from sybil_engine.acceptance import count_accepted
+from sybil_engine.draft_tree import DraftTree, Graft
+from sybil_engine.errors import InvalidRequest
+from sybil_engine.ledger import Ledger
+from sybil_engine.noise import NoiseTape
+from sybil_engine.types import Block, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
+from verifier_service.launch import NO_WAIT, LaunchRule
+
+
+class VerifierSession:
+    """Ledger, draft tree, slot, and when the next pass is due.
+
+    Attributes:
+        slot: its rows in the KV cache.
+        fed_tokens: tokens whose cells are filled; the last committed token's never is.
+        max_position: the session ends when this many tokens are committed.
+        emit: takes the commits.
+    """
+
+    def __init__(
+        self,
+        opening: SessionOpen,
+        slot: int,
+        max_position: int,
+        rule: LaunchRule,
+        noise: NoiseTape,
+        emit: Callable[[Commit | Exception], None],
+        now_ns: int,
+    ) -> None:
+        self.opening = opening
+        self.slot = slot
+        self.max_position = max_position
+        self.rule = rule
+        self.noise = noise
+        self.emit = emit
+        self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
+        self.tree = DraftTree(self.ledger)
+        self.fed_tokens = 0
+        self.finished = False
+        self._waits_since_ns = now_ns
+        self._wait = NO_WAIT
+        self._drafter_silent = False
+        self._saw_block_since_commit = False
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens to be fed before decode passes: the last one belongs to the first decode pass."""
+        return self.ledger.prompt_tokens - 1 - self.fed_tokens
+
+    def offer(self, block: Block, now_ns: int) -> Graft:
+        """Hang a block into the draft tree.
+
+        Raises:
+            InvalidRequest: the block holds no tokens.
+        """
+        if not block.token_ids:
+            raise InvalidRequest("a block without tokens; send at least one")
+        self._drafter_silent = False
+        tree_was_empty = len(self.tree) == 0
+        graft = self.tree.graft(block)
+        if graft is Graft.ADDED:
+            first_after_miss = tree_was_empty and not self._saw_block_since_commit
+            since_miss_ns = now_ns - self._waits_since_ns if first_after_miss else None
+            self.rule.pace.saw_block(len(block.token_ids), block.draft_ns, since_miss_ns)
+            self._saw_block_since_commit = True
+        return graft
+
+    def due_in_ns(self, now_ns: int) -> int:
+        """Time until the next pass is due; 0 or less when it is."""
+        if self._drafter_silent or len(self.tree.best_path()) >= self._wait.tokens:
+            return 0
+        return self._waits_since_ns + self._wait.patience_ns - now_ns
+
+    def start_waiting(self, now_ns: int) -> None:
+        """Begin the wait for the next pass: its prefill, or its last commit, is done."""
+        self._waits_since_ns = now_ns
+        self._saw_block_since_commit = False
+        self._wait = self.rule.wait(len(self.tree.best_path()))
+
+    def launch(self, now_ns: int) -> int:
+        """Note that a pass starts.
+
+        Returns:
+            How long it was waited for, in nanoseconds.
+        """
+        if self._wait.tokens and not self._saw_block_since_commit and not len(self.tree):
+            self._drafter_silent = True
+        return now_ns - self._waits_since_ns
+
+    def commit(
+        self, drafted: Sequence[int], drawn: Sequence[int], logprobs: Sequence[float], timings: PassTimings
+    ) -> Commit:
+        """Judge the pass's window and append what the target decided.
+
+        Args:
+            drafted: [window], the tokens that were judged.
+            drawn: [window + 1], the target's own token at each of their positions and the one after.
+            logprobs: [window + 1], or empty.
+
+        Returns:
+            The commit, cut at a stop token or at the session's end.
+        """
+        accepted_tokens = count_accepted(drafted, drawn)
+        token_ids, finish_reason = self._cut(drawn[: accepted_tokens + 1])
+        accepted_tokens = min(accepted_tokens, len(token_ids))
+        ended_inside_window = finish_reason is not None and len(token_ids) <= accepted_tokens
+        # Behind a session's end nothing is tested.
+        window_tokens = accepted_tokens if ended_inside_window else len(drafted)
+        self.rule.pace.saw_pass(
+            timings.forward_ns + timings.sampling_ns,
+            tested_tokens=min(accepted_tokens + 1, window_tokens),
+            accepted_tokens=accepted_tokens,
+        )
+        commit = Commit(
+            position=len(self.ledger),
+            prefix_fingerprint=self.ledger.fingerprint(len(self.ledger)),
+            token_ids=token_ids,
+            origins=tuple(
+                TokenOrigin.DRAFTED if index < accepted_tokens else TokenOrigin.TARGET
+                for index in range(len(token_ids))
+            ),
+            logprobs=tuple(logprobs[: len(token_ids)]),
+            draft_budget=0 if finish_reason else self.rule.draft_budget(),
+            window_tokens=window_tokens,
+            accepted_tokens=accepted_tokens,
+            timings=timings,
+            finish_reason=finish_reason,
+        )
+        self.ledger.append(commit)
+        self.tree.advance()
+        # The cells of accepted tokens are filled; the target's own token has none yet.
+        self.fed_tokens = len(self.ledger) - 1
+        return commit
+
+    def _cut(self, token_ids: Sequence[int]) -> tuple[tuple[int, ...], FinishReason | None]:
+        room = self.max_position - len(self.ledger)
+        for index, token_id in enumerate(token_ids[:room]):
+            if token_id in self.opening.stop_token_ids:
+                return tuple(token_ids[: index + 1]), FinishReason.STOP
+        return tuple(token_ids[:room]), FinishReason.LENGTH if len(token_ids) >= room else None
