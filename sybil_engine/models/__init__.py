@@ -1,0 +1,1 @@
+"""Models: loading, tokenizer fingerprints, the slotted cache, the ragged forward pass, exact numerics."""

@@ -1,0 +1,104 @@
+"""Attention over a slotted cache: bit for bit the same for a row, whatever its pass looks like around it.
+
+Two things change a row's last bits in stock attention, and both are avoided here:
+- Query heads that share a key head are laid side by side as query rows ("folded"), so that no key is ever repeated.
+  Fewer than `LEAST_FOLDED_ROWS` are padded, because libraries have other code for matrix products of a few rows.
+- Summing values over many cells, a float32 product of MKL splits more than 384 cells into equal parts, so that where
+  the sums are split depends on how many cells are visible. Here they are summed in tiles of `TILE_CELLS`.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface
+
+from sybil_engine.errors import UnsupportedModel
+
+IMPLEMENTATION = "sybil_ragged"
+TILE_CELLS = 256
+LEAST_FOLDED_ROWS = 8
+_UNKNOWN_EXTRAS = ("softcap", "s_aux", "position_bias", "head_mask")
+
+
+def register() -> None:
+    """Make `attn_implementation="sybil_ragged"` known to transformers."""
+    AttentionInterface.register(IMPLEMENTATION, ragged_attention)
+
+
+def visibility(positions: Tensor, span: int, *, groups: int, kv_heads: int, dtype: torch.dtype) -> Tensor:
+    """Build the additive mask of a pass whose rows see every cell up to their own, folded as `ragged_attention` folds.
+
+    Args:
+        positions: [sessions, rows], the cell of each row, int64.
+        span: cells in view.
+        groups: query heads to a key head.
+
+    Returns:
+        [sessions, kv_heads, max(LEAST_FOLDED_ROWS, groups * rows), span], 0 where visible, else -inf; padding rows
+        see every cell.
+    """
+    sessions, rows = positions.shape
+    hidden = torch.arange(span, device=positions.device) > positions.unsqueeze(-1)
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device).masked_fill_(hidden, float("-inf"))
+    mask = mask.repeat(1, groups, 1)
+    if groups * rows < LEAST_FOLDED_ROWS:
+        mask = functional.pad(mask, (0, 0, 0, LEAST_FOLDED_ROWS - groups * rows))
+    folded = mask.unsqueeze(1).expand(-1, kv_heads, -1, -1)
+    return folded if sessions == 1 else folded.contiguous()
+
+
+def ragged_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **extras: Any,
+) -> tuple[Tensor, None]:
+    """Attend from ragged rows to their sessions' cells.
+
+    Args:
+        query: [sessions, heads, rows, head_dim].
+        key, value: [sessions, kv_heads, span, head_dim].
+        attention_mask: from `visibility`.
+
+    Returns:
+        [sessions, rows, heads, head_dim], and no weights.
+
+    Raises:
+        UnsupportedModel: the model's attention has a part that this one lacks.
+    """
+    for name in _UNKNOWN_EXTRAS:
+        if extras.get(name) is not None:
+            raise UnsupportedModel(f"attention with {name!r} is not supported; use a model without it")
+    assert attention_mask is not None, "a pass over a slotted cache always carries its mask"
+    sessions, heads, rows, head_dim = query.shape
+    kv_heads, span = key.shape[1], key.shape[2]
+    folded_rows = heads // kv_heads * rows
+    folded = query.reshape(sessions, kv_heads, folded_rows, head_dim)
+    if folded_rows < LEAST_FOLDED_ROWS:
+        folded = functional.pad(folded, (0, 0, 0, LEAST_FOLDED_ROWS - folded_rows))
+    scale = head_dim**-0.5 if scaling is None else scaling
+    if query.dtype == torch.float32 and not query.is_cuda:
+        output = _tiled(folded, key, value, attention_mask, scale, span)
+    else:
+        output = functional.scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scale)
+    output = output[:, :, :folded_rows].reshape(sessions, heads, rows, value.shape[3])
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _tiled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, span: int) -> Tensor:
+    """Attention of [sessions, kv_heads, folded rows, head_dim], values summed tile by tile in cell order."""
+    sessions, kv_heads, rows, head_dim = query.shape
+    batch = sessions * kv_heads
+    key, value = key.reshape(batch, span, -1), value.reshape(batch, span, -1)
+    scores = torch.baddbmm(mask.flatten(0, 1), query.reshape(batch, rows, head_dim), key.mT, alpha=scale)
+    weights = torch.softmax(scores, dim=-1)
+    output = torch.bmm(weights[..., :TILE_CELLS], value[:, :TILE_CELLS])
+    for start in range(TILE_CELLS, span, TILE_CELLS):
+        end = start + TILE_CELLS
+        output.baddbmm_(weights[..., start:end], value[:, start:end])
+    return output.view(sessions, kv_heads, rows, -1)

@@ -1,0 +1,333 @@
+"""Exact numerics: which shapes of a pass compute a row to the same bits on this device, and the choice among them.
+
+Linear algebra libraries sum in another order for another shape, so a pass of one row and a pass of six may differ in
+the last bits and flip a near tie. Shapes fall into classes that agree bit for bit. The probe finds the classes that
+hold for this model, dtype, device and thread count, and the engine stays in one of them for life.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sybil_engine.errors import InexactDevice
+from sybil_engine.models.rows import Rows, Shape
+from sybil_engine.models.slotted_cache import SlottedCache
+
+TOTALS = (*range(1, 17), 20, 24, 28, 32)
+MORE_TOTALS_ON_ACCELERATORS = (40, 48, 56, 64)
+ASSUMED_ACCEPTANCE = 0.7
+CLEARLY_FASTER = 1.15
+LEAST_ROWS = 2
+MEASURE_BUDGET_S = 1.5
+VERIFY_BUDGET_S = 1.5
+_LEAST_TOTALS = 8
+_LEAST_SHAPES_A_SESSION_COUNT = 2
+# A rounding difference shows in few of the numbers that a row computes, most of all in bfloat16: compare enough.
+_COMPARED_NUMBERS = 2**17
+_COMPARED_ROWS = (16, 256)
+_REFERENCE_TOTAL = 8
+_SEED = 0x5B11
+
+
+class ShapeClass:
+    """Shapes of a pass that agree bit for bit."""
+
+    def __init__(self, shapes: Sequence[Shape]) -> None:
+        self.shapes = tuple(sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape)))
+        self.totals = tuple(sorted({sessions * rows for sessions, rows in self.shapes}))
+        self.most_rows = max((rows for _, rows in self.shapes), default=0)
+        most_sessions = max((sessions for sessions, _ in self.shapes), default=0)
+        self._fits = {
+            (sessions, rows): self._smallest(sessions, rows)
+            for sessions in range(1, most_sessions + 1)
+            for rows in range(1, self.most_rows + 1)
+        }
+
+    def __repr__(self) -> str:
+        return f"ShapeClass(totals={self.totals}, shapes={len(self.shapes)})"
+
+    def fit(self, sessions: int, rows: int) -> Shape | None:
+        """The cheapest shape that holds `sessions` of `rows` each; None if there is none.
+
+        Padding behind rows comes before padding with whole sessions, which costs a copy of the cells in view.
+        """
+        return self._fits.get((sessions, rows))
+
+    def _smallest(self, sessions: int, rows: int) -> Shape | None:
+        holding = [shape for shape in self.shapes if shape[0] >= sessions and shape[1] >= rows]
+        return min(holding, key=lambda shape: (shape[0] > sessions, shape[0] * shape[1], shape[0]), default=None)
+
+
+class Passes(Protocol):
+    """What the probe needs of a model runner."""
+
+    cache: SlottedCache
+    vocabulary_size: int
+    context_tokens: int
+    chunk_tokens: int
+
+    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Fed:
+    """One session's tokens, and what a pass computed for them.
+
+    Attributes:
+        logits: [rows, vocabulary_size].
+        keys, values: [layers, kv_heads, rows, head_dim].
+    """
+
+    rows: Rows
+    logits: Tensor
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def numbers_a_row(self) -> int:
+        return (self.logits.numel() + self.keys.numel() + self.values.numel()) // len(self.logits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Passes of [1, total]: what they computed, and the shortest time that one took."""
+
+    total: int
+    fed: _Fed
+    pass_s: float
+
+
+@torch.inference_mode()
+def probe(passes: Passes, keep_total: int | None = None) -> ShapeClass:
+    """Find the shapes that agree, and choose the class to keep.
+
+    The rule: the class whose best window gives a single session the most tokens a second, at an acceptance of
+    `ASSUMED_ACCEPTANCE` and with the pass times measured here. A class of larger passes must be `CLEARLY_FASTER` to
+    win over one of smaller passes, so that noise in the times does not decide. A class of fewer than `LEAST_ROWS`
+    rows would rule speculation out and is not taken.
+
+    Which members of a class are found may vary with the time it takes; their bits do not. Which class is chosen may
+    vary where two are about as fast: services that must agree bit for bit are told the same `keep_total`.
+
+    Args:
+        keep_total: a row count whose class to keep, whatever its speed.
+
+    Raises:
+        InexactDevice: no class has `LEAST_ROWS` rows, or none holds `keep_total`.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    measured = _measure(passes, generator)
+    groups = [
+        group
+        for group in _agreeing(measured)
+        if group[-1].total >= LEAST_ROWS and (keep_total is None or keep_total in [one.total for one in group])
+    ]
+    try:
+        for group in _by_preference(groups):
+            shapes = _verify(passes, [one.total for one in group], generator)
+            if shapes and max(rows for _, rows in shapes) >= LEAST_ROWS:
+                return ShapeClass(shapes)
+    finally:
+        passes.cache.keys.zero_()
+        passes.cache.values.zero_()
+    raise InexactDevice(
+        f"no pass shapes {f'with {keep_total} rows ' if keep_total else ''}agree bit for bit on this device, so "
+        "speculation would change the output; start with fast numerics, or change dtype, device or thread count"
+    )
+
+
+def _measure(passes: Passes, generator: torch.Generator) -> list[_Measured]:
+    """Run every total twice as [1, total] and keep those that repeat their own bits."""
+    totals = TOTALS + (MORE_TOTALS_ON_ACCELERATORS if passes.cache.keys.is_cuda else ())
+    most = min(totals[-1], passes.chunk_tokens, passes.context_tokens // 2)
+    rows = _scatter(passes, 0, min(passes.context_tokens - most, 300), most, generator)
+    first: dict[int, _Measured] = {}
+    start = time.perf_counter()
+    for total in totals:
+        if total > most or (total > _LEAST_TOTALS and time.perf_counter() - start > MEASURE_BUDGET_S / 2):
+            break
+        first[total] = _time_one(passes, rows, total)
+    measured = []
+    for total, one in first.items():
+        again = _time_one(passes, rows, total)
+        if _same(one.fed, again.fed, total):
+            measured.append(_Measured(total, one.fed, min(one.pass_s, again.pass_s)))
+    return measured
+
+
+def _time_one(passes: Passes, rows: Rows, total: int) -> _Measured:
+    start = time.perf_counter()
+    fed = _feed(passes, [_cut(rows, 0, total)], (1, total))[0]
+    return _Measured(total, fed, time.perf_counter() - start)
+
+
+def _agreeing(measured: Sequence[_Measured]) -> list[list[_Measured]]:
+    """Group what agrees on all the rows it shares with every member; groups and members by ascending total."""
+    groups: list[list[_Measured]] = []
+    for one in measured:
+        for group in groups:
+            if all(_same(one.fed, other.fed, min(one.total, other.total)) for other in group):
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    return groups
+
+
+def _by_preference(groups: Sequence[list[_Measured]]) -> list[list[_Measured]]:
+    remaining, ordered = list(groups), []
+    while remaining:
+        best = remaining[0]
+        for group in remaining[1:]:
+            if _tokens_per_second(group) > CLEARLY_FASTER * _tokens_per_second(best):
+                best = group
+        remaining.remove(best)
+        ordered.append(best)
+    return ordered
+
+
+def _tokens_per_second(group: Sequence[_Measured]) -> float:
+    """What a single session gets from the group's best window."""
+    return max((1 - ASSUMED_ACCEPTANCE**one.total) / (1 - ASSUMED_ACCEPTANCE) / one.pass_s for one in group)
+
+
+def _verify(passes: Passes, totals: Sequence[int], generator: torch.Generator) -> list[Shape]:
+    """Keep the shapes of these totals that compute every session as small passes of its own do.
+
+    Tried with neighbouring and scattered slots, short and long sessions together, rows that start anywhere, and
+    padding. Single-session shapes come first, and the smallest of each session count, so that these are never
+    lost to the time limit.
+    """
+    slots = list(range(passes.cache.slots + 1))
+    reference_total = min(totals, key=lambda total: (abs(total - _REFERENCE_TOTAL), total))
+    references = [
+        _reference(passes, slot, slot < len(slots) // 2, totals[-1], reference_total, generator) for slot in slots
+    ]
+    kept: list[Shape] = []
+    start = time.perf_counter()
+    shapes = _shapes(totals, passes.cache.slots)
+    least = len(totals) + _LEAST_SHAPES_A_SESSION_COUNT * (passes.cache.slots - 1)
+    for number, shape in enumerate(shapes):
+        if number >= least and time.perf_counter() - start > VERIFY_BUDGET_S:
+            break
+        if _holds(passes, references, shape, generator):
+            kept.append(shape)
+    return kept
+
+
+def _holds(passes: Passes, references: Sequence[_Fed], shape: Shape, generator: torch.Generator) -> bool:
+    """Try a shape until enough rows agreed, or one did not; by turns full on neighbours, and ragged on any slots."""
+    sessions, _ = shape
+    enough = min(max(_COMPARED_NUMBERS // references[0].numbers_a_row, _COMPARED_ROWS[0]), _COMPARED_ROWS[1])
+    compared = 0
+    for turn in itertools.count():
+        order = torch.randperm(len(references), generator=generator)[:sessions].tolist()
+        members = [references[place] for place in order] if turn % 2 else list(references[:sessions])
+        rows = _compare(passes, members, shape, generator, ragged=turn % 2 == 1)
+        if rows is None:
+            return False
+        compared += rows
+        if turn % 2 and compared >= enough:
+            return True
+    raise AssertionError("unreachable")
+
+
+def _shapes(totals: Sequence[int], most_sessions: int) -> list[Shape]:
+    """Every factorisation of the totals: single sessions first, then for each session count its smallest, and so on."""
+    shapes = [
+        [(sessions, total // sessions) for total in totals if total % sessions == 0]
+        for sessions in range(1, most_sessions + 1)
+    ]
+    ranked = [(rank, shape) for column in shapes[1:] for rank, shape in enumerate(column)]
+    return shapes[0] + [shape for _, shape in sorted(ranked)]
+
+
+def _reference(passes: Passes, slot: int, short: bool, rows: int, total: int, generator: torch.Generator) -> _Fed:
+    """Feed one session alone, in passes of [1, total]."""
+    room = passes.context_tokens - rows
+    low, high = (1, min(64, room)) if short else (min(64, room - 1), room)
+    position = int(torch.randint(low, high, (), generator=generator))
+    whole = _scatter(passes, slot, position, rows, generator)
+    parts = []
+    for offset in range(0, rows, total):
+        count = min(total, rows - offset)
+        parts += _feed(passes, [_cut(whole, offset, count)], (1, total))
+    return _Fed(
+        whole,
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.keys for part in parts], dim=2),
+        torch.cat([part.values for part in parts], dim=2),
+    )
+
+
+def _compare(
+    passes: Passes, references: Sequence[_Fed], shape: Shape, generator: torch.Generator, *, ragged: bool
+) -> int | None:
+    """Feed a part of each reference in one pass of this shape, and put the cells back.
+
+    Returns:
+        How many rows were compared; None if they differ.
+    """
+    _, rows = shape
+    batch, expected = [], []
+    for reference in references:
+        count = int(torch.randint(1, rows + 1, (), generator=generator)) if ragged else rows
+        offset = int(torch.randint(0, len(reference.rows.token_ids) - rows + 1, (), generator=generator))
+        expected.append(_part(reference, offset, count))
+        batch.append(expected[-1].rows)
+    fed = _feed(passes, batch, shape)
+    for reference in references:
+        _put_back(passes.cache, reference)
+    if not all(_same(new, old, len(old.rows.token_ids)) for new, old in zip(fed, expected, strict=True)):
+        return None
+    return sum(len(member.token_ids) for member in batch)
+
+
+def _scatter(passes: Passes, slot: int, position: int, rows: int, generator: torch.Generator) -> Rows:
+    """Fill a slot's cells before `position` with random numbers, and draw tokens to feed from there."""
+    for side in (passes.cache.keys, passes.cache.values):
+        cells = side[:, slot, :, :position]
+        cells.copy_(torch.randn(cells.shape, generator=generator))
+    token_ids = torch.randint(0, passes.vocabulary_size, (rows,), generator=generator)
+    return Rows(slot, position, tuple(token_ids.tolist()))
+
+
+def _feed(passes: Passes, batch: Sequence[Rows], shape: Shape) -> list[_Fed]:
+    logits = passes.run(batch, shape)
+    fed = []
+    for place, rows in enumerate(batch):
+        cells = slice(rows.position, rows.position + len(rows.token_ids))
+        keys, values = (side[:, rows.slot, :, cells].clone() for side in (passes.cache.keys, passes.cache.values))
+        fed.append(_Fed(rows, logits[place, : len(rows.token_ids)].clone(), keys, values))
+    return fed
+
+
+def _put_back(cache: SlottedCache, fed: _Fed) -> None:
+    cells = slice(fed.rows.position, fed.rows.position + len(fed.rows.token_ids))
+    cache.keys[:, fed.rows.slot, :, cells] = fed.keys
+    cache.values[:, fed.rows.slot, :, cells] = fed.values
+
+
+def _cut(rows: Rows, offset: int, count: int) -> Rows:
+    return Rows(rows.slot, rows.position + offset, rows.token_ids[offset : offset + count])
+
+
+def _part(fed: _Fed, offset: int, count: int) -> _Fed:
+    end = offset + count
+    return _Fed(
+        _cut(fed.rows, offset, count), fed.logits[offset:end], fed.keys[:, :, offset:end], fed.values[:, :, offset:end]
+    )
+
+
+def _same(one: _Fed, other: _Fed, rows: int) -> bool:
+    """Whether the first `rows` rows agree in every bit of logits and cells."""
+    return (
+        torch.equal(one.logits[:rows], other.logits[:rows])
+        and torch.equal(one.keys[:, :, :rows], other.keys[:, :, :rows])
+        and torch.equal(one.values[:, :, :rows], other.values[:, :, :rows])
+    )

@@ -1,0 +1,83 @@
+"""Rows of a pass: the tokens that sessions want fed, and how they are packed into passes of allowed shapes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+Shape = tuple[int, int]
+"""Sessions and rows a session of one pass, padding included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Tokens of one session for one pass.
+
+    Attributes:
+        slot: the session's slot in the cache.
+        position: of the first token, and the cell it is written to; every cell before it is visible.
+        token_ids: in order, each seeing those before it.
+    """
+
+    slot: int
+    position: int
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of one session's rows, small enough for one pass.
+
+    Attributes:
+        index: which piece of its session; later pieces see the cells of earlier ones.
+        start: its first row's place in the results of the whole batch.
+    """
+
+    rows: Rows
+    index: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Pieces of different sessions that share one forward pass."""
+
+    pieces: tuple[Piece, ...]
+    shape: Shape
+
+
+def pack(batch: Sequence[Rows], most_rows: int, fit: Callable[[int, int], Shape | None]) -> list[Pass]:
+    """Pack a batch into as few passes as allowed shapes permit, sessions of like length together.
+
+    Args:
+        most_rows: the most rows of one session in one pass.
+        fit: the smallest allowed shape for so many sessions and rows a session, None if there is none.
+    """
+    pieces = sorted(_cut(batch, most_rows), key=lambda piece: (piece.index, -len(piece.rows.token_ids)))
+    passes: list[Pass] = []
+    for _, alike in groupby(pieces, key=lambda piece: piece.index):
+        group: list[Piece] = []
+        for piece in alike:
+            if group and fit(len(group) + 1, len(group[0].rows.token_ids)) is None:
+                passes.append(_pass(group, fit))
+                group = []
+            group.append(piece)
+        passes.append(_pass(group, fit))
+    return passes
+
+
+def _cut(batch: Sequence[Rows], most_rows: int) -> list[Piece]:
+    pieces: list[Piece] = []
+    start = 0
+    for rows in batch:
+        for index, offset in enumerate(range(0, len(rows.token_ids), most_rows)):
+            token_ids = rows.token_ids[offset : offset + most_rows]
+            pieces.append(Piece(Rows(rows.slot, rows.position + offset, token_ids), index, start))
+            start += len(token_ids)
+    return pieces
+
+
+def _pass(group: list[Piece], fit: Callable[[int, int], Shape | None]) -> Pass:
+    """Neighbouring slots stand side by side, so that the cache can show them without copying."""
+    shape = fit(len(group), len(group[0].rows.token_ids))
+    assert shape is not None, "a single session of most_rows always fits"
+    return Pass(tuple(sorted(group, key=lambda piece: piece.rows.slot)), shape)

@@ -1,0 +1,240 @@
+"""The ragged forward pass: rows of many sessions through one model, over a slotted cache."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from sybil_engine.errors import ContextExceeded, InexactDevice, UnsupportedModel
+from sybil_engine.models import attention
+from sybil_engine.models.loading import LoadedModel
+from sybil_engine.models.numerics import ShapeClass, probe
+from sybil_engine.models.rows import Rows, Shape, pack
+from sybil_engine.models.slotted_cache import CellShape, SlottedCache
+
+Numerics = Literal["exact", "fast"]
+SPAN_CELLS = 64
+DEFAULT_CHUNK_TOKENS = 64
+_TRIAL_TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)
+_TRIAL_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+
+
+class ModelRunner:
+    """One model, its cache, and the passes over both. Belongs to one thread.
+
+    A token's cell must be refilled as it was first filled: prompts by `prefill`, in the same chunks; generated tokens
+    by `forward` or `fill`.
+
+    Attributes:
+        cache: allocate and release slots here.
+        context_tokens: positions run from 0 to one below this.
+        chunk_tokens: the most tokens of one `prefill`.
+        shape_class: in exact mode the pass shapes that agree bit for bit, None in fast mode.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        max_sessions: int = 8,
+        context_tokens: int | None = None,
+        chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
+        numerics: Numerics = "exact",
+        keep_total: int | None = None,
+    ) -> None:
+        """Allocate the cache and, in exact mode, probe which pass shapes agree.
+
+        Args:
+            max_sessions: slots of the cache.
+            context_tokens: a shorter context than the model's, None for the whole.
+            keep_total: see `numerics.probe`.
+
+        Raises:
+            InexactDevice: exact mode, and no two shapes agree.
+            UnsupportedModel: the model does not compute over a slotted cache what it computes without one.
+        """
+        self._model = loaded.model
+        self._ours = loaded.attention == attention.IMPLEMENTATION
+        self._device, self._dtype = loaded.model.device, loaded.model.dtype
+        longest = loaded.description.context_tokens
+        self.vocabulary_size = loaded.description.vocabulary_size
+        self.context_tokens = min(context_tokens or longest, longest)
+        self.chunk_tokens = chunk_tokens
+        shape, plain_logits = _plain_pass(loaded)
+        self._kv_heads = shape.kv_heads
+        self._groups = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads) // shape.kv_heads
+        cells = _round_up(self.context_tokens + chunk_tokens)
+        self.cache = SlottedCache(shape, slots=max_sessions, cells=cells, dtype=self._dtype, device=self._device)
+        self._cells = torch.arange(cells, device=self._device)
+        self._positions = self._cells.clamp(max=self.context_tokens - 1)
+        self._threads = torch.get_num_threads()
+        self.numerics = numerics
+        self.shape_class: ShapeClass | None = None
+        self._compare(plain_logits, loaded.description.model_id)
+        if numerics == "exact":
+            self.shape_class = probe(self, keep_total)
+
+    @property
+    def row_class(self) -> tuple[int, ...]:
+        """Row counts of a pass, over all its sessions, that agree bit for bit; empty in fast mode."""
+        return self.shape_class.totals if self.shape_class else ()
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows of one session that fit a single pass; more are split over several."""
+        return self.shape_class.most_rows if self.shape_class else self.chunk_tokens
+
+    @torch.inference_mode()
+    def forward(self, batch: Sequence[Rows]) -> Tensor:
+        """Feed each session's rows and return the logits of every row, in batch order.
+
+        Args:
+            batch: not empty, each session at most once.
+
+        Returns:
+            [total rows, vocabulary_size], float32, on the model's device.
+
+        Raises:
+            ContextExceeded: a position beyond the context.
+        """
+        self._check(batch)
+        passes = pack(batch, self.max_rows, self.fit)
+        if len(batch) == len(passes) == 1:
+            return self.run(batch, passes[0].shape)[0, : len(batch[0].token_ids)].float()
+        total_rows = sum(len(rows.token_ids) for rows in batch)
+        result = torch.empty(total_rows, self.vocabulary_size, dtype=torch.float32, device=self._device)
+        for one in passes:
+            logits = self.run([piece.rows for piece in one.pieces], one.shape)
+            for place, piece in enumerate(one.pieces):
+                rows = len(piece.rows.token_ids)
+                result[piece.start : piece.start + rows] = logits[place, :rows]
+        return result
+
+    @torch.inference_mode()
+    def fill(self, batch: Sequence[Rows]) -> None:
+        """Feed rows as `forward` would, for their cells alone.
+
+        Raises:
+            ContextExceeded: a position beyond the context.
+        """
+        self._check(batch)
+        for one in pack(batch, self.max_rows, self.fit):
+            self._feed([piece.rows for piece in one.pieces], one.shape, self._model.base_model)
+
+    @torch.inference_mode()
+    def prefill(self, chunk: Rows) -> None:
+        """Feed one chunk of a prompt, always in the shape [1, chunk_tokens].
+
+        Feed a prompt from position 0 in full chunks, the last one as it comes, and leave its last token to `forward`,
+        which returns the logits of what follows.
+
+        Raises:
+            ContextExceeded: a position beyond the context.
+        """
+        if len(chunk.token_ids) > self.chunk_tokens:
+            raise ValueError(f"a chunk of {len(chunk.token_ids)} tokens; cut prompts into {self.chunk_tokens} or fewer")
+        self._check([chunk])
+        self._feed([chunk], (1, self.chunk_tokens), self._model.base_model)
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
+        """Make one pass of exactly this shape, padded behind each session's rows and with scratch sessions.
+
+        Returns:
+            [sessions, rows, vocabulary_size] of the whole shape, in the model's dtype.
+        """
+        logits: Tensor = self._feed(batch, shape, self._model).logits
+        return logits
+
+    def _feed(self, batch: Sequence[Rows], shape: Shape, model: Any) -> Any:
+        sessions, rows = shape
+        span = _round_up(max(member.position for member in batch) + rows)
+        if sessions == 1:
+            (only,) = batch
+            written = range(only.position, only.position + rows)
+            cells = self._cells[written.start : written.stop].unsqueeze(0)
+            self.cache.look_at((only.slot,), written, span)
+        else:
+            empty = sessions - len(batch)
+            starts = [member.position for member in batch] + [0] * empty
+            slots = [member.slot for member in batch] + [self.cache.scratch_slot] * empty
+            cells = torch.tensor(starts, device=self._device).unsqueeze(1) + self._cells[:rows]
+            self.cache.look_at(slots, cells, span)
+        token_ids = [member.token_ids + (0,) * (rows - len(member.token_ids)) for member in batch]
+        token_ids += [(0,) * rows] * (sessions - len(batch))
+        return model(
+            input_ids=torch.tensor(token_ids, device=self._device),
+            position_ids=self._positions[cells],
+            attention_mask=self._mask(cells, span),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+
+    def _mask(self, cells: Tensor, span: int) -> Tensor:
+        if self._ours:
+            return attention.visibility(cells, span, groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype)
+        rows = cells.shape[1]
+        return attention.visibility(cells, span, groups=1, kv_heads=1, dtype=self._dtype)[:, :, :rows]
+
+    def _compare(self, plain_logits: Tensor, model_id: str) -> None:
+        """Refuse a model that computes something else over a slotted cache: a part of it we do not know of."""
+        tokens = tuple(token % self.vocabulary_size for token in _TRIAL_TOKENS)
+        half = len(tokens) // 2
+        scratch = self.cache.scratch_slot
+        parts = [Rows(scratch, 0, tokens[:half]), Rows(scratch, half, tokens[half:])]
+        logits = torch.cat([self.run([part], (1, len(part.token_ids)))[0] for part in parts]).float()
+        error = float((logits - plain_logits).norm() / plain_logits.norm().clamp(min=1e-30))
+        if not error < _TRIAL_TOLERANCE[self._dtype]:
+            raise UnsupportedModel(
+                f"{model_id} computes other logits over a slotted cache than without one (relative error {error:.2g}); "
+                "use another architecture, such as Llama, GPT-2 or Qwen2"
+            )
+
+    def fit(self, sessions: int, rows: int) -> Shape | None:
+        """The shape of the one pass that would carry so many sessions of so many rows; None if it takes several."""
+        return self.shape_class.fit(sessions, rows) if self.shape_class else (sessions, rows)
+
+    def _check(self, batch: Sequence[Rows]) -> None:
+        for rows in batch:
+            if rows.position + len(rows.token_ids) > self.context_tokens:
+                raise ContextExceeded(
+                    f"{len(rows.token_ids)} tokens at position {rows.position} do not fit the context of "
+                    f"{self.context_tokens} tokens"
+                )
+        if self.numerics == "exact" and torch.get_num_threads() != self._threads:
+            raise InexactDevice(
+                f"torch runs {torch.get_num_threads()} threads now and ran {self._threads} when its pass shapes were "
+                "probed; set the thread count before the model starts"
+            )
+
+
+def _round_up(cells: int) -> int:
+    return -(-cells // SPAN_CELLS) * SPAN_CELLS
+
+
+@torch.inference_mode()
+def _plain_pass(loaded: LoadedModel) -> tuple[CellShape, Tensor]:
+    """Make one pass without a slotted cache, with the model's own attention: what a token leaves behind, and logits.
+
+    Raises:
+        UnsupportedModel: layers leave different things.
+    """
+    model = loaded.model
+    cache = DynamicCache(config=model.config)
+    model.set_attn_implementation("eager")
+    try:
+        token_ids = torch.tensor([_TRIAL_TOKENS], device=model.device) % loaded.description.vocabulary_size
+        logits = model(input_ids=token_ids, past_key_values=cache, use_cache=True).logits[0].float()
+    finally:
+        model.set_attn_implementation(loaded.attention)
+    layers: list[Any] = cache.layers
+    left = {(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers}
+    if len(left) != 1:
+        raise UnsupportedModel(
+            f"{loaded.description.model_id} keeps cells of different shapes in different layers; "
+            "use a model whose layers are alike, such as Llama, GPT-2 or Qwen2"
+        )
+    kv_heads, key_dim, value_dim = left.pop()
+    return CellShape(len(layers), kv_heads, key_dim, value_dim), logits

@@ -1,0 +1,125 @@
+"""In exact mode a row's bits depend on its session's tokens alone: not on who shares its pass, nor on its window."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from sybil_engine.models.loading import load
+from sybil_engine.models.rows import Rows
+from sybil_engine.models.runner import ModelRunner
+from tests.unit.models.random_models import random_model
+
+SESSIONS = 5
+GENERATED = 24
+CONTEXT_TOKENS = 640
+
+
+@pytest.fixture(params=[1, 2], ids=["one-thread", "two-threads"], autouse=True, scope="module")
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["float32", "bfloat16"], scope="module")
+def dtype(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["llama", "gpt2", "qwen2", "embedded-target", "embedded-draft"], scope="module")
+def runner(request: pytest.FixtureRequest, dtype: str, threads: None) -> ModelRunner:
+    kind = str(request.param)
+    loaded = load(kind, dtype) if kind.startswith("embedded") else random_model(kind, getattr(torch, dtype))
+    return ModelRunner(loaded, max_sessions=SESSIONS, context_tokens=CONTEXT_TOKENS)
+
+
+def random_tokens(runner: ModelRunner, count: int, chance: random.Random) -> list[int]:
+    return [chance.randrange(runner.vocabulary_size) for _ in range(count)]
+
+
+def texts_of(runner: ModelRunner, chance: random.Random) -> list[tuple[list[int], int]]:
+    """Tokens of each session, and how many of them are prompt: short and long, across tile and span edges."""
+    return [(random_tokens(runner, prompt + GENERATED, chance), prompt) for prompt in (3, 61, 250, 383, 500)]
+
+
+def prefill(runner: ModelRunner, slot: int, token_ids: list[int]) -> None:
+    for start in range(0, len(token_ids), runner.chunk_tokens):
+        runner.prefill(Rows(slot, start, tuple(token_ids[start : start + runner.chunk_tokens])))
+
+
+def one_by_one(runner: ModelRunner, text: list[int], prompt: int) -> tuple[Tensor, Tensor]:
+    """Logits and cells of the generated part, fed alone, a row a pass."""
+    slot = runner.cache.allocate()
+    prefill(runner, slot, text[:prompt])
+    logits = torch.cat([runner.forward([Rows(slot, at, (text[at],))]) for at in range(prompt, len(text))])
+    cells = runner.cache.keys[:, slot, :, : len(text)].clone()
+    runner.cache.release(slot)
+    return logits, cells
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_row_is_the_same_to_the_bit_in_any_company_and_any_window(runner: ModelRunner, seed: int) -> None:
+    """Sessions fed in random company and windows, wrong tokens forgotten and right ones refed, against each alone."""
+    assert len(runner.row_class) > 1
+    chance = random.Random(seed)
+    texts = texts_of(runner, chance)
+    expected = [one_by_one(runner, text, prompt) for text, prompt in texts]
+    slots = [runner.cache.allocate() for _ in texts]
+    chance.shuffle(slots)
+    for slot, (text, prompt) in zip(slots, texts, strict=True):
+        prefill(runner, slot, text[:prompt])
+    fed = [prompt for _, prompt in texts]
+    while live := [place for place, (text, _) in enumerate(texts) if fed[place] < len(text)]:
+        members = chance.sample(live, chance.randint(1, len(live)))
+        batch = []
+        for place in members:
+            text, prompt = texts[place]
+            if chance.random() < 0.2:
+                fed[place] = chance.randint(prompt, fed[place])
+            right = text[fed[place] : fed[place] + chance.randint(1, 9)]
+            wrong = random_tokens(runner, chance.randint(0, 3), chance)
+            room = runner.context_tokens - fed[place] - len(right)
+            batch.append(Rows(slots[place], fed[place], (*right, *wrong[:room])))
+        logits = runner.forward(batch).split([len(rows.token_ids) for rows in batch])
+        for place, rows, got in zip(members, batch, logits, strict=True):
+            text, prompt = texts[place]
+            right_rows = sum(1 for _ in _agreeing(rows.token_ids, text[rows.position :]))
+            first = rows.position - prompt
+            assert torch.equal(got[:right_rows], expected[place][0][first : first + right_rows])
+            fed[place] = rows.position + right_rows
+    for slot in slots:
+        runner.cache.release(slot)
+    for place, slot in enumerate(slots):
+        assert torch.equal(runner.cache.keys[:, slot, :, : len(texts[place][0])], expected[place][1])
+
+
+def _agreeing(one: tuple[int, ...], other: list[int]) -> Iterator[int]:
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            return
+        yield left
+
+
+def test_a_slot_used_before_leaks_nothing(runner: ModelRunner) -> None:
+    chance = random.Random(5)
+    text = random_tokens(runner, 60, chance)
+    fresh, _ = one_by_one(runner, text, 40)
+    one_by_one(runner, random_tokens(runner, 300, chance), 299)
+    again, _ = one_by_one(runner, text, 40)
+    assert torch.equal(fresh, again)
+
+
+def test_replayed_tokens_leave_the_cells_of_the_first_run(runner: ModelRunner) -> None:
+    """A session reopened with its ledger: prompt prefilled, the rest filled in windows of any length."""
+    chance = random.Random(6)
+    text = random_tokens(runner, 130, chance)
+    _, cells = one_by_one(runner, text, 100)
+    slot = runner.cache.allocate()
+    prefill(runner, slot, text[:100])
+    runner.fill([Rows(slot, 100, tuple(text[100:]))])
+    runner.cache.release(slot)
+    assert torch.equal(runner.cache.keys[:, slot, :, :130], cells)

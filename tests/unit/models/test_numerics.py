@@ -1,0 +1,82 @@
+"""The probe keeps what agrees bit for bit, and nothing else: tried on a machine whose classes are known."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from sybil_engine.errors import InexactDevice
+from sybil_engine.models.numerics import TOTALS, probe
+from sybil_engine.models.rows import Rows, Shape
+from sybil_engine.models.slotted_cache import CellShape, SlottedCache
+
+CONTEXT = 400
+
+
+class Machine:
+    """Computes a row from its token and position, plus a rounding error that depends on the pass as told."""
+
+    def __init__(self, error: Callable[[Shape, int], float], *, in_cells: bool = False, sessions: int = 4) -> None:
+        self.cache = SlottedCache(CellShape(1, 1, 1, 1), slots=sessions, cells=CONTEXT + 64, dtype=torch.float32)
+        self.vocabulary_size, self.context_tokens, self.chunk_tokens = 8, CONTEXT, 64
+        self._error, self._in_cells = error, in_cells
+
+    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
+        logits = torch.zeros(*shape, self.vocabulary_size)
+        longest = max(rows.position for rows in batch)
+        for place, rows in enumerate(batch):
+            error = self._error(shape, longest)
+            for row, token in enumerate(rows.token_ids):
+                logits[place, row] = token + rows.position + row + (0 if self._in_cells else error)
+                cell = token + (error if self._in_cells else 0)
+                self.cache.keys[0, rows.slot, 0, rows.position + row] = cell
+        return logits
+
+
+def classes(*bounds: int) -> Callable[[Shape, int], float]:
+    """Totals below each bound make a class."""
+    return lambda shape, _: sum(shape[0] * shape[1] >= bound for bound in bounds) / 64
+
+
+@pytest.mark.parametrize("in_cells", [False, True])
+def test_the_class_holds_the_totals_that_agree(in_cells: bool) -> None:
+    machine = Machine(classes(2, 4, 13), in_cells=in_cells)
+    assert probe(machine, keep_total=6).totals == (4, 5, 6, 7, 8, 9, 10, 11, 12)
+    assert probe(machine, keep_total=3).totals == (2, 3)
+
+
+def test_a_machine_that_always_agrees_keeps_every_total() -> None:
+    found = probe(Machine(classes()))
+    assert found.totals == TOTALS
+    assert found.most_rows == 32
+
+
+def test_a_factorisation_that_disagrees_is_left_out() -> None:
+    found = probe(Machine(lambda shape, _: float(shape[1] == 1 and shape[0] > 1)))
+    assert all(sessions == 1 or rows > 1 for sessions, rows in found.shapes)
+    assert (3, 2) in found.shapes
+    assert found.fit(3, 1) == (3, 2)
+
+
+def test_shapes_that_a_long_neighbour_changes_are_left_out() -> None:
+    found = probe(Machine(lambda shape, longest: float(shape[0] > 1 and longest > 64)))
+    assert {sessions for sessions, _ in found.shapes} == {1}
+
+
+def test_a_machine_of_which_no_two_shapes_agree_is_refused() -> None:
+    with pytest.raises(InexactDevice, match="start with fast numerics"):
+        probe(Machine(lambda shape, _: shape[0] * 64.0 + shape[1], sessions=1), keep_total=1)
+
+
+def test_a_machine_that_does_not_repeat_itself_is_refused() -> None:
+    calls = iter(range(100_000))
+    with pytest.raises(InexactDevice):
+        probe(Machine(lambda *_: float(next(calls))))
+
+
+def test_the_probe_leaves_empty_cells() -> None:
+    machine = Machine(classes(2))
+    probe(machine)
+    assert not machine.cache.keys.any()
+    assert machine.cache.slots_in_use == 0

@@ -1,0 +1,118 @@
+"""Passes over the slotted cache compute what a plain forward computes, and keep sessions apart."""
+
+import random
+
+import pytest
+import torch
+
+from sybil_engine.errors import ContextExceeded, InexactDevice, UnsupportedModel
+from sybil_engine.models.rows import Rows
+from sybil_engine.models.runner import ModelRunner
+from tests.unit.models.random_models import VOCABULARY_SIZE, plain_logits, random_model
+
+
+def random_tokens(count: int, seed: int) -> list[int]:
+    chance = random.Random(seed)
+    return [chance.randrange(VOCABULARY_SIZE) for _ in range(count)]
+
+
+def prefill(runner: ModelRunner, slot: int, token_ids: list[int]) -> None:
+    for start in range(0, len(token_ids), runner.chunk_tokens):
+        runner.prefill(Rows(slot, start, tuple(token_ids[start : start + runner.chunk_tokens])))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "mistral", "gpt_neox", "opt", "phi", "gptj"])
+def test_ragged_batches_equal_a_plain_forward(kind: str) -> None:
+    loaded = random_model(kind)
+    runner = ModelRunner(loaded, max_sessions=4, context_tokens=330, numerics="fast")
+    chance = random.Random(kind)
+    texts = [random_tokens(count, seed) for seed, count in enumerate((330, 33, 101))]
+    expected = [plain_logits(loaded, text) for text in texts]
+    slots = [runner.cache.allocate() for _ in texts]
+    fed = [len(text) * 4 // 5 for text in texts]
+    for slot, text, count in zip(slots, texts, fed, strict=True):
+        prefill(runner, slot, text[:count])
+    while live := [place for place, text in enumerate(texts) if fed[place] < len(text)]:
+        batch = []
+        members = chance.sample(live, chance.randint(1, len(live)))
+        for place in members:
+            end = fed[place] + chance.randint(1, 9)
+            batch.append(Rows(slots[place], fed[place], tuple(texts[place][fed[place] : end])))
+        logits = runner.forward(batch).split([len(rows.token_ids) for rows in batch])
+        for place, rows, got in zip(members, batch, logits, strict=True):
+            torch.testing.assert_close(got, expected[place][rows.position :][: len(got)], atol=1e-4, rtol=1e-4)
+            fed[place] += len(got)
+
+
+def test_junk_in_other_slots_and_behind_a_session_is_never_seen() -> None:
+    loaded = random_model("llama")
+    text = random_tokens(40, 1)
+    clean = ModelRunner(loaded, max_sessions=3, context_tokens=64, numerics="fast")
+    dirty = ModelRunner(loaded, max_sessions=3, context_tokens=64, numerics="fast")
+    dirty.cache.keys.normal_(std=9)
+    dirty.cache.values.normal_(std=9)
+    for runner in (clean, dirty):
+        prefill(runner, 1, text[:30])
+    rows = Rows(1, 30, tuple(text[30:]))
+    assert torch.equal(clean.forward([rows]), dirty.forward([rows]))
+
+
+def test_padding_writes_no_cell_that_another_session_sees() -> None:
+    runner = ModelRunner(random_model("gpt2"), max_sessions=4, context_tokens=64, numerics="fast")
+    for slot in range(4):
+        prefill(runner, slot, random_tokens(20, slot))
+    before = runner.cache.keys.clone()
+    runner.run([Rows(2, 20, (5,)), Rows(0, 11, (3, 1))], (4, 6))
+    changed = (runner.cache.keys != before).any(dim=-1).any(dim=2).any(dim=0)
+    cells = {(slot, cell) for slot, cell in changed.nonzero().tolist() if slot != runner.cache.scratch_slot}
+    assert cells == {(2, 20 + row) for row in range(6)} | {(0, 11 + row) for row in range(6)}
+
+
+def test_fill_leaves_the_cells_that_forward_leaves() -> None:
+    runner = ModelRunner(random_model("qwen2"), max_sessions=2, context_tokens=64, numerics="fast")
+    token_ids = tuple(random_tokens(9, 3))
+    runner.forward([Rows(0, 0, token_ids)])
+    runner.fill([Rows(1, 0, token_ids)])
+    assert torch.equal(runner.cache.keys[:, 0, :, :9], runner.cache.keys[:, 1, :, :9])
+
+
+def test_the_last_position_of_the_context_can_be_fed_and_none_beyond() -> None:
+    loaded = random_model("gpt2")
+    runner = ModelRunner(loaded, max_sessions=1, context_tokens=70, numerics="fast")
+    text = random_tokens(70, 4)
+    prefill(runner, 0, text[:69])
+    logits = runner.forward([Rows(0, 69, (text[69],))])
+    torch.testing.assert_close(logits[0], plain_logits(loaded, text)[69], atol=1e-4, rtol=1e-4)
+    for feed in (runner.forward, runner.fill):
+        with pytest.raises(ContextExceeded, match="position 69 do not fit the context of 70"):
+            feed([Rows(0, 69, (1, 2))])
+    with pytest.raises(ContextExceeded):
+        runner.prefill(Rows(0, 70, (1,)))
+
+
+def test_a_chunk_longer_than_the_chunk_is_refused() -> None:
+    runner = ModelRunner(random_model("llama"), max_sessions=1, context_tokens=70, chunk_tokens=8, numerics="fast")
+    with pytest.raises(ValueError, match="cut prompts into 8"):
+        runner.prefill(Rows(0, 0, (1,) * 9))
+
+
+def test_a_model_that_computes_something_else_over_the_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short_sighted(cells: torch.Tensor, span: int, **how: object) -> torch.Tensor:
+        return visibility(cells.clamp(max=2), span, **how)  # type: ignore[arg-type]
+
+    from sybil_engine.models.attention import visibility
+
+    monkeypatch.setattr("sybil_engine.models.attention.visibility", short_sighted)
+    with pytest.raises(UnsupportedModel, match="other logits over a slotted cache"):
+        ModelRunner(random_model("llama"), max_sessions=1, context_tokens=64, numerics="fast")
+
+
+def test_the_thread_count_may_not_change_under_exact_numerics() -> None:
+    runner = ModelRunner(random_model("llama"), max_sessions=1, context_tokens=128)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        with pytest.raises(InexactDevice, match="threads"):
+            runner.forward([Rows(0, 0, (1,))])
+    finally:
+        torch.set_num_threads(before)
