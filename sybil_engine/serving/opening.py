@@ -1,5 +1,7 @@
 """What every service checks before it gives a session a slot."""
 
+from collections.abc import Iterable
+
 from sybil_engine.errors import ContextExceeded, InvalidRequest
 from sybil_engine.types import AcceptanceRule, SessionOpen
 
@@ -14,9 +16,7 @@ def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: in
         InvalidRequest: a token id or a rule that this service does not know.
         ContextExceeded: no room for another token.
     """
-    outside = next((token_id for token_id in opening.token_ids if token_id >= vocabulary_size), None)
-    if outside is not None:
-        raise InvalidRequest(f"token id {outside} is out of range; the vocabulary has {vocabulary_size} tokens")
+    check_token_ids(opening.token_ids, vocabulary_size)
     if opening.acceptance_rule is not AcceptanceRule.SHARED_NOISE:
         raise InvalidRequest("acceptance_rule is ratio-test; this version serves shared-noise only")
     max_position = min(opening.max_position or context_tokens, context_tokens)
@@ -26,3 +26,14 @@ def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: in
             f"{max_position}, the context at {context_tokens}; shorten the prompt"
         )
     return max_position
+
+
+def check_token_ids(token_ids: Iterable[int], vocabulary_size: int) -> None:
+    """Check that a model knows all token ids.
+
+    Raises:
+        InvalidRequest: one is outside the vocabulary.
+    """
+    outside = next((token_id for token_id in token_ids if token_id >= vocabulary_size), None)
+    if outside is not None:
+        raise InvalidRequest(f"token id {outside} is out of range; the vocabulary has {vocabulary_size} tokens")

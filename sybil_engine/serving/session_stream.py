@@ -65,9 +65,13 @@ class SessionStream(Generic[Session, Event]):
             except SybilError as error:
                 self._outbox.put(error)
 
-        async for message in messages:
-            self._thread.post(partial(guarded, message))
-        self._outbox.put(_StreamEnded())
+        try:
+            async for message in messages:
+                self._thread.post(partial(guarded, message))
+        except Exception as error:  # noqa: BLE001 - a message that cannot be decoded, say: its session ends
+            self._outbox.put(InvalidRequest(f"a message cannot be read ({error}); reopen the session"))
+        else:
+            self._outbox.put(_StreamEnded())
 
     async def events(self) -> AsyncIterator[list[Event]]:
         """Yield what the session emits, as many events at a time as there are.

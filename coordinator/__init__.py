@@ -1,0 +1,1 @@
+"""The coordinator: answers clients, and streams between drafters and verifiers. It touches no tensors."""

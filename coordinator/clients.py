@@ -1,0 +1,205 @@
+"""Drafters and verifiers as seen from here: gRPC streams as the pipeline wants them, and errors as ours."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Generic, NoReturn, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sybil_engine import errors
+from sybil_engine.rpc.v1 import (
+    drafter_service_pb2,
+    drafter_service_pb2_grpc,
+    types_pb2,
+    verifier_service_pb2,
+    verifier_service_pb2_grpc,
+)
+from sybil_engine.serving import convert
+from sybil_engine.serving.server import CHANNEL_OPTIONS
+from sybil_engine.types import Block, Commit, ModelDescription, SessionOpen
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+# A service that comes back, perhaps under another address, is found within a second.
+_OPTIONS = (
+    *CHANNEL_OPTIONS,
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+)
+_DESCRIBE_S = 10.0
+
+_ERRORS: dict[grpc.StatusCode, type[errors.SybilError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
+    grpc.StatusCode.UNIMPLEMENTED: errors.InvalidRequest,
+    grpc.StatusCode.OUT_OF_RANGE: errors.ContextExceeded,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Exhausted,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.SessionError,
+}
+
+
+class VerifierClient:
+    """One verifier, over one connection that all sessions share."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._stub: verifier_service_pb2_grpc.VerifierServiceAsyncStub = verifier_service_pb2_grpc.VerifierServiceStub(
+            self._channel
+        )
+
+    async def describe(self) -> ModelDescription:
+        """What the verifier hosts."""
+        return await _described(self._stub.Describe(types_pb2.DescribeRequest(), timeout=_DESCRIBE_S), self.address)
+
+    async def tokenizer_json(self) -> bytes:
+        """The target's tokenizer."""
+        request = verifier_service_pb2.GetTokenizerRequest()
+        try:
+            return (await self._stub.GetTokenizer(request, timeout=_DESCRIBE_S)).tokenizer_json
+        except grpc.aio.AioRpcError as error:
+            _fail(error, self.address)
+
+    def serving(self) -> AsyncIterator[bool]:
+        """Whether the verifier serves, now and at each change."""
+        return _serving(self._channel, self.address)
+
+    @contextmanager
+    def session(self) -> Iterator["GrpcVerifierStream"]:
+        """A stream for one session, cancelled when the block is left."""
+        call = self._stub.Verify(None)
+        try:
+            yield GrpcVerifierStream(call, self.address)
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+
+class DrafterClient:
+    """One drafter, over one connection that all sessions share."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._stub: drafter_service_pb2_grpc.DrafterServiceAsyncStub = drafter_service_pb2_grpc.DrafterServiceStub(
+            self._channel
+        )
+
+    async def describe(self) -> ModelDescription:
+        """What the drafter hosts."""
+        return await _described(self._stub.Describe(types_pb2.DescribeRequest(), timeout=_DESCRIBE_S), self.address)
+
+    def serving(self) -> AsyncIterator[bool]:
+        """Whether the drafter serves, now and at each change."""
+        return _serving(self._channel, self.address)
+
+    @contextmanager
+    def session(self) -> Iterator["GrpcDrafterStream"]:
+        """A stream for one session, cancelled when the block is left."""
+        call = self._stub.Draft(None)
+        try:
+            yield GrpcDrafterStream(call, self.address)
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+
+class _Stream(Generic[Request, Response]):
+    """A bidirectional call whose failures are SybilErrors."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[Request, Response], address: str) -> None:
+        self._call = call
+        self._address = address
+        self._opened = asyncio.Event()
+
+    async def _open(self, request: Request) -> None:
+        """Open the session and wait until it is: gRPC replaces the status of a refusal by INTERNAL if it meets a
+        message on its way.
+        """
+        await self._write(request)
+        await self._opened.wait()
+
+    async def _write(self, request: Request) -> None:
+        try:
+            await self._call.write(request)
+        except grpc.aio.AioRpcError as error:
+            _fail(error, self._address)
+        except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
+            raise errors.SessionLost(f"{self._address} has ended the session") from error
+
+    async def _read(self) -> AsyncIterator[Response]:
+        try:
+            async for response in self._call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            _fail(error, self._address)
+
+
+class GrpcVerifierStream(_Stream[verifier_service_pb2.VerifyRequest, verifier_service_pb2.VerifyResponse]):
+    """Implements the pipeline's VerifierStream."""
+
+    async def open(self, opening: SessionOpen) -> None:
+        await self._open(verifier_service_pb2.VerifyRequest(open=convert.open_to_wire(opening)))
+
+    async def offer(self, block: Block) -> None:
+        await self._write(verifier_service_pb2.VerifyRequest(block=convert.block_to_wire(block)))
+
+    async def commits(self) -> AsyncIterator[Commit]:
+        async for response in self._read():
+            match response.WhichOneof("message"):
+                case "commit":
+                    yield convert.commit_from_wire(response.commit)
+                case "opened":
+                    self._opened.set()
+
+
+class GrpcDrafterStream(_Stream[drafter_service_pb2.DraftRequest, drafter_service_pb2.DraftResponse]):
+    """Implements the pipeline's DrafterStream."""
+
+    async def open(self, opening: SessionOpen) -> None:
+        await self._open(drafter_service_pb2.DraftRequest(open=convert.open_to_wire(opening)))
+
+    async def advance(self, commit: Commit) -> None:
+        await self._write(drafter_service_pb2.DraftRequest(commit=convert.commit_to_wire(commit)))
+
+    async def blocks(self) -> AsyncIterator[Block]:
+        async for response in self._read():
+            match response.WhichOneof("message"):
+                case "block":
+                    yield convert.block_from_wire(response.block)
+                case "opened":
+                    self._opened.set()
+
+
+async def _described(answer: Awaitable[types_pb2.ModelDescription], address: str) -> ModelDescription:
+    try:
+        return convert.description_from_wire(await answer)
+    except grpc.aio.AioRpcError as error:
+        _fail(error, address)
+
+
+async def _serving(channel: grpc.aio.Channel, address: str) -> AsyncIterator[bool]:
+    stub: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
+    call = stub.Watch(health_pb2.HealthCheckRequest())
+    try:
+        async for response in call:
+            yield response.status == health_pb2.HealthCheckResponse.SERVING
+    except grpc.aio.AioRpcError as error:
+        _fail(error, address)
+    finally:
+        call.cancel()
+
+
+def _fail(error: grpc.aio.AioRpcError, address: str) -> NoReturn:
+    """Raise what a status means here. Any that the other side did not choose means that the session is lost."""
+    kind = _ERRORS.get(error.code(), errors.SessionLost)
+    details = error.details() or error.code().name
+    raise kind(details if issubclass(kind, errors.InvalidRequest) else f"{address}: {details}") from error

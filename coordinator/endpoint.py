@@ -1,0 +1,142 @@
+"""One drafter or verifier: what it hosts, whether it lives, and how many of its sessions are ours."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Generic, Protocol, TypeVar
+
+from sybil_engine.errors import Exhausted, ModelError, PairMismatch, SessionLost, SybilError
+from sybil_engine.types import ModelDescription
+
+logger = logging.getLogger(__name__)
+
+Stream_co = TypeVar("Stream_co", covariant=True)
+Stream = TypeVar("Stream")
+
+# An endpoint that broke or refused a session is the last choice for this long.
+_AVOID_S = 2.0
+_CHECK_S = 0.2
+
+
+class ServiceClient(Protocol[Stream_co]):
+    """A service, as far as choosing it goes."""
+
+    address: str
+
+    async def describe(self) -> ModelDescription:
+        """What the service hosts."""
+
+    def serving(self) -> AsyncIterator[bool]:
+        """Whether it serves, now and at each change."""
+
+    def session(self) -> AbstractContextManager[Stream_co]:
+        """A stream, ended when the block is left."""
+
+    async def close(self) -> None:
+        """Give the connection up."""
+
+
+class Endpoint(Generic[Stream]):
+    """A service that is watched for as long as it is in the routing table.
+
+    Attributes:
+        description: what it hosts; None until it answered and was accepted.
+        live: whether it serves, and belongs to the others.
+        trouble: why it is not live, in words.
+        mismatch: set while what it hosts does not belong to the others.
+        sessions: how many of its sessions are ours.
+    """
+
+    def __init__(self, client: ServiceClient[Stream], accept: Callable[[ModelDescription], Awaitable[None]]) -> None:
+        """
+        Args:
+            accept: raises when what the service hosts does not belong to the others.
+        """
+        self.client = client
+        self.description: ModelDescription | None = None
+        self.live = False
+        self.trouble = "not answering yet"
+        self.mismatch: SybilError | None = None
+        self.sessions = 0
+        self._accept = accept
+        self._avoided_until_s = 0.0
+        self._watch = asyncio.create_task(self._keep_watching())
+
+    @property
+    def address(self) -> str:
+        return self.client.address
+
+    @property
+    def slots(self) -> int:
+        """Sessions that fit at the same time."""
+        return self.description.max_sessions if self.description else 0
+
+    @property
+    def avoided(self) -> bool:
+        """Whether it broke or refused a session just now."""
+        return time.monotonic() < self._avoided_until_s
+
+    @contextmanager
+    def session(self) -> Iterator[Stream]:
+        """A stream for one session, ended when the block is left."""
+        self.sessions += 1
+        try:
+            with self.client.session() as stream:
+                yield stream
+        except SessionLost as error:
+            self._avoided_until_s = time.monotonic() + _AVOID_S
+            self.live = False
+            self.trouble = str(error)
+            self.check_again()
+            raise
+        except Exhausted:
+            self._avoided_until_s = time.monotonic() + _AVOID_S
+            raise
+        finally:
+            self.sessions -= 1
+
+    def check_again(self) -> None:
+        """Ask the service anew what it hosts and whether it lives."""
+        self._watch.cancel()
+        self._watch = asyncio.create_task(self._keep_watching())
+
+    async def close(self) -> None:
+        self._watch.cancel()
+        await asyncio.wait((self._watch,))
+        await self.client.close()
+
+    async def _keep_watching(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except (PairMismatch, ModelError) as error:
+                if str(error) != str(self.mismatch):
+                    logger.error("%s is not used: %s", self.address, error)
+                self.mismatch = error
+                self._down(str(error))
+            except SybilError as error:
+                self._down(str(error))
+            await asyncio.sleep(_CHECK_S)
+
+    async def _follow(self) -> None:
+        """Follow the service's health until it breaks."""
+        async for serving in self.client.serving():
+            description = await self.client.describe()
+            if not (serving and description.ready):
+                self._down(f"loading {description.model_id}" if not self.live else "shutting down")
+                continue
+            await self._accept(description)
+            if not self.live:
+                logger.info("%s serves %s", self.address, description.model_id)
+            self.description = description
+            self.mismatch = None
+            self.live = True
+        raise SessionLost(f"{self.address} ended its health watch")
+
+    def _down(self, trouble: str) -> None:
+        if self.live:
+            logger.warning("%s is gone: %s", self.address, trouble)
+        self.live = False
+        self.trouble = trouble

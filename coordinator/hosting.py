@@ -1,0 +1,60 @@
+"""A drafter or a verifier inside an actor: named by its entry, never imported by this package."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Protocol, cast
+
+
+class Serve(Protocol):
+    """The entry of a service."""
+
+    def __call__(
+        self, argv: Sequence[str], environ: Mapping[str, str], bound: Callable[[int], None], stop: asyncio.Event
+    ) -> Awaitable[None]:
+        """Serve until `stop` is set, then drain; `bound` is told the port as soon as it listens."""
+
+
+class HostedService:
+    """Runs a service in this process. When the process dies, Ray starts a new one; `run` is then called again."""
+
+    def __init__(self, entry: str, argv: Sequence[str], node_address: Callable[[], str]) -> None:
+        """
+        Args:
+            entry: for example "drafter_service.__main__:serve".
+            argv: the service's flags; host and port are added.
+            node_address: says under which address this machine can be reached.
+        """
+        self._entry = entry
+        self._host = node_address()
+        self._argv = (*argv, "--host", self._host, "--port", "0")
+        self._port = 0
+        self._listening = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until stopped; raises what the service raises when it cannot."""
+        module, _, name = self._entry.partition(":")
+        # In a thread: importing a model library takes seconds.
+        imported = await asyncio.to_thread(import_module, module)
+        serve = cast(Serve, getattr(imported, name))
+        try:
+            await serve(self._argv, os.environ, self._bound, self._stop)
+        finally:
+            self._stopped.set()
+
+    async def address(self) -> str:
+        """host:port, as soon as the port listens."""
+        await self._listening.wait()
+        return f"{self._host}:{self._port}"
+
+    async def stop(self) -> None:
+        """Let `run` drain and return; wait for that."""
+        self._stop.set()
+        await self._stopped.wait()
+
+    def _bound(self, port: int) -> None:
+        self._port = port
+        self._listening.set()

@@ -1,0 +1,53 @@
+"""Which models belong together."""
+
+from sybil_engine.errors import PairMismatch
+from sybil_engine.types import ModelDescription
+
+
+def check_pair(target: ModelDescription, draft: ModelDescription) -> None:
+    """Check that a drafter can draft for a verifier: the same token ids must mean the same text.
+
+    The rows of the two output layers may be padded differently: those ids stand for nothing.
+
+    Raises:
+        PairMismatch: naming both sides, what differs, and what to change.
+    """
+    if target.tokenizer_fingerprint != draft.tokenizer_fingerprint:
+        raise PairMismatch(
+            f"the draft model {draft.model_id} and the target model {target.model_id} have different tokenizers: "
+            f"fingerprint {draft.tokenizer_fingerprint} and {target.tokenizer_fingerprint}; they differ in "
+            f"{_differing_parts(target, draft)}. Choose a draft model that was made for this target"
+        )
+
+
+def check_vocabulary(model: ModelDescription, tokenizer_size: int) -> None:
+    """Check that a model knows every token of the tokenizer.
+
+    Raises:
+        PairMismatch: it does not.
+    """
+    if model.vocabulary_size < tokenizer_size:
+        raise PairMismatch(
+            f"{model.model_id} knows token ids below {model.vocabulary_size}, but its tokenizer has ids up to "
+            f"{tokenizer_size - 1}; serve a model and a tokenizer that belong together"
+        )
+
+
+def check_same_target(known: ModelDescription, other: ModelDescription) -> None:
+    """Check that two verifiers commit the same tokens: a session may move from one to the other.
+
+    Raises:
+        PairMismatch: naming the first thing that differs.
+    """
+    for name in ("model_id", "architecture", "parameters", "vocabulary_size", "tokenizer_fingerprint", "dtype"):
+        if getattr(known, name) != getattr(other, name):
+            raise PairMismatch(
+                f"two verifiers serve different targets: {name} is {getattr(known, name)} on one and "
+                f"{getattr(other, name)} on the other; give all verifiers the same model and dtype"
+            )
+
+
+def _differing_parts(target: ModelDescription, draft: ModelDescription) -> str:
+    names = sorted(target.tokenizer_parts.keys() | draft.tokenizer_parts.keys())
+    parts = [name for name in names if target.tokenizer_parts.get(name) != draft.tokenizer_parts.get(name)]
+    return ", ".join(parts) if parts else "parts that they do not name"

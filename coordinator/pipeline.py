@@ -1,0 +1,197 @@
+"""The pump of one session: blocks from the drafter to the verifier, commits back, and the ledger in between.
+
+It knows neither gRPC nor Ray: whoever makes it hands in how streams are opened.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
+
+from coordinator.patience import Patience, Retries
+from coordinator.policies import Policy
+from coordinator.relay import Relay
+from coordinator.usage import Meter
+from sybil_engine.errors import SessionError, SessionLost, SybilError, Unavailable
+from sybil_engine.ledger import Ledger
+from sybil_engine.types import Block, Commit, FinishReason, SessionOpen, TokenOrigin
+
+logger = logging.getLogger(__name__)
+
+# Blocks kept for a verifier that takes over.
+_MOST_UNJUDGED_BLOCKS = 512
+
+
+class VerifierStream(Protocol):
+    """One session on a verifier. Every method raises a SybilError when the stream breaks."""
+
+    async def open(self, opening: SessionOpen) -> None:
+        """Send the opening: once, and before any block."""
+
+    async def offer(self, block: Block) -> None:
+        """Send a block."""
+
+    def commits(self) -> AsyncIterator[Commit]:
+        """What the verifier commits."""
+
+
+class DrafterStream(Protocol):
+    """One session on a drafter. Every method raises a SybilError when the stream breaks."""
+
+    async def open(self, opening: SessionOpen) -> None:
+        """Send the opening: once, and before any commit."""
+
+    async def advance(self, commit: Commit) -> None:
+        """Send a commit."""
+
+    def blocks(self) -> AsyncIterator[Block]:
+        """What the drafter drafts."""
+
+
+# Each picks a service and holds a place on it until the block is left, which also ends the stream at once.
+# Entering raises Unavailable when there is nobody.
+OpenVerifier = Callable[[], AbstractContextManager[VerifierStream]]
+OpenDrafter = Callable[[], AbstractContextManager[DrafterStream]]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Tokens that are new, and why the session ended if these are its last."""
+
+    token_ids: tuple[int, ...]
+    origins: tuple[TokenOrigin, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason | None
+
+    @classmethod
+    def of(cls, commit: Commit, fresh_tokens: int) -> Self:
+        """The last `fresh_tokens` tokens of a commit."""
+        start = len(commit.token_ids) - fresh_tokens
+        return cls(commit.token_ids[start:], commit.origins[start:], commit.logprobs[start:], commit.finish_reason)
+
+
+class Pipeline:
+    """One session from its opening to its end, whatever breaks in between."""
+
+    def __init__(
+        self,
+        opening: SessionOpen,
+        policy: Policy,
+        open_verifier: OpenVerifier,
+        open_drafter: OpenDrafter,
+        meter: Meter,
+        patience: Patience,
+    ) -> None:
+        self._first_opening = policy.opening(opening)
+        self._drafts = policy.drafts
+        self._open_verifier = open_verifier
+        self._open_drafter = open_drafter
+        self._meter = meter
+        self._patience = patience
+        self._ledger = Ledger(opening.token_ids, opening.prompt_tokens)
+        self._unjudged: deque[Block] = deque(maxlen=_MOST_UNJUDGED_BLOCKS)
+        self._to_verifier: Relay[Block] | None = None
+        self._to_drafter: Relay[Commit] | None = None
+
+    async def run(self) -> AsyncGenerator[Progress, None]:
+        """Pump until the session ends. Closing the generator ends both streams at once.
+
+        Raises:
+            InvalidRequest, ContextExceeded: the verifier refuses the request.
+            Unavailable, Exhausted: no verifier could go on within the patience.
+            SessionError: verifiers keep answering, and failing.
+        """
+        drafting = asyncio.create_task(self._keep_drafting()) if self._drafts else None
+        retries = Retries(self._patience)
+        try:
+            while True:
+                try:
+                    with self._open_verifier() as verifier, self._relay_blocks(verifier):
+                        async for commit in verifier.commits():
+                            fresh = self._take(commit)
+                            retries.succeeded()
+                            if fresh or commit.finish_reason:
+                                yield Progress.of(commit, len(fresh))
+                            if commit.finish_reason:
+                                return
+                    raise SessionLost("the verifier ended the session without saying why")
+                except (SessionError, Unavailable) as error:
+                    await self._pause(retries, error)
+        finally:
+            if drafting:
+                drafting.cancel()
+                await asyncio.wait((drafting,))
+
+    def _take(self, commit: Commit) -> tuple[int, ...]:
+        """Append a commit to the ledger and pass it on to the drafter."""
+        arrived_ns = self._meter.now_ns()
+        fresh = self._ledger.append(commit)
+        if self._to_drafter:
+            self._to_drafter.put(commit, arrived_ns)
+        while self._unjudged and _end(self._unjudged[0]) <= len(self._ledger):
+            self._unjudged.popleft()
+        self._meter.committed(commit, arrived_ns)
+        return fresh
+
+    async def _keep_drafting(self) -> None:
+        """Keep a drafter attached for as long as there is one that can help; the verifier never waits for this."""
+        retries = Retries(replace(self._patience, reopen_s=math.inf))
+        try:
+            while True:
+                try:
+                    with self._open_drafter() as drafter, self._relay_commits(drafter):
+                        async for block in drafter.blocks():
+                            self._pass_on(block)
+                            retries.succeeded()
+                    raise SessionLost("the drafter ended the session")
+                except (SessionError, Unavailable) as error:
+                    await self._pause(retries, error)
+        except SybilError as error:
+            logger.warning("going on without a drafter: %s", error)
+
+    def _pass_on(self, block: Block) -> None:
+        """Pass a block on to the verifier, and keep it for the next one until it is judged."""
+        arrived_ns = self._meter.now_ns()
+        if self._to_verifier:
+            self._to_verifier.put(block, arrived_ns)
+        self._unjudged.append(block)
+        self._meter.drafted(block, arrived_ns)
+
+    @contextmanager
+    def _relay_blocks(self, verifier: VerifierStream) -> Iterator[None]:
+        """Open the session on a verifier and pass it what nobody has judged yet."""
+        with Relay(verifier.open(self._opening()), verifier.offer, self._meter.relayed) as self._to_verifier:
+            for block in self._unjudged:
+                self._to_verifier.put(block, self._meter.now_ns())
+            try:
+                yield
+            finally:
+                self._to_verifier = None
+
+    @contextmanager
+    def _relay_commits(self, drafter: DrafterStream) -> Iterator[None]:
+        """Open the session on a drafter; every later commit follows in order, so there is no gap."""
+        with Relay(drafter.open(self._opening()), drafter.advance, self._meter.relayed) as self._to_drafter:
+            try:
+                yield
+            finally:
+                self._to_drafter = None
+
+    def _opening(self) -> SessionOpen:
+        """What opens this session anywhere, now."""
+        return replace(self._first_opening, token_ids=tuple(self._ledger[:]))
+
+    async def _pause(self, retries: Retries, error: SessionError | Unavailable) -> None:
+        if isinstance(error, SessionError):
+            logger.info("reopening a stream of session %s: %s", self._first_opening.session_id, error)
+            self._meter.reopened()
+        await retries.pause(error)
+
+
+def _end(block: Block) -> int:
+    """Position after a block's last token."""
+    return block.position + len(block.token_ids)

@@ -1,0 +1,60 @@
+"""Messages on their way to one stream: putting one never waits, whatever the stream does."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from sybil_engine.errors import SybilError
+
+Message = TypeVar("Message")
+
+
+class Relay(Generic[Message]):
+    """Sends messages in order from a task of its own, which ends with the block.
+
+    An error of `send` ends the sending silently: whoever reads from the same stream is told why.
+    """
+
+    def __init__(
+        self,
+        first: Coroutine[Any, Any, None],
+        send: Callable[[Message], Awaitable[None]],
+        sent: Callable[[int], None],
+    ) -> None:
+        """
+        Args:
+            first: sent before any message: what opens the stream.
+            sent: told when each message arrived, in nanoseconds, once it has been written.
+        """
+        self._send = send
+        self._sent = sent
+        self._queue: deque[tuple[Message, int]] = deque()
+        self._filled = asyncio.Event()
+        self._task = asyncio.create_task(self._run(first))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+
+    def put(self, message: Message, arrived_ns: int) -> None:
+        """Send a message after those before it."""
+        self._queue.append((message, arrived_ns))
+        self._filled.set()
+
+    async def _run(self, first: Coroutine[Any, Any, None]) -> None:
+        with suppress(SybilError):
+            await first
+            while True:
+                while self._queue:
+                    message, arrived_ns = self._queue.popleft()
+                    await self._send(message)
+                    self._sent(arrived_ns)
+                self._filled.clear()
+                await self._filled.wait()

@@ -1,0 +1,200 @@
+"""Which verifier and which drafter a session gets: ones that live, belong together, and are least busy."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from coordinator.clients import DrafterClient, VerifierClient
+from coordinator.endpoint import Endpoint
+from coordinator.pairing import check_pair, check_same_target, check_vocabulary
+from coordinator.pipeline import DrafterStream, VerifierStream
+from coordinator.tokenizer import Tokenizer
+from sybil_engine.errors import Exhausted, Unavailable
+from sybil_engine.types import ModelDescription
+
+Stream = TypeVar("Stream")
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """Where the services are: host:port of each."""
+
+    drafters: tuple[str, ...] = ()
+    verifiers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What all live verifiers serve."""
+
+    description: ModelDescription
+    tokenizer: Tokenizer
+
+
+class Router:
+    """Watches the services of a routing table and hands out their streams."""
+
+    def __init__(self, resized: Callable[[int], None] = lambda slots: None) -> None:
+        """
+        Args:
+            resized: told how many sessions fit on all verifiers, whenever that may have changed.
+        """
+        self._resized = resized
+        self._verifiers: dict[str, Endpoint[VerifierStream]] = {}
+        self._drafters: dict[str, Endpoint[DrafterStream]] = {}
+        self._target: Target | None = None
+        self._target_known = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def target(self) -> Target:
+        """What the verifiers serve.
+
+        Raises:
+            Unavailable: none has answered yet.
+        """
+        if self._target is None:
+            raise Unavailable(f"no verifier can be reached: {_troubles(self._verifiers)}; try again")
+        return self._target
+
+    @property
+    def draft(self) -> ModelDescription | None:
+        """What the first live drafter serves."""
+        return next((each.description for each in self._drafters.values() if each.live), None)
+
+    def route(self, table: RoutingTable) -> None:
+        """Use these services from now on. Sessions on services that are no longer named end with their connection."""
+        self._replace(self._verifiers, table.verifiers, self._add_verifier)
+        self._replace(self._drafters, table.drafters, self._add_drafter)
+        self._resize()
+
+    def waiting_for_verifier(self) -> str | None:
+        """Why no request could be served now, in words; None if one could.
+
+        Raises:
+            PairMismatch, NoTokenizer: waiting is useless.
+        """
+        return _waiting_for("a verifier", self._verifiers, any)
+
+    def waiting_for_drafters(self) -> str | None:
+        """Which drafters are missing, in words; None if none is.
+
+        Raises:
+            PairMismatch: waiting is useless.
+        """
+        return _waiting_for("drafters", self._drafters, all)
+
+    @contextmanager
+    def verifier(self, target: Target) -> Iterator[VerifierStream]:
+        """A stream on the best verifier.
+
+        Raises:
+            Unavailable, Exhausted: there is none now.
+            PairMismatch: the verifiers serve another target than the session began with.
+        """
+        check_same_target(target.description, self.target.description)
+        with _best("verifier", self._verifiers).session() as stream:
+            yield stream
+
+    @contextmanager
+    def drafter(self) -> Iterator[DrafterStream]:
+        """A stream on the best drafter.
+
+        Raises:
+            Unavailable, Exhausted: there is none now.
+        """
+        with _best("drafter", self._drafters).session() as stream:
+            yield stream
+
+    async def close(self) -> None:
+        self.route(RoutingTable())
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _replace(
+        self,
+        endpoints: dict[str, Endpoint[Stream]],
+        addresses: Sequence[str],
+        add: Callable[[str], Endpoint[Stream]],
+    ) -> None:
+        for address in [known for known in endpoints if known not in addresses]:
+            closing = asyncio.create_task(endpoints.pop(address).close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        for address in addresses:
+            if address not in endpoints:
+                endpoints[address] = add(address)
+
+    def _add_verifier(self, address: str) -> Endpoint[VerifierStream]:
+        client = VerifierClient(address)
+
+        async def accept(description: ModelDescription) -> None:
+            await self._accept_target(client, description)
+
+        return Endpoint(client, accept)
+
+    def _add_drafter(self, address: str) -> Endpoint[DrafterStream]:
+        return Endpoint(DrafterClient(address), self._accept_draft)
+
+    async def _accept_target(self, client: VerifierClient, description: ModelDescription) -> None:
+        """Take a verifier in; with no other one alive it decides what the target is."""
+        others = [each for address, each in self._verifiers.items() if each.live and address != client.address]
+        if others and others[0].description:
+            check_same_target(others[0].description, description)
+        known = self._target.description if self._target else None
+        if self._target and known and known.tokenizer_fingerprint == description.tokenizer_fingerprint:
+            tokenizer = self._target.tokenizer
+        else:
+            tokenizer = Tokenizer(await client.tokenizer_json())
+            check_vocabulary(description, tokenizer.size)
+        self._target = Target(description, tokenizer)
+        self._target_known.set()
+        if known and known.tokenizer_fingerprint != description.tokenizer_fingerprint:
+            for drafter in self._drafters.values():
+                drafter.live = False
+                drafter.check_again()
+        # The endpoint's own description is set right after this.
+        asyncio.get_running_loop().call_soon(self._resize)
+
+    async def _accept_draft(self, description: ModelDescription) -> None:
+        """Take a drafter in if it belongs to the target."""
+        await self._target_known.wait()
+        check_pair(self.target.description, description)
+        check_vocabulary(description, self.target.tokenizer.size)
+
+    def _resize(self) -> None:
+        self._resized(sum(each.slots for each in self._verifiers.values()))
+
+
+def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stream]:
+    """The live one with the fewest sessions; those that just broke or refused one come last."""
+    live = [each for each in endpoints.values() if each.live]
+    if not live:
+        raise Unavailable(f"no {kind} can be reached: {_troubles(endpoints)}")
+    free = [each for each in live if each.sessions < each.slots]
+    if not free:
+        raise Exhausted(f"every slot of every {kind} is taken")
+    return min(free, key=lambda each: (each.avoided, each.sessions))
+
+
+def _waiting_for(
+    what: str, endpoints: Mapping[str, Endpoint[Stream]], enough: Callable[[Sequence[bool]], bool]
+) -> str | None:
+    """What is missing, or None; raises what makes waiting useless."""
+    for each in endpoints.values():
+        if each.mismatch:
+            raise each.mismatch
+    if enough([each.live for each in endpoints.values()]):
+        return None
+    return f"{what}: {_troubles(endpoints)}"
+
+
+def _troubles(endpoints: Mapping[str, Endpoint[Stream]]) -> str:
+    troubles = [
+        each.trouble if each.address in each.trouble else f"{each.address}: {each.trouble}"
+        for each in endpoints.values()
+        if not each.live
+    ]
+    return "; ".join(troubles) if troubles else "none is named in the routing table"

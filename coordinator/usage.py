@@ -1,0 +1,139 @@
+"""What a request took: counts, times, and how much drafting and verifying overlapped."""
+
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sybil_engine.types import Block, Commit
+
+Interval = tuple[int, int]
+"""From, to: in nanoseconds of one clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts and times of one session; see Usage in generation_service.proto for each."""
+
+    completion_tokens: int
+    verify_passes: int
+    drafted_tokens: int
+    tested_tokens: int
+    accepted_tokens: int
+    time_to_first_token_ns: int
+    total_ns: int
+    verify_ns: int
+    overlap_ns: int
+    reopened_streams: int
+    draft_ns: int
+    relay_p50_ns: int
+    gap_p50_ns: int
+
+
+class Meter:
+    """Watches one request's messages go by and says what they took. All times are of this process's clock."""
+
+    def __init__(self) -> None:
+        self._arrived_ns = self.now_ns()
+        self._first_token_ns: int | None = None
+        self._last_token_ns: int | None = None
+        self._completion_tokens = 0
+        self._drafted_tokens = 0
+        self._tested_tokens = 0
+        self._accepted_tokens = 0
+        self._reopened_streams = 0
+        self._drafting: list[Interval] = []
+        self._verifying: list[Interval] = []
+        self._relays_ns: list[int] = []
+        self._gaps_ns: list[int] = []
+
+    @staticmethod
+    def now_ns() -> int:
+        return time.perf_counter_ns()
+
+    def drafted(self, block: Block, arrived_ns: int) -> None:
+        """Count a block; its draft passes ended when it arrived."""
+        self._drafted_tokens += len(block.token_ids)
+        self._drafting.append((arrived_ns - block.draft_ns, arrived_ns))
+
+    def committed(self, commit: Commit, arrived_ns: int) -> None:
+        """Count a commit; its verify pass ended when it arrived."""
+        timings = commit.timings
+        self._tested_tokens += count_tested(commit.window_tokens, commit.accepted_tokens)
+        self._accepted_tokens += commit.accepted_tokens
+        self._verifying.append((arrived_ns - timings.forward_ns - timings.sampling_ns, arrived_ns))
+        self._gaps_ns.append(timings.gap_ns)
+
+    def delivered(self, tokens: int) -> None:
+        """Count tokens that the client gets."""
+        if tokens:
+            self._last_token_ns = self.now_ns()
+            if self._first_token_ns is None:
+                self._first_token_ns = self._last_token_ns
+            self._completion_tokens += tokens
+
+    def relayed(self, arrived_ns: int) -> None:
+        """Note that a message which arrived then has been written on."""
+        self._relays_ns.append(self.now_ns() - arrived_ns)
+
+    def reopened(self) -> None:
+        """Count a stream that was lost and replaced."""
+        self._reopened_streams += 1
+
+    def usage(self) -> Usage:
+        """What was counted so far."""
+        first_ns = self._first_token_ns or self._arrived_ns
+        return Usage(
+            completion_tokens=self._completion_tokens,
+            verify_passes=len(self._verifying),
+            drafted_tokens=self._drafted_tokens,
+            tested_tokens=self._tested_tokens,
+            accepted_tokens=self._accepted_tokens,
+            time_to_first_token_ns=first_ns - self._arrived_ns,
+            total_ns=(self._last_token_ns or self._arrived_ns) - self._arrived_ns,
+            verify_ns=length_ns(self._verifying),
+            overlap_ns=overlap_ns(self._drafting, self._verifying),
+            reopened_streams=self._reopened_streams,
+            draft_ns=length_ns(self._drafting),
+            relay_p50_ns=median(self._relays_ns),
+            gap_p50_ns=median(self._gaps_ns),
+        )
+
+
+def count_tested(window_tokens: int, accepted_tokens: int) -> int:
+    """Drafted tokens judged one by one until the first rejection, which is counted too."""
+    return min(accepted_tokens + 1, window_tokens)
+
+
+def length_ns(intervals: Iterable[Interval]) -> int:
+    """Time covered by intervals, each instant counted once."""
+    return sum(end - start for start, end in _united(intervals))
+
+
+def overlap_ns(left: Iterable[Interval], right: Iterable[Interval]) -> int:
+    """Time covered by intervals of both sides, each instant counted once."""
+    others = _united(right)
+    starts = [start for start, _ in others]
+    total = 0
+    for start, end in _united(left):
+        for other_start, other_end in others[max(0, bisect_right(starts, start) - 1) :]:
+            if other_start >= end:
+                break
+            total += max(0, min(end, other_end) - max(start, other_start))
+    return total
+
+
+def median(values: Sequence[int]) -> int:
+    """The middle value, the lower one of two; 0 of none."""
+    return sorted(values)[(len(values) - 1) // 2] if values else 0
+
+
+def _united(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same instants as intervals that do not touch, in order."""
+    united: list[Interval] = []
+    for start, end in sorted(intervals):
+        if united and start <= united[-1][1]:
+            united[-1] = (united[-1][0], max(united[-1][1], end))
+        else:
+            united.append((start, end))
+    return united

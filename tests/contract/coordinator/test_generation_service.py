@@ -1,0 +1,390 @@
+"""GenerationService over real gRPC on loopback, against services without models."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from coordinator.routing import RoutingTable
+from coordinator.service import Coordinator, open_coordinator, running_coordinator
+from coordinator.settings import CoordinatorSettings
+from sybil_engine.errors import PairMismatch, Unavailable
+from sybil_engine.rpc.v1 import generation_service_pb2 as wire
+from sybil_engine.rpc.v1 import types_pb2
+from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceStub
+from tests.contract.coordinator.services import ToyDrafter, ToyService, ToyVerifier, serving
+from tests.unit.coordinator.toy import asynchronous, toy_completion, toy_description
+
+if TYPE_CHECKING:
+    from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
+
+SETTINGS = CoordinatorSettings(port=0, start_s=10, drafter_start_s=5, reopen_s=5, grace_s=2, max_waiting=2)
+PROMPT = (40, 41, 42)
+SEED = 7
+
+
+@dataclass
+class Scene:
+    """A coordinator, its services, and a client."""
+
+    coordinator: Coordinator
+    stub: "GenerationServiceAsyncStub"
+    verifiers: list[ToyVerifier]
+    drafters: list[ToyDrafter]
+    services: list[ToyService]
+
+    def slots_in_use(self) -> int:
+        services = sum(each.sessions for each in self.verifiers) + sum(each.sessions for each in self.drafters)
+        return services + self.coordinator.admission.running + self.coordinator.admission.waiting
+
+    async def slots_free(self) -> bool:
+        """Whether every slot is free within a second."""
+        return await eventually(lambda: self.slots_in_use() == 0)
+
+
+@asynccontextmanager
+async def scene(*services: ToyVerifier | ToyDrafter, settings: CoordinatorSettings = SETTINGS) -> AsyncIterator[Scene]:
+    async with serving(*services) as running:
+        table = RoutingTable(
+            drafters=tuple(each.address for each in running if isinstance(each.servicer, ToyDrafter)),
+            verifiers=tuple(each.address for each in running if isinstance(each.servicer, ToyVerifier)),
+        )
+        async with (
+            running_coordinator(settings, table, lambda what: None) as coordinator,
+            grpc.aio.insecure_channel(f"127.0.0.1:{coordinator.port}") as channel,
+        ):
+            stub: GenerationServiceAsyncStub = GenerationServiceStub(channel)
+            yield Scene(
+                coordinator,
+                stub,
+                [each for each in services if isinstance(each, ToyVerifier)],
+                [each for each in services if isinstance(each, ToyDrafter)],
+                running,
+            )
+
+
+def request(max_tokens: int = 60, **fields: object) -> wire.GenerateRequest:
+    message = wire.GenerateRequest(token_ids=wire.TokenIds(ids=PROMPT), seed=SEED, max_tokens=max_tokens)
+    message.MergeFrom(wire.GenerateRequest(**fields))  # type: ignore[arg-type]  # protobuf checks the names
+    return message
+
+
+async def generated(stub: "GenerationServiceAsyncStub", message: wire.GenerateRequest) -> list[wire.GenerateResponse]:
+    return [response async for response in stub.Generate(message)]
+
+
+def tokens(responses: list[wire.GenerateResponse]) -> tuple[int, ...]:
+    return tuple(token_id for response in responses for token_id in response.token_ids)
+
+
+async def eventually(holds: Callable[[], bool], limit_s: float = 2.0) -> bool:
+    for _ in range(int(limit_s / 0.01)):
+        if holds():
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+@pytest.mark.parametrize(
+    "speculation", [types_pb2.SPECULATION_OFF, types_pb2.SPECULATION_LOCKSTEP, types_pb2.SPECULATION_PIPELINED]
+)
+@asynchronous
+async def test_every_policy_streams_the_targets_tokens(speculation: types_pb2.Speculation.ValueType) -> None:
+    async with scene(ToyVerifier(), ToyDrafter()) as here:
+        responses = await generated(here.stub, request(speculation=speculation, logprobs=True))
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 60)
+        assert all(len(each.origins) == len(each.logprobs) == len(each.token_ids) for each in responses)
+        ending = responses[-1].completion
+        assert (ending.seed, ending.speculation) == (SEED, speculation)
+        assert ending.finish_reason == types_pb2.FINISH_REASON_LENGTH
+        assert (ending.usage.prompt_tokens, ending.usage.completion_tokens) == (3, 60)
+        assert (ending.usage.accepted_tokens > 0) == (speculation != types_pb2.SPECULATION_OFF)
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_text_is_what_the_tokens_say_and_a_stop_string_is_never_sent() -> None:
+    async with scene(ToyVerifier(), ToyDrafter()) as here:
+        whole = "".join([each.text for each in await generated(here.stub, request())])
+        stop = whole[20:24]
+        responses = await generated(here.stub, request(stop=[stop]))
+        text = "".join(each.text for each in responses)
+        assert text == whole[: whole.index(stop)]
+        assert responses[-1].completion.finish_reason == types_pb2.FINISH_REASON_STOP
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 60)[: len(text) + len(stop)]
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_a_stop_token_ends_the_completion_and_is_its_last_token() -> None:
+    expected = toy_completion(PROMPT, SEED, 60)
+    stop = expected[10]
+    async with scene(ToyVerifier(), ToyDrafter()) as here:
+        responses = await generated(here.stub, request(stop_token_ids=[stop]))
+        assert tokens(responses) == expected[: expected.index(stop) + 1]
+        assert responses[-1].completion.finish_reason == types_pb2.FINISH_REASON_STOP
+
+
+@asynchronous
+async def test_a_client_that_leaves_frees_every_slot_at_once() -> None:
+    async with scene(ToyVerifier(), ToyDrafter()) as here:
+        call = here.stub.Generate(request(max_tokens=900))
+        await anext(aiter(call))
+        assert here.slots_in_use() == 3
+        call.cancel()
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_a_deadline_frees_every_slot() -> None:
+    async with scene(ToyVerifier(), ToyDrafter()) as here:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            async for _ in here.stub.Generate(request(max_tokens=900), timeout=0.3):
+                pass
+        assert failure.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert await here.slots_free()
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "words"),
+    [
+        (wire.GenerateRequest(), grpc.StatusCode.INVALID_ARGUMENT, "set either text or token_ids"),
+        (wire.GenerateRequest(text="a", max_tokens=-1), grpc.StatusCode.INVALID_ARGUMENT, "max_tokens is -1"),
+        (wire.GenerateRequest(text="a" * 2000), grpc.StatusCode.OUT_OF_RANGE, "the prompt has 2000 tokens"),
+        (wire.GenerateRequest(text="a", max_tokens=5000), grpc.StatusCode.OUT_OF_RANGE, "1023 fit the context"),
+        (
+            wire.GenerateRequest(text="a", speculation=types_pb2.SPECULATION_AUTO),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "choose one of off, lockstep, pipelined",
+        ),
+    ],
+)
+@asynchronous
+async def test_bad_input_gets_a_status_and_words_and_harms_nobody(
+    message: wire.GenerateRequest, code: grpc.StatusCode, words: str
+) -> None:
+    async with scene(ToyVerifier()) as here:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await generated(here.stub, message)
+        assert failure.value.code() == code
+        assert words in str(failure.value.details())
+        assert tokens(await generated(here.stub, request())) == toy_completion(PROMPT, SEED, 60)
+        assert await here.slots_free()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INVALID_ARGUMENT),
+        (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INVALID_ARGUMENT),
+        (grpc.StatusCode.OUT_OF_RANGE, grpc.StatusCode.OUT_OF_RANGE),
+        (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ],
+)
+@asynchronous
+async def test_what_the_verifier_refuses_reaches_the_client(refusal: grpc.StatusCode, code: grpc.StatusCode) -> None:
+    async with scene(ToyVerifier(refuse_with=refusal), ToyDrafter(), settings=replace(SETTINGS, reopen_s=1)) as here:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await generated(here.stub, request())
+        assert failure.value.code() == code
+        assert refusal.name in str(failure.value.details())
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_malformed_bytes_are_refused_and_harm_nobody() -> None:
+    async with scene(ToyVerifier()) as here:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{here.coordinator.port}") as channel:
+            call = channel.unary_stream("/sybil_engine.rpc.v1.GenerationService/Generate", None, None)
+            with pytest.raises(grpc.aio.AioRpcError):
+                async for _ in call(b"\xff\xff\xff\xff"):
+                    pass
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                async for _ in call(b"\x0a" + b"x" * 5_000_000):
+                    pass
+            assert failure.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert tokens(await generated(here.stub, request())) == toy_completion(PROMPT, SEED, 60)
+
+
+@asynchronous
+async def test_requests_beyond_the_slots_wait_and_beyond_the_queue_are_turned_away() -> None:
+    verifier = ToyVerifier(toy_description(max_sessions=2))
+    async with scene(verifier, ToyDrafter()) as here:
+        calls = [asyncio.create_task(generated(here.stub, request(max_tokens=100))) for _ in range(7)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        refused = [each for each in results if isinstance(each, grpc.aio.AioRpcError)]
+        served = [each for each in results if not isinstance(each, BaseException)]
+        assert len(served) == 4
+        assert {each.code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert all(tokens(each) == toy_completion(PROMPT, SEED, 100) for each in served)
+        assert verifier.most_sessions == 2
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_a_request_that_leaves_the_queue_makes_room() -> None:
+    async with scene(ToyVerifier(toy_description(max_sessions=1))) as here:
+        running = here.stub.Generate(request(max_tokens=900))
+        await anext(aiter(running))
+        waiting = here.stub.Generate(request())
+        reading = asyncio.ensure_future(anext(aiter(waiting)))
+        assert await eventually(lambda: here.coordinator.admission.waiting == 1)
+        waiting.cancel()
+        assert await eventually(lambda: here.coordinator.admission.waiting == 0)
+        await asyncio.gather(reading, return_exceptions=True)
+        running.cancel()
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_tokens_that_a_client_has_are_not_sent_again() -> None:
+    expected = toy_completion(PROMPT, SEED, 60)
+    async with scene(ToyVerifier(), ToyDrafter()) as here:
+        responses = await generated(here.stub, request(resume_token_ids=expected[:25]))
+        assert tokens(responses) == expected[25:]
+        assert responses[-1].completion.usage.completion_tokens == 35
+        (ending,) = await generated(here.stub, request(resume_token_ids=expected))
+        assert ending.completion.finish_reason == types_pb2.FINISH_REASON_LENGTH
+        assert not ending.token_ids
+
+
+@asynchronous
+async def test_a_verifier_that_breaks_is_replaced_and_the_tokens_are_the_same() -> None:
+    breaking, other = ToyVerifier(break_after=5), ToyVerifier()
+    async with scene(breaking, other, ToyDrafter()) as here:
+        # The first of two idle verifiers is chosen.
+        responses = await generated(here.stub, request())
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 60)
+        assert responses[-1].completion.usage.reopened_streams == 1
+        assert len(breaking.openings) == len(other.openings) == 1
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_the_only_verifier_may_crash_and_come_back() -> None:
+    async with scene(ToyVerifier(pass_s=0.005), ToyDrafter()) as here:
+        call = asyncio.create_task(generated(here.stub, request(max_tokens=200)))
+        assert await eventually(lambda: here.slots_in_use() == 3)
+        await here.services[0].stop()
+        await asyncio.sleep(0.3)
+        await here.services[0].start()
+        responses = await call
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 200)
+        assert responses[-1].completion.usage.reopened_streams == 1
+
+
+@asynchronous
+async def test_a_drafter_may_crash_and_come_back_and_is_attached_again() -> None:
+    drafter = ToyDrafter()
+    async with scene(ToyVerifier(pass_s=0.005), drafter) as here:
+        call = asyncio.create_task(generated(here.stub, request(max_tokens=400)))
+        assert await eventually(lambda: bool(drafter.commits))
+        await here.services[1].stop()
+        await asyncio.sleep(0.2)
+        await here.services[1].start()
+        responses = await call
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 400)
+        assert len(drafter.openings) == 2
+        # Both drafters helped: the second one's context began with the ledger.
+        second = drafter.openings[1]
+        assert second.token_ids == PROMPT + toy_completion(PROMPT, SEED, len(second.token_ids) - len(PROMPT))
+
+
+@asynchronous
+async def test_without_any_drafter_requests_are_served() -> None:
+    async with scene(ToyVerifier()) as here:
+        responses = await generated(here.stub, request())
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 60)
+        assert responses[-1].completion.usage.drafted_tokens == 0
+
+
+@asynchronous
+async def test_a_pair_that_does_not_match_is_refused_before_any_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    drafter = ToyDrafter(toy_description("stranger", tokenizer_fingerprint="else", tokenizer_parts={"merges": "x"}))
+    with pytest.raises(PairMismatch, match="fingerprint else and toy; they differ in merges, vocabulary"):
+        async with scene(ToyVerifier(), drafter):
+            pass
+    assert not drafter.openings
+
+
+@asynchronous
+async def test_a_drafter_that_comes_back_with_another_model_is_not_used() -> None:
+    drafter = ToyDrafter()
+    async with scene(ToyVerifier(), drafter) as here:
+        await here.services[1].stop()
+        drafter.description = toy_description("stranger", tokenizer_fingerprint="else")
+        await here.services[1].start()
+        await asyncio.sleep(0.5)
+        responses = await generated(here.stub, request())
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 60)
+        assert not drafter.openings
+        assert not (await here.stub.DescribePair(wire.DescribePairRequest())).HasField("draft")
+
+
+@asynchronous
+async def test_waiting_for_a_verifier_says_so_and_ends() -> None:
+    said: list[str] = []
+    table = RoutingTable(verifiers=("127.0.0.1:1",))
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        async with running_coordinator(replace(SETTINGS, start_s=1.5), table, said.append):
+            pass
+    assert len(said) >= 2
+    assert all("waiting for a verifier" in words for words in said)
+
+
+@asynchronous
+async def test_health_says_whether_requests_are_served() -> None:
+    async with (
+        serving(ToyVerifier()) as (verifier,),
+        open_coordinator(SETTINGS, RoutingTable()) as coordinator,
+        grpc.aio.insecure_channel(f"127.0.0.1:{coordinator.port}") as channel,
+    ):
+        health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
+        asked = health_pb2.HealthCheckRequest(service="sybil_engine.rpc.v1.GenerationService")
+        assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        coordinator.route(RoutingTable(verifiers=(verifier.address,)))
+        await coordinator.start_serving(lambda what: None)
+        assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
+
+
+@asynchronous
+async def test_a_running_request_ends_well_when_the_coordinator_is_drained() -> None:
+    async with serving(ToyVerifier()) as (verifier,), open_coordinator(SETTINGS, RoutingTable()) as coordinator:
+        coordinator.route(RoutingTable(verifiers=(verifier.address,)))
+        await coordinator.start_serving(lambda what: None)
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{coordinator.port}")
+        call = GenerationServiceStub(channel).Generate(request(max_tokens=100))
+        first = await anext(aiter(call))
+    rest = [response async for response in call]
+    await channel.close(None)
+    assert tokens([first, *rest]) == toy_completion(PROMPT, SEED, 100)
+
+
+@asynchronous
+async def test_after_any_mix_of_endings_every_slot_is_free() -> None:
+    verifier, drafter = ToyVerifier(toy_description(max_sessions=8)), ToyDrafter(toy_description(max_sessions=3))
+    async with scene(verifier, drafter, settings=replace(SETTINGS, max_waiting=50)) as here:
+
+        async def client(number: int) -> None:
+            max_tokens = 10 + 7 * number % 50
+            call = here.stub.Generate(request(max_tokens), timeout=0.05 if number % 5 == 1 else None)
+            if number % 5 == 2:
+                await asyncio.sleep(0.01 * number)
+                call.cancel()
+                return
+            responses: list[wire.GenerateResponse] = []
+            with suppress(grpc.aio.AioRpcError):
+                responses.extend([response async for response in call])
+            if number % 5 != 1:
+                assert tokens(responses) == toy_completion(PROMPT, SEED, max_tokens)
+
+        await asyncio.gather(*(client(number) for number in range(20)))
+        assert await here.slots_free()

@@ -1,0 +1,35 @@
+from typing import Any
+
+import pytest
+
+from coordinator.pairing import check_pair, check_same_target, check_vocabulary
+from sybil_engine.errors import PairMismatch
+from tests.unit.coordinator.toy import toy_description
+
+
+def test_a_pair_with_one_tokenizer_matches_however_its_vocabularies_are_padded() -> None:
+    check_pair(toy_description(), toy_description("toy-draft", vocabulary_size=512, context_tokens=64))
+
+
+def test_different_tokenizers_are_refused_naming_both_and_what_differs() -> None:
+    draft = toy_description(
+        "other-draft", tokenizer_fingerprint="else", tokenizer_parts={"vocabulary": "v", "merges": "x", "added": "a"}
+    )
+    with pytest.raises(PairMismatch) as refusal:
+        check_pair(toy_description(), draft)
+    message = str(refusal.value)
+    for words in ("other-draft", "toy-target", "fingerprint else and toy", "differ in added, merges", "Choose"):
+        assert words in message
+
+
+def test_a_model_that_does_not_know_every_token_is_refused() -> None:
+    check_vocabulary(toy_description(vocabulary_size=260), 260)
+    with pytest.raises(PairMismatch, match="knows token ids below 200, but its tokenizer has ids up to 259"):
+        check_vocabulary(toy_description(vocabulary_size=200), 260)
+
+
+@pytest.mark.parametrize("change", [{"model_id": "x"}, {"dtype": "bfloat16"}, {"parameters": 5}])
+def test_verifiers_between_which_a_session_could_not_move_are_refused(change: dict[str, Any]) -> None:
+    check_same_target(toy_description(), toy_description(max_sessions=9))
+    with pytest.raises(PairMismatch, match=next(iter(change))):
+        check_same_target(toy_description(), toy_description(**change))
