@@ -1,0 +1,142 @@
+"""`sybil demo`: starts everything, completes real Python code, says how fast and how exact."""
+
+import time
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sybil_engine.cli.client import GenerationClient, connected
+from sybil_engine.cli.comparison import ARMS, Comparison
+from sybil_engine.cli.completion import Completion, CompletionRequest
+from sybil_engine.cli.exits import FAILURE, SUCCESS
+from sybil_engine.cli.generate import complete
+from sybil_engine.cli.options import model_options, models_from
+from sybil_engine.cli.pairs import Pair, pair_of
+from sybil_engine.cli.parameters import DEFAULT_COORDINATOR
+from sybil_engine.cli.printing import SilentPrinter, described, number, printer_for
+from sybil_engine.cli.program import program
+from sybil_engine.cli.progress import Progress
+from sybil_engine.cli.prompts import Prompt, built_in_prompts, mixed
+from sybil_engine.cli.running import run
+from sybil_engine.types import SamplingParams, Speculation
+
+_SEED = 20
+_SHOWN_TOKENS = 96
+_COMPARED_TOKENS = 64
+_PROMPTS = 5
+_TEMPERATURES = (0.0, 0.8)
+# A slow machine compares less instead of keeping its user waiting.
+_PATIENCE_S = 45.0
+
+
+@click.command(short_help="Start everything, complete real Python code, say how fast and how exact.")
+@model_options
+def demo(**options: Any) -> int:
+    """Start drafter, verifier and coordinator on this machine, complete real Python code with and without speculation,
+    and say how fast and how exact that was."""
+    return run(_demo(pair_of(models_from(options)), Console(highlight=False), Console(stderr=True, highlight=False)))
+
+
+async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
+    # Ray, which `sybil --help` does not need.
+    from sybil_engine.cli.fleet import own_fleet
+
+    progress = Progress(remarks)
+    prompts = built_in_prompts()
+    output.print(_title("Starting drafter, verifier and coordinator on this machine, under Ray"))
+    started_s = time.monotonic()
+    async with own_fleet(pair, progress) as fleet, connected(fleet.address) as client:
+        output.print(f"Ready after {time.monotonic() - started_s:.0f} s. {described(await client.describe())}")
+        await _show(client, prompts[0], output, progress)
+        comparison = await _compare(client, mixed(prompts, _PROMPTS), progress)
+        _report(comparison, output)
+    output.print(_next_steps())
+    return SUCCESS if comparison.differences == 0 else FAILURE
+
+
+async def _show(client: GenerationClient, prompt: Prompt, output: Console, progress: Progress) -> None:
+    output.print(_title(f"One completion of code from `{prompt.module}`, drafted ahead while it is verified"))
+    printer = printer_for(output, output, as_json=False, with_prompt=True)
+    await complete(client, _request(prompt, Speculation.PIPELINED, 0.0, _SHOWN_TOKENS), printer, progress)
+
+
+async def _compare(client: GenerationClient, prompts: list[Prompt], progress: Progress) -> Comparison:
+    comparison = Comparison()
+    until_s = time.monotonic() + _PATIENCE_S
+    rounds = [(prompt, temperature) for prompt in prompts for temperature in _TEMPERATURES]
+    with progress.waiting("the comparison"):
+        for round_, (prompt, temperature) in enumerate(rounds):
+            if round_ >= len(_TEMPERATURES) and time.monotonic() > until_s:
+                break
+            progress.say(
+                f"comparing, {round_ + 1} of {len(rounds)}: code from {prompt.module} at temperature {temperature:g}"
+            )
+            completions: dict[Speculation, Completion] = {}
+            # Another arm goes first each time, so that none always meets the same caches.
+            first = round_ % len(ARMS)
+            for arm in ARMS[first:] + ARMS[:first]:
+                request = _request(prompt, arm, temperature, _COMPARED_TOKENS)
+                completions[arm] = await complete(client, request, SilentPrinter(), progress)
+            comparison.add(completions)
+    return comparison
+
+
+def _request(prompt: Prompt, arm: Speculation, temperature: float, max_tokens: int) -> CompletionRequest:
+    return CompletionRequest(
+        prompt=prompt.prompt,
+        sampling=SamplingParams(temperature=temperature),
+        seed=_SEED,
+        max_tokens=max_tokens,
+        speculation=arm,
+    )
+
+
+def _report(comparison: Comparison, output: Console) -> None:
+    output.print(_title(f"{comparison.rounds} completions with each kind of speculation, interleaved, same seeds"))
+    table = Table("speculation", box=None, header_style="bold", pad_edge=False)
+    for heading in ("tokens/s", "ratio to off", "acceptance rate", "tokens per pass"):
+        table.add_column(heading, justify="right")
+    for arm in ARMS:
+        stats = comparison.stats(arm)
+        table.add_row(
+            arm.value,
+            number(stats.tokens_per_second, ".1f"),
+            number(comparison.speedup(arm), ".2f"),
+            number(stats.acceptance_rate, ".2f"),
+            number(stats.tokens_per_pass, ".2f"),
+        )
+    output.print(table)
+    exact = comparison.differences == 0
+    output.print(
+        Text(
+            f"How exact: {comparison.compared_tokens:,} tokens compared with those of `off`, "
+            f"{comparison.differences:,} differences.",
+            style="bold green" if exact else "bold red",
+        )
+    )
+    if not exact:
+        output.print("That must not happen: please report it, with this output and the processor's name.")
+
+
+def _next_steps() -> Text:
+    sybil = program()
+    return Text(
+        f"""
+Try next:
+  {sybil} generate 'def fibonacci(n):' --temperature 0.8
+      one completion, by a fleet of its own
+  {sybil} up
+      keep a fleet running; then, in another terminal:
+  {sybil} generate - --address {DEFAULT_COORDINATOR} < some.py
+      go on with a file, as often as you like
+  {sybil} demo --preset gpt2
+      the same as this with GPT-2 Medium, which is downloaded once
+"""
+    )
+
+
+def _title(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")

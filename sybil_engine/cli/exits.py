@@ -1,0 +1,38 @@
+"""How a command ends when it cannot do what was asked: one sentence on stderr, and an exit code.
+
+2: the caller's values are wrong. 1: something else went wrong. 130: Ctrl-C. 143: SIGTERM.
+"""
+
+import click
+
+from sybil_engine import errors
+
+SUCCESS = 0
+FAILURE = 1
+USER_MISTAKE = 2
+INTERRUPTED = 130
+TERMINATED = 143
+
+_USER_MISTAKES = (errors.InvalidRequest, errors.ModelError, errors.PairMismatch)
+
+
+class CommandFailed(click.ClickException):
+    """A command cannot go on: its sentence says what to do next."""
+
+    exit_code = FAILURE
+
+
+class UserMistake(CommandFailed):
+    """A command cannot go on with the values it was given."""
+
+    exit_code = USER_MISTAKE
+
+
+def failure_of(error: errors.SybilError) -> CommandFailed:
+    """An error of the engine's as the end of a command."""
+    return UserMistake(str(error)) if isinstance(error, _USER_MISTAKES) else CommandFailed(str(error))
+
+
+def report(sentence: str) -> None:
+    """Write one sentence to stderr, in the command's name."""
+    click.echo(f"sybil: {sentence}", err=True)

@@ -1,0 +1,105 @@
+"""`sybil generate`: completes one prompt."""
+
+import sys
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
+
+import click
+from rich.console import Console
+
+from sybil_engine.cli.client import GenerationClient, connected
+from sybil_engine.cli.completion import Completion, CompletionRequest, Piece
+from sybil_engine.cli.exits import SUCCESS, UserMistake
+from sybil_engine.cli.options import model_options, models_from, request_from, request_options
+from sybil_engine.cli.pairs import Pair, pair_of
+from sybil_engine.cli.parameters import SECONDS, Address
+from sybil_engine.cli.printing import Printer, printer_for
+from sybil_engine.cli.progress import Progress
+from sybil_engine.cli.running import run
+
+
+@click.command(short_help="Complete one prompt.")
+@click.argument("prompt")
+@click.option(
+    "--address",
+    type=Address(),
+    envvar="SYBIL_ADDRESS",
+    show_envvar=True,
+    help="A running coordinator. Without it, an own one is started for this prompt.",
+)
+@request_options
+@model_options
+@click.option("--timeout", "timeout_s", type=SECONDS, help="Give up after so many seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def generate(prompt: str, address: str | None, timeout_s: float | None, as_json: bool, **options: Any) -> int:
+    """Complete PROMPT; `-` reads it from stdin."""
+    remarks = Console(stderr=True, highlight=False)
+    output = Console(highlight=False)
+    models = models_from(options)
+    if address and models.chosen:
+        raise UserMistake(
+            f"--preset, --target and --draft choose the models of an own fleet, but the coordinator at {address} has "
+            "its models already; leave them out, or leave out --address (and unset SYBIL_ADDRESS)"
+        )
+    request = request_from(_read(prompt, remarks), options)
+    printer = printer_for(output, remarks, as_json)
+    return run(_generate(address, pair_of(models), request, printer, Progress(remarks), timeout_s))
+
+
+async def complete(
+    client: GenerationClient,
+    request: CompletionRequest,
+    printer: Printer,
+    progress: Progress,
+    timeout_s: float | None = None,
+) -> Completion:
+    """Stream one completion through a printer.
+
+    Raises:
+        CommandFailed: the coordinator refuses, or is lost.
+    """
+    pieces: list[Piece] = []
+    async with aclosing(client.generate(request, timeout_s)) as stream:
+        with progress.waiting(f"the first token from {client.address}"):
+            event = await anext(stream)
+        printer.begin(request.prompt)
+        while isinstance(event, Piece):
+            pieces.append(event)
+            printer.piece(event)
+            event = await anext(stream)
+    completion = Completion.joined(pieces, event)
+    printer.end(completion)
+    return completion
+
+
+async def _generate(
+    address: str | None,
+    pair: Pair,
+    request: CompletionRequest,
+    printer: Printer,
+    progress: Progress,
+    timeout_s: float | None,
+) -> int:
+    async with AsyncExitStack() as stack:
+        if address is None:
+            # Ray, which a client of a running coordinator does not need.
+            from sybil_engine.cli.fleet import own_fleet
+
+            at = (await stack.enter_async_context(own_fleet(pair, progress))).address
+        else:
+            at = address
+        with progress.waiting(f"the coordinator at {at}"):
+            client = await stack.enter_async_context(connected(at))
+        await complete(client, request, printer, progress, timeout_s)
+    return SUCCESS
+
+
+def _read(prompt: str, remarks: Console) -> str:
+    if prompt != "-":
+        return prompt
+    if sys.stdin.isatty():
+        remarks.print("Type the prompt; Ctrl-D ends it.")
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UserMistake(f"stdin is not valid UTF-8 at byte {error.start}; convert the prompt first") from error

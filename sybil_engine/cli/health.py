@@ -1,0 +1,43 @@
+"""`sybil health`: the standard gRPC health check, for people and for containers."""
+
+import click
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sybil_engine.cli.exits import FAILURE, SUCCESS, CommandFailed
+from sybil_engine.cli.parameters import SECONDS, Address
+
+
+@click.command(short_help="Ask a service whether it is ready.")
+@click.argument("address", type=Address())
+@click.option("--service", default="", help="Full name of one gRPC service; without it, the whole process.")
+@click.option("--timeout", "timeout_s", type=SECONDS, default=3.0, show_default=True)
+def health(address: str, service: str, timeout_s: float) -> int:
+    """Ask the service at HOST:PORT whether it is ready: prints its status, exits 0 if that is SERVING, else 1."""
+    status = _check(address, service, timeout_s)
+    click.echo(status)
+    return SUCCESS if status == "SERVING" else FAILURE
+
+
+def _check(address: str, service: str, timeout_s: float) -> str:
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise CommandFailed(_words(error.code(), address, service, timeout_s)) from error
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+
+def _words(code: grpc.StatusCode, address: str, service: str, timeout_s: float) -> str:
+    match code:
+        case grpc.StatusCode.UNAVAILABLE:
+            return f"nobody answers at {address}; is the service started?"
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"{address} did not answer within {timeout_s:g} s; allow more with --timeout"
+        case grpc.StatusCode.NOT_FOUND:
+            return f"{address} does not serve {service}; leave --service out to ask about the whole process"
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return f"{address} has no gRPC health service; is it a port of this engine's?"
+        case _:
+            return f"the health check of {address} failed with {code.name}"

@@ -1,0 +1,93 @@
+"""Options that several commands share, and the values they become."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from sybil_engine.cli.completion import CompletionRequest
+from sybil_engine.models.presets import PRESETS
+from sybil_engine.types import SamplingParams, Speculation
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+SPECULATIONS = [each.value for each in Speculation]
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Which models an own fleet serves; None leaves it to the preset, and that to the fleet."""
+
+    preset: str | None = None
+    target: str | None = None
+    draft: str | None = None
+
+    @property
+    def chosen(self) -> bool:
+        return self != Models()
+
+
+def model_options(command: Command) -> Command:
+    """--preset, --target and --draft."""
+    return _decorated(
+        command,
+        click.option(
+            "--preset", type=click.Choice(list(PRESETS)), help="A pair of models by name. [default: embedded]"
+        ),
+        click.option("--target", metavar="FOLDER|HUB-ID", help="The large model, which has the last word."),
+        click.option("--draft", metavar="FOLDER|HUB-ID", help="The small model, which guesses ahead."),
+    )
+
+
+def request_options(command: Command) -> Command:
+    """Everything that shapes a completion."""
+    return _decorated(
+        command,
+        click.option("--max-tokens", type=int, help="How many tokens to generate at most. [default: 128]"),
+        click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy."),
+        click.option("--top-k", type=int, default=0, help="Keep the K most likely tokens; 0 keeps all."),
+        click.option("--top-p", type=float, default=1.0, help="Keep the likeliest tokens up to this probability."),
+        click.option("--min-p", type=float, default=0.0, help="Drop tokens below this share of the likeliest one's."),
+        click.option("--seed", type=int, help="The same seed gives the same text. [default: random, and reported]"),
+        click.option("--stop", multiple=True, metavar="TEXT", help="Text that ends the completion; may be repeated."),
+        click.option(
+            "--speculation", type=click.Choice(SPECULATIONS), help="How to draft ahead; the text is the same."
+        ),
+        click.option("--window", type=int, default=0, help="Most drafted tokens one pass judges; 0: automatic."),
+    )
+
+
+def models_from(options: Mapping[str, Any]) -> Models:
+    """The models that the options name."""
+    return Models(preset=options["preset"], target=options["target"], draft=options["draft"])
+
+
+def request_from(prompt: str, options: Mapping[str, Any]) -> CompletionRequest:
+    """The request that the options describe, with a random seed if they name none.
+
+    Raises:
+        InvalidRequest: a value is out of range.
+    """
+    return CompletionRequest(
+        prompt=prompt,
+        sampling=SamplingParams(
+            temperature=options["temperature"],
+            top_k=options["top_k"],
+            top_p=options["top_p"],
+            min_p=options["min_p"],
+        ),
+        # 32 bits are enough for a random one, and short enough to type.
+        seed=secrets.randbits(32) if options["seed"] is None else options["seed"],
+        max_tokens=options["max_tokens"],
+        stop=tuple(options["stop"]),
+        speculation=Speculation(options["speculation"]) if options["speculation"] else None,
+        window_tokens=options["window"],
+    )
+
+
+def _decorated(command: Command, *decorators: Callable[[Command], Command]) -> Command:
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command

@@ -1,0 +1,179 @@
+"""What a person or a program gets to see of a completion."""
+
+import json
+from dataclasses import asdict
+from typing import Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+from sybil_engine.cli.completion import Completion, Piece, Served
+from sybil_engine.cli.stats import Stats
+from sybil_engine.types import ModelDescription, TokenOrigin
+
+ORIGIN_STYLES = {TokenOrigin.DRAFTED: "cyan", TokenOrigin.TARGET: "bold yellow"}
+_ORIGIN_WORDS = {TokenOrigin.DRAFTED: "drafted and accepted", TokenOrigin.TARGET: "the target's own"}
+_PROMPT_STYLE = "dim"
+_PROMPT_LINES = 20
+
+# A model may write anything, escape sequences too: on a terminal they become visible signs.
+_CONTROL_SIGNS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+
+
+class Printer(Protocol):
+    """Shows one completion as it comes."""
+
+    def begin(self, prompt: str) -> None:
+        """Before the first token."""
+
+    def piece(self, piece: Piece) -> None:
+        """Some tokens have come."""
+
+    def end(self, completion: Completion) -> None:
+        """All of it has come."""
+
+
+class ColourPrinter:
+    """For a terminal: the prompt, the tokens coloured by where they come from, a legend, and figures."""
+
+    def __init__(self, output: Console, remarks: Console) -> None:
+        self._output = output
+        self._remarks = remarks
+
+    def begin(self, prompt: str) -> None:
+        lines = prompt.splitlines(keepends=True)
+        if len(lines) > _PROMPT_LINES:
+            self._write(f"… {len(lines) - _PROMPT_LINES} lines …\n", _PROMPT_STYLE)
+        self._write("".join(lines[-_PROMPT_LINES:]), _PROMPT_STYLE)
+
+    def piece(self, piece: Piece) -> None:
+        self._write(piece.text, ORIGIN_STYLES[piece.origin] if piece.origin else "")
+
+    def end(self, completion: Completion) -> None:
+        self._write("\n", "")
+        self._remarks.print(legend())
+        self._remarks.print(Text(figures(completion)), soft_wrap=True)
+
+    def _write(self, text: str, style: str) -> None:
+        self._output.print(Text(text.translate(_CONTROL_SIGNS), style=style), end="", soft_wrap=True)
+
+
+class PlainPrinter:
+    """For pipes, files and terminals without colour: the text alone, and figures apart from it."""
+
+    def __init__(self, output: Console, remarks: Console, with_prompt: bool = False) -> None:
+        self._output = output
+        self._remarks = remarks
+        self._with_prompt = with_prompt
+
+    def begin(self, prompt: str) -> None:
+        if self._with_prompt:
+            self._output.file.write(prompt)
+
+    def piece(self, piece: Piece) -> None:
+        text = piece.text.translate(_CONTROL_SIGNS) if self._output.is_terminal else piece.text
+        self._output.file.write(text)
+        self._output.file.flush()
+
+    def end(self, completion: Completion) -> None:
+        if not completion.text.endswith("\n"):
+            self._output.file.write("\n")
+        self._output.file.flush()
+        self._remarks.print(Text(figures(completion)), soft_wrap=True)
+
+
+class JsonPrinter:
+    """For programs: one object, at the end."""
+
+    def __init__(self, output: Console) -> None:
+        self._output = output
+
+    def begin(self, prompt: str) -> None:
+        """Nothing before the object."""
+
+    def piece(self, piece: Piece) -> None:
+        """Nothing before the object."""
+
+    def end(self, completion: Completion) -> None:
+        self._output.file.write(as_json(completion) + "\n")
+        self._output.file.flush()
+
+
+class SilentPrinter:
+    """For completions that are only measured."""
+
+    def begin(self, prompt: str) -> None:
+        """Nothing to show."""
+
+    def piece(self, piece: Piece) -> None:
+        """Nothing to show."""
+
+    def end(self, completion: Completion) -> None:
+        """Nothing to show."""
+
+
+def printer_for(output: Console, remarks: Console, as_json: bool, with_prompt: bool = False) -> Printer:
+    """The printer that suits what stdout is.
+
+    Args:
+        with_prompt: show the prompt even where text comes without colours, and so without a sign where it ends.
+    """
+    if as_json:
+        return JsonPrinter(output)
+    if output.is_terminal and output.color_system is not None and not output.no_color:
+        return ColourPrinter(output, remarks)
+    return PlainPrinter(output, remarks, with_prompt)
+
+
+def legend() -> Text:
+    """Which colour means what."""
+    return Text(" · ").join(Text(_ORIGIN_WORDS[origin], style) for origin, style in ORIGIN_STYLES.items())
+
+
+def figures(completion: Completion) -> str:
+    """One line: how fast, how well guessed, and what is needed to get the same again."""
+    ending = completion.ending
+    stats = Stats.of(ending.usage)
+    first_token_ns = stats.time_to_first_token_ns
+    parts = [
+        f"{ending.usage.completion_tokens} tokens",
+        f"{number(stats.tokens_per_second, '.1f')} tokens/s",
+        f"first token after {'-' if first_token_ns is None else f'{first_token_ns / 1e6:.0f} ms'}",
+        f"acceptance rate {number(stats.acceptance_rate, '.2f')}",
+        f"{number(stats.tokens_per_pass, '.2f')} tokens per pass",
+        f"seed {ending.seed}",
+        f"finish reason {ending.finish_reason.value if ending.finish_reason else '-'}",
+    ]
+    return " · ".join(parts)
+
+
+def described(served: Served) -> str:
+    """Which models are served, and what each does."""
+    target, draft = served.target, served.draft
+    drafting = f"{_described(draft)} drafts" if draft else "nobody drafts"
+    return f"{_described(target)} verifies, {drafting}."
+
+
+def as_json(completion: Completion) -> str:
+    """One JSON object; what is undefined is null."""
+    ending = completion.ending
+    return json.dumps(
+        {
+            "text": completion.text,
+            "token_ids": completion.token_ids,
+            "origins": [origin.value for origin in completion.origins],
+            "finish_reason": ending.finish_reason.value if ending.finish_reason else None,
+            "seed": ending.seed,
+            "stats": asdict(Stats.of(ending.usage)),
+        },
+        ensure_ascii=False,
+    )
+
+
+def number(value: float | None, format_spec: str) -> str:
+    """A figure for people; a dash where it is undefined."""
+    return "-" if value is None else format(value, format_spec)
+
+
+def _described(model: ModelDescription) -> str:
+    return f"{model.model_id} ({model.parameters / 1e6:.1f} M parameters, {model.dtype})"

@@ -1,0 +1,104 @@
+"""What a command is waiting for, on stderr: a spinner on a terminal, plain lines elsewhere."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress as RichProgress
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+# Whoever reports a wait again and again says how long it has taken so far; that alone is no new step.
+_SECONDS_WAITED = re.compile(r"( \(\d+ s\))+$")
+_PATIENCE_S = 1.0
+_REPEAT_S = 10.0
+
+
+class Progress:
+    """Says what is being waited for, if it takes longer than a second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._wait: _Spinner | _Lines | None = None
+
+    def say(self, line: str) -> None:
+        """One step is done or begins; may be called from any thread, and again and again for the same step."""
+        step = _SECONDS_WAITED.sub("", line)
+        if self._wait is not None:
+            self._wait.say(step)
+        else:
+            _print(self._console, step)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say what is waited for until the block is left; `say` inside it says it more exactly.
+
+        Inside another one it says nothing: what is waited for as a whole has been said.
+        """
+        if self._wait is not None:
+            yield
+            return
+        step = f"waiting for {what}"
+        self._wait = _Spinner(self._console, step) if self._console.is_terminal else _Lines(self._console, step)
+        try:
+            yield
+        finally:
+            self._wait.stop()
+            self._wait = None
+
+
+class _Spinner:
+    """One live line: what is waited for, and for how long."""
+
+    def __init__(self, console: Console, step: str) -> None:
+        self._live = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._live.add_task(step, total=None)
+        self._live.start()
+
+    def say(self, step: str) -> None:
+        self._live.update(self._task, description=step)
+
+    def stop(self) -> None:
+        self._live.stop()
+
+
+class _Lines:
+    """One line for each step, one after a second without any, and then one every ten seconds."""
+
+    def __init__(self, console: Console, step: str) -> None:
+        self._console = console
+        self._step = step
+        self._started_s = time.monotonic()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._remind, name="sybil-progress", daemon=True)
+        self._thread.start()
+
+    def say(self, step: str) -> None:
+        if step != self._step:
+            self._step = step
+            _print(self._console, step)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _remind(self) -> None:
+        patience_s = _PATIENCE_S
+        while not self._stopped.wait(patience_s):
+            _print(self._console, f"{self._step} ({time.monotonic() - self._started_s:.0f} s)")
+            patience_s = _REPEAT_S
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(Text(f"sybil: {line}"), soft_wrap=True)

@@ -1,0 +1,47 @@
+"""The built-in prompts: beginnings of real Python code, from modules that the embedded models were not trained on."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import sybil_engine
+from sybil_engine.cli.exits import CommandFailed
+
+_FILE = Path(sybil_engine.__file__).parent / "models" / "embedded" / "prompts.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One built-in prompt.
+
+    Attributes:
+        category: what is in the middle of being written where it ends: code, docstring or doctest.
+        module: of CPython's standard library, where it comes from.
+    """
+
+    id: str
+    category: str
+    module: str
+    prompt: str
+
+
+def built_in_prompts(file: Path = _FILE) -> list[Prompt]:
+    """Read the prompts that come with the package.
+
+    Raises:
+        CommandFailed: they are not there.
+    """
+    try:
+        return [Prompt(**json.loads(line)) for line in file.read_text().splitlines()]
+    except FileNotFoundError as error:
+        raise CommandFailed(f"{file} is missing; install the package again") from error
+
+
+def mixed(prompts: list[Prompt], count: int) -> list[Prompt]:
+    """The first few, a category at a time, so that each is there."""
+    ranks: dict[str, int] = {}
+    ranked = []
+    for prompt in prompts:
+        ranks[prompt.category] = rank = ranks.get(prompt.category, -1) + 1
+        ranked.append((rank, prompt))
+    return [prompt for _, prompt in sorted(ranked, key=lambda pair: pair[0])][:count]

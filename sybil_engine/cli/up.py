@@ -1,0 +1,91 @@
+"""`sybil up`: drafter, verifier and coordinator on this machine, until Ctrl-C or SIGTERM."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+import click
+from rich.console import Console
+
+from coordinator.settings import PlaceSettings
+from sybil_engine import settings
+from sybil_engine.cli.client import connected
+from sybil_engine.cli.exits import SUCCESS, CommandFailed
+from sybil_engine.cli.options import Models
+from sybil_engine.cli.pairs import pair_of
+from sybil_engine.cli.printing import described
+from sybil_engine.cli.program import program
+from sybil_engine.cli.progress import Progress
+from sybil_engine.cli.running import run
+
+_PREFIX = "SYBIL_"
+# These begin with our prefix, too, but are for others.
+_OTHERS = ("SYBIL_ADDRESS", "SYBIL_DRAFTER_", "SYBIL_VERIFIER_", "SYBIL_COORDINATOR_")
+
+
+@dataclass(frozen=True)
+class UpSettings(PlaceSettings):
+    """Run drafter, verifier and coordinator on this machine, under Ray, until Ctrl-C or SIGTERM."""
+
+    preset: Literal["embedded", "gpt2"] | None = field(
+        default=None, metadata={"help": "a pair of models by name, embedded if none is named"}
+    )
+    target: str = field(default="", metadata={"help": "instead of the preset's: a folder or a hub id"})
+    draft: str = field(default="", metadata={"help": "instead of the preset's: a folder, a hub id, or none"})
+
+    def placed(self) -> PlaceSettings:
+        """The same, with the models that are meant."""
+        pair = pair_of(Models(self.preset, self.target or None, self.draft or None))
+        values = {each.name: getattr(self, each.name) for each in fields(PlaceSettings)}
+        return PlaceSettings(**{**values, "target": pair.target, "draft": pair.draft})
+
+
+@click.command(
+    short_help="Run drafter, verifier and coordinator on this machine until Ctrl-C.",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
+def up(argv: tuple[str, ...]) -> int:
+    """Run drafter, verifier and coordinator on this machine until Ctrl-C or SIGTERM."""
+    placed = settings.parse(UpSettings, argv, _ours(os.environ), _PREFIX, "sybil up").placed()
+    return run(_up(placed, Console(highlight=False), Progress(Console(stderr=True, highlight=False))))
+
+
+async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int:
+    # Ray, which `sybil --help` does not need.
+    from sybil_engine.cli.fleet import placed_fleet
+
+    output.print("Starting drafter, verifier and coordinator on this machine, under Ray.")
+    try:
+        async with placed_fleet(placed, progress) as fleet:
+            try:
+                await _announce(fleet.address, output)
+                error = await fleet.broken()
+                raise CommandFailed(f"the fleet cannot go on: {error}; start it again with `{program()} up`")
+            except asyncio.CancelledError:
+                output.print(f"Stopping: running completions have {placed.grace_s:g} s to end.")
+                raise
+    except asyncio.CancelledError:
+        # Asked to stop, by Ctrl-C or SIGTERM: that is how this command ends well.
+        output.print("Stopped.")
+        return SUCCESS
+
+
+async def _announce(address: str, output: Console) -> None:
+    async with connected(address) as client:
+        served = await client.describe()
+    output.print(f"Ready at {address}: {described(served)}", soft_wrap=True)
+    output.print(f"Talk to it:  {program()} generate 'def fibonacci(n):' --address {address}", soft_wrap=True)
+    output.print("Ctrl-C stops it.")
+
+
+def _ours(environ: Mapping[str, str]) -> dict[str, str]:
+    known = {_PREFIX + each.name.upper() for each in fields(UpSettings)}
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(_PREFIX) and (name in known or not name.startswith(_OTHERS))
+    }
