@@ -1,0 +1,110 @@
+"""`python -m training`: reproduce the embedded pair, or one part of it.
+
+Parts, in order: corpus, tokenizer, target, draft, prompts, evaluate. Each reads what the ones before it left in
+build/training/ and in sybil_engine/models/embedded/. Training goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from training.card import write_card
+from training.corpus import Corpus, CorpusMismatch, check_manifest, read_corpus, write_manifest
+from training.draft import PLAN as DRAFT_PLAN
+from training.draft import train_draft
+from training.evaluation import evaluate
+from training.prompts import cut_prompts, read_prompts, write_prompts
+from training.target import PLAN as TARGET_PLAN
+from training.target import save_model, train_target
+from training.tokenizer import load_tokenizer, train_tokenizer
+from training.windows import encode_documents
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("corpus", "tokenizer", "target", "draft", "prompts", "evaluate")
+
+
+class Training:
+    """The parts of training, and where they leave their results."""
+
+    def __init__(self, corpus: Corpus, work: Path, embedded: Path):
+        self._corpus = corpus
+        self._work = work
+        self._embedded = embedded
+        work.mkdir(parents=True, exist_ok=True)
+        embedded.mkdir(parents=True, exist_ok=True)
+
+    def corpus(self) -> None:
+        """Write the manifest."""
+        write_manifest(self._corpus, self._embedded / "data_manifest.json")
+
+    def tokenizer(self) -> None:
+        """Train the tokenizer."""
+        train_tokenizer(file.text for file in self._corpus.of("train")).save_pretrained(self._work / "tokenizer")
+
+    def target(self) -> None:
+        """Train the target and save it."""
+        tokenizer = load_tokenizer(self._work / "tokenizer")
+        documents = encode_documents(tokenizer, self._corpus.of("train"))
+        model = train_target(tokenizer, documents, TARGET_PLAN, self._work / "target.pt")
+        save_model(model, tokenizer, self._embedded / "target")
+
+    def draft(self) -> None:
+        """Distil the drafter from the saved target and save it."""
+        tokenizer = load_tokenizer(self._embedded / "target")
+        documents = encode_documents(tokenizer, self._corpus.of("train"))
+        model = train_draft(self._embedded / "target", tokenizer, documents, DRAFT_PLAN, self._work / "draft.pt")
+        save_model(model, tokenizer, self._embedded / "draft")
+
+    def prompts(self) -> None:
+        """Cut the built-in prompts."""
+        tokenizer = load_tokenizer(self._embedded / "target")
+        prompts = cut_prompts(self._corpus.of("left_out"), tokenizer)
+        write_prompts(prompts, self._embedded / "prompts.jsonl")
+
+    def evaluate(self) -> None:
+        """Measure the saved pair and write the model card."""
+        evaluation = evaluate(
+            self._embedded / "target",
+            self._embedded / "draft",
+            self._corpus.of("left_out"),
+            read_prompts(self._embedded / "prompts.jsonl"),
+            load_tokenizer(self._embedded / "target"),
+        )
+        (self._work / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n")
+        python_version = json.loads((self._embedded / "data_manifest.json").read_text())["python_version"]
+        write_card(evaluation, self._corpus, python_version, self._embedded / "MODEL_CARD.md")
+
+
+def main() -> None:
+    """Run one part, or all."""
+    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "training", help="checkpoints and figures")
+    parser.add_argument(
+        "--embedded", type=Path, default=ROOT / "sybil_engine" / "models" / "embedded", help="models and their papers"
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="worker processes of one thread")
+    parser.add_argument("--any-stdlib", action="store_true", help="train even if the standard library is another one")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    try:
+        corpus = read_corpus()
+        manifest = arguments.embedded / "data_manifest.json"
+        if manifest.exists() and not arguments.any_stdlib:
+            check_manifest(corpus, manifest)
+    except CorpusMismatch as mismatch:
+        sys.exit(f"python -m training: {mismatch}")
+    training = Training(corpus, arguments.work, arguments.embedded)
+    for part in PARTS if arguments.part == "all" else (arguments.part,):
+        print(f"== {part}", flush=True)
+        getattr(training, part)()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The corpus: CPython 3.11's own standard library, file by file, in a training and a left-out split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+import sysconfig
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["train", "left_out"]
+
+PYTHON_VERSION = (3, 11)
+LICENCE = "PSF-2.0 (Python Software Foundation License Version 2), (c) Python Software Foundation"
+
+LEFT_OUT_BY_NAME = (
+    "argparse",
+    "bisect",
+    "calendar",
+    "configparser",
+    "csv",
+    "difflib",
+    "fractions",
+    "heapq",
+    "shlex",
+    "statistics",
+    "textwrap",
+    "uuid",
+)
+"""Modules people know, with docstrings and doctests: the built-in prompts are cut from these."""
+
+LEFT_OUT_SEED = 311
+LEFT_OUT_SHARE = 0.1
+
+SKIPPED_FOLDERS = frozenset({"__pycache__", "idle_test", "lib-dynload", "site-packages", "test", "tests"})
+SKIPPED_PACKAGES = frozenset({"encodings", "pydoc_data", "__phello__"})
+"""Generated character tables, the manual folded into string literals, and a frozen-module fixture."""
+
+SKIPPED_FILES = frozenset({"html/entities.py"})
+SKIPPED_PREFIXES = ("_sysconfigdata", "config-")
+"""Written by this machine's own build of Python, so they differ from one installation to the next."""
+
+
+class CorpusMismatch(Exception):
+    """The installed standard library is not the one that the manifest describes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of the corpus.
+
+    Attributes:
+        path: relative to the standard library, with forward slashes.
+        module: the top-level module or package that it belongs to.
+        split: what it is used for; a module is never in both.
+        text: its content.
+    """
+
+    path: str
+    module: str
+    split: Split
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file's bytes, in hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file in bytes."""
+        return len(self.text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Every file, sorted by path."""
+
+    files: tuple[SourceFile, ...]
+
+    def of(self, split: Split) -> tuple[SourceFile, ...]:
+        """Files of one split, sorted by path."""
+        return tuple(file for file in self.files if file.split == split)
+
+    def modules(self, split: Split) -> tuple[str, ...]:
+        """Names of one split's top-level modules, sorted."""
+        return tuple(sorted({file.module for file in self.of(split)}))
+
+
+def read_corpus(stdlib: Path | None = None) -> Corpus:
+    """Read the standard library of the running interpreter and split it by top-level module.
+
+    Args:
+        stdlib: folder to read; the interpreter's own if not given.
+
+    Raises:
+        CorpusMismatch: the interpreter is not Python 3.11.
+    """
+    if sys.version_info[:2] != PYTHON_VERSION:
+        found = ".".join(map(str, sys.version_info[:2]))
+        raise CorpusMismatch(
+            f"the embedded pair is trained on Python 3.11's standard library, and this is Python {found}: "
+            "run `python3.11 -m training`"
+        )
+    root = stdlib if stdlib is not None else Path(sysconfig.get_paths()["stdlib"])
+    texts = _read_texts(root)
+    left_out = choose_left_out(texts)
+    return Corpus(
+        tuple(
+            SourceFile(path, module, "left_out" if module in left_out else "train", text)
+            for path, text in sorted(texts.items())
+            for module in (_module_of(path),)
+        )
+    )
+
+
+def choose_left_out(paths: Collection[str]) -> frozenset[str]:
+    """Choose a tenth of the modules: the named ones, then single-file modules drawn with a fixed seed.
+
+    Packages are not drawn, because one of the large ones would take most of a topic out of the training split.
+    """
+    modules = {_module_of(path) for path in paths}
+    drawn_count = round(len(modules) * LEFT_OUT_SHARE) - len(LEFT_OUT_BY_NAME)
+    others = sorted(module for module in modules - set(LEFT_OUT_BY_NAME) if f"{module}.py" in paths)
+    return frozenset(LEFT_OUT_BY_NAME) | set(random.Random(LEFT_OUT_SEED).sample(others, drawn_count))
+
+
+def write_manifest(corpus: Corpus, path: Path) -> None:
+    """Write which files were used for what, with their hashes and sizes in bytes."""
+    manifest = {
+        "source": "CPython standard library, as installed",
+        "python_version": ".".join(map(str, sys.version_info[:3])),
+        "licence": LICENCE,
+        "modules_left_out": corpus.modules("left_out"),
+        "bytes": {split: sum(file.size_bytes for file in corpus.of(split)) for split in ("train", "left_out")},
+        "files": [
+            {"path": file.path, "sha256": file.sha256, "bytes": file.size_bytes, "split": file.split}
+            for file in corpus.files
+        ],
+    }
+    path.write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def check_manifest(corpus: Corpus, path: Path) -> None:
+    """Compare the corpus with a manifest.
+
+    Raises:
+        CorpusMismatch: a file is missing, new, different, or in another split.
+    """
+    expected = {(file["path"], file["sha256"], file["split"]) for file in json.loads(path.read_text())["files"]}
+    found = {(file.path, file.sha256, file.split) for file in corpus.files}
+    different = sorted({name for name, _, _ in expected ^ found})
+    if different:
+        raise CorpusMismatch(
+            f"{len(different)} files differ from {path.name} (Python {sys.version.split()[0]} is running), "
+            f"first {different[0]}: results will differ from the published ones; "
+            "use the Python version named in the manifest, or go on with --any-stdlib"
+        )
+
+
+def _read_texts(root: Path) -> dict[str, str]:
+    """Read every wanted file, by relative path; of identical files only the first."""
+    texts: dict[str, str] = {}
+    seen: set[str] = set()
+    for file in sorted(root.rglob("*.py")):
+        relative = file.relative_to(root)
+        if not _is_wanted(relative):
+            continue
+        text = _decode(file.read_bytes())
+        if text is None or not text.strip() or text in seen:
+            continue
+        seen.add(text)
+        texts[relative.as_posix()] = text
+    return texts
+
+
+def _is_wanted(relative: Path) -> bool:
+    top = relative.parts[0]
+    return (
+        SKIPPED_FOLDERS.isdisjoint(relative.parts[:-1])
+        and top not in SKIPPED_PACKAGES
+        and not top.startswith(SKIPPED_PREFIXES)
+        and relative.as_posix() not in SKIPPED_FILES
+    )
+
+
+def _decode(content: bytes) -> str | None:
+    """Text of a file, or None if it is not UTF-8."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _module_of(path: str) -> str:
+    return path.split("/")[0].removesuffix(".py")

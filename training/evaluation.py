@@ -1,0 +1,335 @@
+"""The evaluation of a saved pair: loss and acceptance on left-out modules, and the time of a pass."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sybil_engine.acceptance import cut_to_most_likely
+from sybil_engine.noise import gumbel_noise
+from sybil_engine.sampling import draw_tokens, shape_logits
+from sybil_engine.types import SamplingParams
+from training.corpus import SourceFile
+from training.prompts import Prompt
+from training.tokenizer import CONTEXT_TOKENS, end_of_text_id
+
+TEMPERATURES = (0.0, 0.7, 1.0)
+STRIDE_TOKENS = 512
+CONTINUATION_TOKENS = 256
+TESTED_EVERY_WINDOWS = 4
+TESTED_EVERY_TOKENS = 2
+"""One window in four and one position in two are tested for acceptance: noise for 4,096 tokens at each takes time."""
+
+SAMPLE_PROMPTS = ("code-01", "docstring-03", "doctest-05")
+NOISE_SEED = 7
+TIMED_PASSES = 200
+TIMED_CONTEXT_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A piece of text and the part of it that counts.
+
+    Attributes:
+        group: what the figures are averaged over: a module, or a prompt.
+        token_ids: context and counted tokens.
+        first_counted: index of the first token whose prediction counts; at least 1.
+    """
+
+    group: str
+    token_ids: tuple[int, ...]
+    first_counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """How often the drafter's token stands.
+
+    Attributes:
+        temperature: of both models.
+        shared_noise: acceptance_rate under shared noise.
+        ratio_test: acceptance_rate under the ratio test, the draft cut to its most likely 64; in expectation.
+        tested_tokens: positions looked at.
+    """
+
+    temperature: float
+    shared_noise: float
+    ratio_test: float
+    tested_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All figures of a saved pair.
+
+    Attributes:
+        loss: of the target on left-out modules.
+        text_acceptance: behind left-out text, by temperature.
+        continuation_acceptance: behind what the target itself wrote at that temperature.
+        target_pass_ms: median time of a target pass of one row.
+        draft_pass_ms: the same of the drafter.
+        parameters: by model name.
+        weight_bytes: by model name, as saved.
+        samples: prompts and what the target wrote at temperature 0.
+    """
+
+    loss: TextLoss
+    text_acceptance: list[Acceptance]
+    continuation_acceptance: list[Acceptance]
+    target_pass_ms: float
+    draft_pass_ms: float
+    parameters: dict[str, int]
+    weight_bytes: dict[str, int]
+    samples: list[tuple[Prompt, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class TextLoss:
+    """How well the target predicts left-out text.
+
+    Attributes:
+        nats_per_token: mean over tokens.
+        nats_per_token_by_module: mean over each module's tokens.
+        bits_per_byte: the same text's cost, whatever the tokenizer.
+        tokens: predicted tokens.
+    """
+
+    nats_per_token: float
+    nats_per_token_by_module: dict[str, float]
+    bits_per_byte: float
+    tokens: int
+
+    @property
+    def mean_of_modules(self) -> float:
+        """Mean over modules in nats per token, each module counting the same."""
+        return statistics.fmean(self.nats_per_token_by_module.values())
+
+
+def evaluate(
+    target_folder: Path,
+    draft_folder: Path,
+    files: Sequence[SourceFile],
+    prompts: Sequence[Prompt],
+    tokenizer: PreTrainedTokenizerFast,
+) -> Evaluation:
+    """Evaluate saved weights on left-out files."""
+    target, draft = load_model(target_folder), load_model(draft_folder)
+    windows = text_windows(files, tokenizer)
+    continuations = {
+        temperature: continue_prompts(target, tokenizer, prompts, temperature) for temperature in TEMPERATURES
+    }
+    target_pass_ms, draft_pass_ms = time_passes(target, draft)
+    return Evaluation(
+        loss=measure_loss(target, windows, sum(file.size_bytes for file in files)),
+        text_acceptance=measure_acceptance(target, draft, windows[::TESTED_EVERY_WINDOWS], TEMPERATURES),
+        continuation_acceptance=[
+            acceptance
+            for temperature, written in continuations.items()
+            for acceptance in measure_acceptance(target, draft, written, [temperature])
+        ],
+        target_pass_ms=target_pass_ms,
+        draft_pass_ms=draft_pass_ms,
+        parameters={"target": target.num_parameters(), "draft": draft.num_parameters()},
+        weight_bytes={
+            folder.name: (folder / "model.safetensors").stat().st_size for folder in (target_folder, draft_folder)
+        },
+        samples=[
+            (prompt, str(tokenizer.decode(list(written.token_ids[written.first_counted :]))))
+            for prompt, written in zip(prompts, continuations[0.0], strict=True)
+            if prompt.id in SAMPLE_PROMPTS
+        ],
+    )
+
+
+def load_model(folder: Path) -> LlamaForCausalLM:
+    """Load saved weights, to compute with in float32."""
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model
+
+
+def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast) -> list[Window]:
+    """Cut files into windows of the whole context, of which the second half counts (of a file's first window, all).
+
+    Each file stands between two end-of-text tokens; predicting the second one counts.
+    """
+    end = end_of_text_id(tokenizer)
+    windows = []
+    for file in files:
+        token_ids = (end, *tokenizer(file.text, verbose=False).input_ids, end)
+        counted = 1
+        while counted < len(token_ids):
+            start = max(0, counted - STRIDE_TOKENS)
+            windows.append(Window(file.module, token_ids[start : start + CONTEXT_TOKENS], counted - start))
+            counted = start + CONTEXT_TOKENS
+    return windows
+
+
+@torch.inference_mode()
+def continue_prompts(
+    target: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], temperature: float
+) -> list[Window]:
+    """Let the target continue each prompt by up to 256 tokens; what it wrote counts."""
+    end = end_of_text_id(tokenizer)
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.eos_token
+    torch.manual_seed(NOISE_SEED)
+    batch = tokenizer([prompt.prompt for prompt in prompts], return_tensors="pt", padding=True)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    written: Tensor = target.generate(  # type: ignore[assignment, misc]
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        max_new_tokens=CONTINUATION_TOKENS,
+        pad_token_id=end,
+        **sampling,
+    )
+    windows = []
+    for prompt, mask, row in zip(prompts, batch.attention_mask.tolist(), written.tolist(), strict=True):
+        context = row[mask.index(1) : len(mask)]
+        continuation = row[len(mask) :]
+        if end in continuation:
+            continuation = continuation[: continuation.index(end) + 1]
+        windows.append(Window(prompt.id, (*context, *continuation), len(context)))
+    return windows
+
+
+@torch.inference_mode()
+def counted_logits(model: LlamaForCausalLM, window: Window) -> Tensor:
+    """Logits that predict a window's counted tokens.
+
+    Returns:
+        [counted tokens, vocabulary], float32.
+    """
+    logits: Tensor = model(input_ids=torch.tensor([window.token_ids[:-1]])).logits
+    return logits[0, window.first_counted - 1 :]
+
+
+def measure_loss(target: LlamaForCausalLM, windows: Sequence[Window], text_bytes: int) -> TextLoss:
+    """Measure the loss of the windows' counted tokens, which together are `text_bytes` of text."""
+    nats: dict[str, float] = defaultdict(float)
+    tokens: dict[str, int] = defaultdict(int)
+    for window in track(windows, description="loss"):
+        counted = torch.tensor(window.token_ids[window.first_counted :])
+        losses = torch.nn.functional.cross_entropy(counted_logits(target, window), counted, reduction="sum")
+        nats[window.group] += losses.item()
+        tokens[window.group] += len(counted)
+    total_tokens = sum(tokens.values())
+    return TextLoss(
+        nats_per_token=sum(nats.values()) / total_tokens,
+        nats_per_token_by_module={group: nats[group] / tokens[group] for group in nats},
+        bits_per_byte=sum(nats.values()) / math.log(2) / text_bytes,
+        tokens=total_tokens,
+    )
+
+
+def measure_acceptance(
+    target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[Window], temperatures: Sequence[float]
+) -> list[Acceptance]:
+    """Measure how often the drafter's token stands, given the same text before it (teacher forcing)."""
+    shared: dict[float, list[Tensor]] = defaultdict(list)
+    ratio: dict[float, list[float]] = defaultdict(list)
+    for index, (target_logits, draft_logits) in enumerate(_tested_logits(target, draft, windows)):
+        noise = gumbel_noise(
+            [NOISE_SEED + index] * len(target_logits), range(len(target_logits)), target_logits.shape[1]
+        )
+        for temperature in temperatures:
+            params = SamplingParams(temperature=temperature)
+            target_shaped = shape_logits(target_logits, params)
+            draft_shaped = shape_logits(draft_logits, params)
+            draw_noise = None if params.greedy else noise
+            stands = draw_tokens(draft_shaped, draw_noise) == draw_tokens(target_shaped, draw_noise)
+            shared[temperature].append(stands.float())
+            ratio[temperature].extend(stands.tolist() if params.greedy else _overlaps(draft_shaped, target_shaped))
+    return [
+        Acceptance(
+            temperature=temperature,
+            shared_noise=torch.cat(shared[temperature]).mean().item(),
+            ratio_test=statistics.fmean(ratio[temperature]),
+            tested_tokens=len(ratio[temperature]),
+        )
+        for temperature in temperatures
+    ]
+
+
+def time_passes(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> tuple[float, float]:
+    """Time passes of one row behind 256 cached tokens, in turns, so that other load hits both models alike.
+
+    Returns:
+        Median milliseconds of the target's pass and of the drafter's.
+    """
+    decode_target, decode_draft = _decoder(target), _decoder(draft)
+    times_ms = [(_time_ms(decode_target), _time_ms(decode_draft)) for _ in range(TIMED_PASSES)]
+    target_ms, draft_ms = (statistics.median(column) for column in zip(*times_ms, strict=True))
+    return target_ms, draft_ms
+
+
+def _decoder(model: LlamaForCausalLM) -> Callable[[], None]:
+    """Make the call that is timed: one pass of one row."""
+    cache = DynamicCache(config=model.config)
+    context = torch.arange(TIMED_CONTEXT_TOKENS).unsqueeze(0)
+
+    @torch.inference_mode()
+    def decode() -> None:
+        model(input_ids=context[:, :1], past_key_values=cache, use_cache=True)
+        cache.crop(-1)
+
+    with torch.inference_mode():
+        model(input_ids=context, past_key_values=cache, use_cache=True)
+    decode()
+    return decode
+
+
+@torch.inference_mode()
+def time_pass(model: LlamaForCausalLM) -> float:
+    """Time a pass of one row behind 256 cached tokens.
+
+    Returns:
+        Median, in milliseconds.
+    """
+    cache = DynamicCache(config=model.config)
+    context = torch.arange(TIMED_CONTEXT_TOKENS).unsqueeze(0)
+    model(input_ids=context, past_key_values=cache, use_cache=True)
+    row = context[:, :1]
+
+    def decode() -> None:
+        model(input_ids=row, past_key_values=cache, use_cache=True)
+        cache.crop(-1)
+
+    return statistics.median(_time_ms(decode) for _ in range(TIMED_PASSES))
+
+
+def _tested_logits(
+    target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[Window]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both models' logits at the tested tokens, window by window."""
+    for window in track(windows, description="acceptance"):
+        yield (
+            counted_logits(target, window)[::TESTED_EVERY_TOKENS],
+            counted_logits(draft, window)[::TESTED_EVERY_TOKENS],
+        )
+
+
+def _overlaps(draft_shaped: Tensor, target_shaped: Tensor) -> list[float]:
+    """Chance that the ratio test accepts, row by row: the sum of the smaller of the two probabilities."""
+    draft_rows = torch.softmax(draft_shaped, dim=-1).numpy()
+    target_rows = torch.softmax(target_shaped, dim=-1).numpy()
+    return [
+        float(np.minimum(cut_to_most_likely(draft_row), target_row).sum())
+        for draft_row, target_row in zip(draft_rows, target_rows, strict=True)
+    ]
+
+
+def _time_ms(call: Callable[[], None]) -> float:
+    started_ns = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - started_ns) / 1e6

@@ -1,0 +1,158 @@
+"""The built-in prompts: beginnings of code, docstrings and doctests from modules that no model was trained on."""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedTokenizerFast
+
+from training.corpus import SourceFile
+
+Category = Literal["code", "docstring", "doctest"]
+
+SEED = 64
+PROMPTS_PER_CATEGORY = 22
+PROMPTS_PER_MODULE = 4
+PROMPT_TOKENS = range(60, 251)
+LINES_LEFT = 4
+DEMONSTRATION = ("heapq", "def nsmallest(")
+"""Module and beginning of the prompt that stands first."""
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One built-in prompt.
+
+    Attributes:
+        id: category and number.
+        category: what is in the middle of being written where the prompt ends.
+        module: the left-out module that it is cut from.
+        prompt: the text.
+    """
+
+    id: str
+    category: Category
+    module: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A possible prompt: lines `first_line` to `last_line` of a file, counted from 0, both included."""
+
+    category: Category
+    file: SourceFile
+    first_line: int
+    last_line: int
+
+    def text(self) -> str:
+        """The lines, without the last line's end."""
+        return "\n".join(self.file.text.split("\n")[self.first_line : self.last_line + 1])
+
+    def is_natural(self, tokenizer: PreTrainedTokenizerFast) -> bool:
+        """Whether it has the right length, and the same tokens alone as with the line that follows."""
+        lines = self.file.text.split("\n")
+        alone = tokenizer(self.text()).input_ids
+        continued = tokenizer("\n".join(lines[self.first_line : self.last_line + 2])).input_ids
+        return len(alone) in PROMPT_TOKENS and continued[: len(alone)] == alone
+
+
+def cut_prompts(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast) -> list[Prompt]:
+    """Draw prompts of every category with a fixed seed, at most four from one module, one from one definition."""
+    prompts: list[Prompt] = []
+    for category, find in (("code", _code_cuts), ("docstring", _docstring_cuts), ("doctest", _doctest_cuts)):
+        rng = random.Random(f"{SEED}/{category}")
+        cuts = [cut for file in files for cut in find(file)]
+        rng.shuffle(cuts)
+        cuts.sort(key=lambda cut: not _is_demonstration(cut))
+        taken: Counter[str] = Counter()
+        starts: set[tuple[str, int]] = set()
+        for cut in cuts:
+            place = (cut.file.path, cut.first_line)
+            if sum(taken.values()) == PROMPTS_PER_CATEGORY or taken[cut.file.module] == PROMPTS_PER_MODULE:
+                continue
+            if place not in starts and cut.is_natural(tokenizer):
+                starts.add(place)
+                taken[cut.file.module] += 1
+                number = sum(taken.values())
+                prompts.append(Prompt(f"{category}-{number:02}", cut.category, cut.file.module, cut.text()))
+    return prompts
+
+
+def write_prompts(prompts: Sequence[Prompt], path: Path) -> None:
+    """Write one JSON object to a line."""
+    path.write_text("".join(json.dumps(asdict(prompt)) + "\n" for prompt in prompts))
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read what `write_prompts` wrote."""
+    return [Prompt(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def _is_demonstration(cut: Cut) -> bool:
+    module, beginning = DEMONSTRATION
+    return cut.file.module == module and cut.text().lstrip().startswith(beginning)
+
+
+def _definitions(file: SourceFile) -> Iterator[Definition]:
+    for node in ast.walk(ast.parse(file.text)):
+        if isinstance(node, Definition):
+            yield node
+
+
+def _docstring(node: Definition | ast.Module) -> ast.Expr | None:
+    first = node.body[0] if node.body else None
+    is_docstring = (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    )
+    return first if is_docstring and isinstance(first, ast.Expr) else None
+
+
+def _code_cuts(file: SourceFile) -> Iterator[Cut]:
+    """From the first line of a function to a line of its body that has more after it."""
+    lines = file.text.split("\n")
+    for node in _definitions(file):
+        if isinstance(node, ast.ClassDef) or node.end_lineno is None:
+            continue
+        docstring = _docstring(node)
+        body_start = (docstring.end_lineno or 0) if docstring else node.body[0].lineno - 1
+        for last in range(body_start + 2, node.end_lineno - LINES_LEFT):
+            if lines[last].strip() and not lines[last].strip().startswith("#"):
+                yield Cut("code", file, node.lineno - 1, last)
+
+
+def _docstring_cuts(file: SourceFile) -> Iterator[Cut]:
+    """From the first line of a definition into the prose of its docstring."""
+    lines = file.text.split("\n")
+    for node in (ast.parse(file.text), *_definitions(file)):
+        docstring = _docstring(node)
+        if docstring is None or docstring.end_lineno is None:
+            continue
+        first = 0 if isinstance(node, ast.Module) else node.lineno - 1
+        for last in range(docstring.lineno, docstring.end_lineno - 2):
+            if len(lines[last].split()) > 5 and re.search(r"[a-z,]$", lines[last]) and ">>>" not in lines[last]:
+                yield Cut("docstring", file, first, last)
+
+
+def _doctest_cuts(file: SourceFile) -> Iterator[Cut]:
+    """From the beginning of a docstring's dialogue to an expression whose value comes next."""
+    lines = file.text.split("\n")
+    for node in (ast.parse(file.text), *_definitions(file)):
+        docstring = _docstring(node)
+        if docstring is None or docstring.end_lineno is None:
+            continue
+        for last in range(docstring.lineno, docstring.end_lineno - 2):
+            follower = lines[last + 1].strip()
+            if lines[last].lstrip().startswith(">>> ") and follower and not follower.startswith((">>>", "...")):
+                earliest = 0 if isinstance(node, ast.Module) else node.lineno - 1
+                yield Cut("doctest", file, max(earliest, last - 14), last)

@@ -1,0 +1,64 @@
+"""Windows: the fixed-length pieces of the corpus that one training step sees."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from training.corpus import SourceFile
+from training.tokenizer import end_of_text_id
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerFast, files: Sequence[SourceFile]) -> list[list[int]]:
+    """Token ids of each file, each ended by end-of-text."""
+    end = end_of_text_id(tokenizer)
+    encoded = tokenizer([file.text for file in files], verbose=False)
+    return [[*ids, end] for ids in encoded["input_ids"]]
+
+
+class Windows:
+    """Windows over shuffled documents, the same for the same seed and step, so that training can resume anywhere.
+
+    Every epoch shuffles the documents, joins them, starts at another offset, and shuffles the windows.
+    """
+
+    def __init__(self, documents: Sequence[Sequence[int]], window_tokens: int, rows: int, seed: int):
+        self._documents = documents
+        self._window_tokens = window_tokens
+        self._rows = rows
+        self._seed = seed
+        tokens = sum(map(len, documents))
+        self._per_epoch = (tokens - window_tokens) // window_tokens
+        self._epoch = -1
+        self._windows = torch.empty(0)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Windows of one step.
+
+        Returns:
+            [rows, window_tokens], int64, and the same one to the right: what follows each token.
+        """
+        first = step * self._rows
+        windows = torch.stack([self._window(index) for index in range(first, first + self._rows)])
+        return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+
+    def _window(self, index: int) -> Tensor:
+        epoch, place = divmod(index, self._per_epoch)
+        if epoch != self._epoch:
+            self._windows = self._shuffle(epoch)
+            self._epoch = epoch
+        return self._windows[place]
+
+    def _shuffle(self, epoch: int) -> Tensor:
+        rng = random.Random(f"{self._seed}/{epoch}")
+        documents = list(self._documents)
+        rng.shuffle(documents)
+        offset = rng.randrange(self._window_tokens)
+        tokens = torch.tensor(list(chain.from_iterable(documents)))[offset:]
+        starts = torch.tensor(rng.sample(range(self._per_epoch), self._per_epoch)) * self._window_tokens
+        return tokens[starts[:, None] + torch.arange(self._window_tokens + 1)]
