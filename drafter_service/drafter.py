@@ -6,7 +6,8 @@ from itertools import accumulate
 
 from drafter_service.session import DrafterSession
 from sybil_engine.errors import Unavailable
-from sybil_engine.models.runner import ModelRunner, Rows
+from sybil_engine.models.rows import Rows
+from sybil_engine.models.runner import ModelRunner
 from sybil_engine.noise import NoiseTape
 from sybil_engine.sampling import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening
@@ -36,7 +37,7 @@ class Drafter:
         vocabulary_size = self.description.vocabulary_size
         max_position = check_opening(opening, vocabulary_size, self.description.context_tokens)
         noise = NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device)
-        session = DrafterSession(opening, self._runner.cache.allocate(), max_position, noise, emit)
+        session = DrafterSession(opening, self._runner.cache.allocate(), max_position, vocabulary_size, noise, emit)
         self._sessions[session.slot] = session
         return session
 

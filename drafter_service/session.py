@@ -6,6 +6,7 @@ from itertools import takewhile
 from sybil_engine.draft_tree import DraftTree, join_blocks
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
+from sybil_engine.serving.opening import check_token_ids
 from sybil_engine.types import Block, Commit, SessionOpen, Speculation
 
 
@@ -24,12 +25,14 @@ class DrafterSession:
         opening: SessionOpen,
         slot: int,
         max_position: int,
+        vocabulary_size: int,
         noise: NoiseTape,
         emit: Callable[[Block | Exception], None],
     ) -> None:
         self.opening = opening
         self.slot = slot
         self.max_position = max_position
+        self._vocabulary_size = vocabulary_size
         self.noise = noise
         self.emit = emit
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
@@ -46,14 +49,18 @@ class DrafterSession:
     @property
     def wants_draft(self) -> bool:
         drafted_tokens = len(self.tree.best_path())
-        return drafted_tokens < self.draft_budget and len(self.ledger) + drafted_tokens < self.max_position
+        budget_tokens = min(self.draft_budget, self.tree.capacity_tokens)
+        return drafted_tokens < budget_tokens and len(self.ledger) + drafted_tokens < self.max_position
 
     def advance(self, commit: Commit) -> None:
         """Move along the log.
 
         Raises:
+            InvalidRequest: a token that the draft model does not know.
             SessionError: the commit leaves a gap or contradicts the ledger.
         """
+        # Fed to the model, it would break the pass of every session.
+        check_token_ids(commit.token_ids, self._vocabulary_size)
         self.ledger.append(commit)
         self.tree.advance()
         self.draft_budget = commit.draft_budget

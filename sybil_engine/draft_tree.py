@@ -48,7 +48,7 @@ class DraftTree:
 
     def __init__(self, ledger: Ledger, capacity_tokens: int = 512) -> None:
         self._ledger = ledger
-        self._capacity_tokens = capacity_tokens
+        self.capacity_tokens = capacity_tokens
         self._root: DraftNode
         self._by_fingerprint: dict[int, DraftNode]
         self.drop()
@@ -84,7 +84,7 @@ class DraftTree:
         for index, token_id in enumerate(block.token_ids[late_tokens:], start=late_tokens):
             child = node.children.get(token_id)
             if child is None:
-                if len(self) >= self._capacity_tokens:
+                if len(self) >= self.capacity_tokens:
                     return Graft.FULL
                 child = self._add_child(node, token_id)
                 added = True

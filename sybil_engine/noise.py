@@ -83,7 +83,8 @@ def uniform_noise(
     random = philox4x32((token_blocks, position, torch.zeros_like(stream_word), stream_word), (key_low, key_high))
     # Word j of block b belongs to column 4 b + j.
     values = torch.stack(random, dim=-1).reshape(len(seeds), 4 * blocks)[:, :columns]
-    return (values.to(torch.float32) + 0.5) * 2.0**-32
+    # Rounding to float32 can yield exactly 1.
+    return ((values.to(torch.float32) + 0.5) * 2.0**-32).clamp_max_(1 - 2.0**-24)
 
 
 def gumbel_noise(
@@ -103,9 +104,7 @@ def gumbel_noise(
         [rows, vocabulary_size], float32, standard Gumbel.
     """
     # With u uniform, -log(1 - u) is exponential, and precise where it is small, which is where Gumbel noise is large.
-    uniform = uniform_noise(seeds, positions, vocabulary_size, stream, device)
-    # Rounding to float32 can yield exactly 1, where the logarithm would be infinite.
-    return -torch.log(-torch.log1p(-uniform.clamp_max_(1 - 2.0**-24)))
+    return -torch.log(-torch.log1p(-uniform_noise(seeds, positions, vocabulary_size, stream, device)))
 
 
 class NoiseTape:

@@ -28,7 +28,9 @@ def shape_logits(logits: Tensor, params: SamplingParams) -> Tensor:
     """
     if params.greedy:
         return logits
-    shaped = logits / params.temperature
+    # Counted from the largest logit, the quotients cannot overflow, however low the temperature.
+    temperature = max(params.temperature, torch.finfo(torch.float32).tiny)
+    shaped = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
     if params.top_k or params.top_p < 1:
         shaped = _keep_most_likely(shaped, params.top_k, params.top_p)
     if params.min_p:

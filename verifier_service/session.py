@@ -7,6 +7,7 @@ from sybil_engine.draft_tree import DraftTree, Graft
 from sybil_engine.errors import InvalidRequest
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
+from sybil_engine.serving.opening import check_token_ids
 from sybil_engine.types import Block, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
 from verifier_service.launch import NO_WAIT, LaunchRule
 
@@ -26,6 +27,7 @@ class VerifierSession:
         opening: SessionOpen,
         slot: int,
         max_position: int,
+        vocabulary_size: int,
         rule: LaunchRule,
         noise: NoiseTape,
         emit: Callable[[Commit | Exception], None],
@@ -34,6 +36,7 @@ class VerifierSession:
         self.opening = opening
         self.slot = slot
         self.max_position = max_position
+        self._vocabulary_size = vocabulary_size
         self.rule = rule
         self.noise = noise
         self.emit = emit
@@ -55,15 +58,18 @@ class VerifierSession:
         """Hang a block into the draft tree.
 
         Raises:
-            InvalidRequest: the block holds no tokens.
+            InvalidRequest: the block holds no tokens, or one outside the vocabulary.
         """
         if not block.token_ids:
             raise InvalidRequest("a block without tokens; send at least one")
+        # Fed to the model, it would break the pass of every session.
+        check_token_ids(block.token_ids, self._vocabulary_size)
         self._drafter_silent = False
         tree_was_empty = len(self.tree) == 0
         graft = self.tree.graft(block)
         if graft is Graft.ADDED:
-            first_after_miss = tree_was_empty and not self._saw_block_since_commit
+            # While the prompt is fed nobody waits, and nothing is learned of the round trip.
+            first_after_miss = tree_was_empty and not self._saw_block_since_commit and self.prefill_tokens <= 0
             since_miss_ns = now_ns - self._waits_since_ns if first_after_miss else None
             self.rule.pace.saw_block(len(block.token_ids), block.draft_ns, since_miss_ns)
             self._saw_block_since_commit = True
@@ -71,7 +77,9 @@ class VerifierSession:
 
     def due_in_ns(self, now_ns: int) -> int:
         """Time until the next pass is due; 0 or less when it is."""
-        if self._drafter_silent or len(self.tree.best_path()) >= self._wait.tokens:
+        # A pass draws one token beyond the drafted ones: those that the session has no room for are not waited for.
+        waited_for = min(self._wait.tokens, self.max_position - len(self.ledger) - 1)
+        if self._drafter_silent or len(self.tree.best_path()) >= waited_for:
             return 0
         return self._waits_since_ns + self._wait.patience_ns - now_ns
 

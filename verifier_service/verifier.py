@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sybil_engine.errors import Unavailable
-from sybil_engine.models.runner import ModelRunner, Rows
+from sybil_engine.models.rows import Rows
+from sybil_engine.models.runner import ModelRunner
 from sybil_engine.noise import NoiseTape
 from sybil_engine.sampling import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening
@@ -70,6 +71,7 @@ class Verifier:
         session = VerifierSession(
             opening,
             max_position=check_opening(opening, vocabulary_size, self.description.context_tokens),
+            vocabulary_size=vocabulary_size,
             slot=self._runner.cache.allocate(),
             rule=launch_rule(opening, self._max_window_tokens),
             noise=NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device),

@@ -1,0 +1,106 @@
+"""DrafterService over real sockets, on the embedded drafter."""
+
+import asyncio
+
+import grpc
+import pytest
+
+from sybil_engine.ledger import Ledger
+from sybil_engine.rpc.v1 import drafter_service_pb2, types_pb2
+from sybil_engine.rpc.v1.drafter_service_pb2_grpc import DrafterServiceStub
+from tests.contract.services import LIMIT_S, MAX_SESSIONS, draft, opening, running_drafter
+
+PROMPT = (5, 6, 7, 8)
+
+
+def _commit(position: int, *token_ids: int, fingerprint: int | None = None) -> types_pb2.Commit:
+    known = Ledger(PROMPT, len(PROMPT)).fingerprint(min(position, len(PROMPT)))
+    return types_pb2.Commit(
+        position=position,
+        prefix_fingerprint=known if fingerprint is None else fingerprint,
+        token_ids=token_ids,
+        origins=[types_pb2.TOKEN_ORIGIN_TARGET] * len(token_ids),
+        draft_budget=3,
+    )
+
+
+async def _refusal(stub: DrafterServiceStub, *messages: object) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(draft(stub, *messages, blocks=1000), LIMIT_S)
+    return caught.value
+
+
+async def _assert_every_slot_is_free(stub: DrafterServiceStub) -> None:
+    done = await asyncio.gather(*(draft(stub, opening(PROMPT), blocks=1) for _ in range(MAX_SESSIONS)))
+    assert all(done)
+
+
+def test_blocks_extend_the_committed_tokens_and_stop_at_the_budget() -> None:
+    async def run() -> None:
+        async with running_drafter() as stub:
+            call = stub.Draft()
+            await call.write(_request(opening(PROMPT, draft_budget=5)))
+            tokens: list[int] = []
+            try:
+                async with asyncio.timeout(2):
+                    async for response in call:
+                        if response.HasField("block"):
+                            assert response.block.position == len(PROMPT) + len(tokens)
+                            tokens += response.block.token_ids
+            except TimeoutError:
+                pass
+            assert len(tokens) == 5
+
+    asyncio.run(run())
+
+
+def test_after_a_commit_that_disagrees_drafting_goes_on_behind_it() -> None:
+    async def run() -> None:
+        async with running_drafter() as stub:
+            blocks = await draft(stub, opening(PROMPT, draft_budget=0), _commit(4, 9), blocks=1)
+            assert blocks[0].position == 5
+            assert blocks[0].prefix_fingerprint == Ledger((*PROMPT, 9), 4).fingerprint(5)
+
+    asyncio.run(run())
+
+
+def test_a_gap_or_a_contradiction_is_a_failed_precondition_and_frees_the_slot() -> None:
+    async def run() -> None:
+        async with running_drafter() as stub:
+            for bad in (_commit(6, 9), _commit(4, 9, fingerprint=1), _commit(2, 99, 99)):
+                error = await _refusal(stub, opening(PROMPT, tokens=500), bad)
+                assert error.code() is grpc.StatusCode.FAILED_PRECONDITION, error.details()
+                assert "reopen" in (error.details() or "")
+            await _assert_every_slot_is_free(stub)
+
+    asyncio.run(run())
+
+
+def test_a_repeated_commit_changes_nothing() -> None:
+    async def run() -> None:
+        async with running_drafter() as stub:
+            once = await draft(stub, opening(PROMPT, draft_budget=0), _commit(4, 9), blocks=1)
+            twice = await draft(stub, opening(PROMPT, draft_budget=0), _commit(4, 9), _commit(4, 9), blocks=1)
+            assert once[0].token_ids[0] == twice[0].token_ids[0]
+
+    asyncio.run(run())
+
+
+def test_bad_openings_are_refused_and_leave_every_slot_free() -> None:
+    async def run() -> None:
+        async with running_drafter() as stub:
+            for fields, code in (
+                ({"token_ids": []}, grpc.StatusCode.INVALID_ARGUMENT),
+                ({"token_ids": [1, 99_999], "prompt_tokens": 2}, grpc.StatusCode.INVALID_ARGUMENT),
+                ({"token_ids": [1] * 5000}, grpc.StatusCode.OUT_OF_RANGE),
+                ({"acceptance_rule": types_pb2.ACCEPTANCE_RULE_RATIO_TEST}, grpc.StatusCode.INVALID_ARGUMENT),
+            ):
+                error = await _refusal(stub, opening(PROMPT, **fields))
+                assert error.code() is code, error.details()
+            await _assert_every_slot_is_free(stub)
+
+    asyncio.run(run())
+
+
+def _request(message: types_pb2.SessionOpen) -> drafter_service_pb2.DraftRequest:
+    return drafter_service_pb2.DraftRequest(open=message)

@@ -1,0 +1,86 @@
+"""Pairs of models that the exactness tests share; each is made once."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from sybil_engine.models import attention
+from sybil_engine.models.loading import LoadedModel, find_folder, load, ready_for_passes
+from tests.exactness.engines import Pair, describe_in_memory, perturbed
+
+CONTEXT_TOKENS = 512
+
+
+@pytest.fixture(autouse=True, scope="session")
+def two_threads() -> Iterator[None]:
+    """Row classes depend on the number of threads: pin it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+def _random_llama(dtype: torch.dtype, implementation: str) -> PreTrainedModel:
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT_TOKENS,
+        initializer_range=0.08,
+    )
+    config._attn_implementation = implementation
+    return LlamaForCausalLM(config).to(dtype)
+
+
+def _random_gpt2(dtype: torch.dtype, implementation: str) -> PreTrainedModel:
+    torch.manual_seed(2)
+    config = GPT2Config(
+        vocab_size=512, n_embd=128, n_layer=3, n_head=4, n_positions=CONTEXT_TOKENS, initializer_range=0.08
+    )
+    config._attn_implementation = implementation
+    return GPT2LMHeadModel(config).to(dtype)
+
+
+def _in_memory(model: PreTrainedModel) -> LoadedModel:
+    return LoadedModel(ready_for_passes(model), describe_in_memory(model, CONTEXT_TOKENS))
+
+
+PAIRS = ("embedded-float32", "embedded-bfloat16", "llama-float32", "gpt2-float32", "llama-bfloat16")
+_RANDOM = {"llama": _random_llama, "gpt2": _random_gpt2}
+_MADE: dict[str, Pair] = {}
+
+
+@pytest.fixture(scope="session", params=PAIRS)
+def pair_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def pair(pair_name: str) -> Pair:
+    """The embedded pair, and random ones whose drafter is the target with noise on its weights."""
+    if pair_name not in _MADE:
+        attention.register()
+        kind, dtype = pair_name.split("-")
+        if kind == "embedded":
+            _MADE[pair_name] = Pair(load("embedded-target", dtype), load("embedded-draft", "float32"))
+        else:
+            target = _RANDOM[kind](getattr(torch, dtype), attention.IMPLEMENTATION)
+            draft = perturbed(target, type(target), noise=0.03, seed=3)
+            _MADE[pair_name] = Pair(_in_memory(target), _in_memory(draft))
+    return _MADE[pair_name]
+
+
+@pytest.fixture
+def reference(pair_name: str) -> PreTrainedModel:
+    """The same target, as `transformers` runs it on its own."""
+    kind, dtype = pair_name.split("-")
+    if kind != "embedded":
+        return _RANDOM[kind](getattr(torch, dtype), "sdpa").eval()
+    folder = find_folder("embedded-target")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True).eval()

@@ -1,0 +1,151 @@
+"""Drafter and verifier in one thread, driven by a schedule: what the services do, without their sockets."""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from transformers import PreTrainedModel
+
+from drafter_service.drafter import Drafter
+from drafter_service.session import DrafterSession
+from sybil_engine.models.loading import LoadedModel
+from sybil_engine.models.runner import ModelRunner
+from sybil_engine.types import Block, Commit, ModelDescription, SessionOpen, Speculation
+from verifier_service.session import VerifierSession
+from verifier_service.verifier import Verifier
+
+SLOTS = 8
+MAX_WINDOW_TOKENS = 7
+
+
+def describe_in_memory(model: PreTrainedModel, context_tokens: int) -> ModelDescription:
+    """Describe a model that stands in no folder."""
+    return ModelDescription(
+        model_id="in memory",
+        architecture=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        vocabulary_size=model.config.vocab_size,
+        tokenizer_fingerprint="",
+        tokenizer_parts={},
+        end_token_ids=(),
+        begin_token_id=None,
+        context_tokens=context_tokens,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device="cpu",
+    )
+
+
+@dataclass
+class Continuation:
+    """One session: what opens it, what was committed, and how its drafts fared."""
+
+    opening: SessionOpen
+    token_ids: list[int] = field(default_factory=list)
+    tested_tokens: int = 0
+    accepted_tokens: int = 0
+    finished: bool = False
+    commits: list[Commit | Exception] = field(default_factory=list)
+    blocks: list[Block | Exception] = field(default_factory=list)
+    verifying: VerifierSession | None = None
+    drafting: DrafterSession | None = None
+
+
+class Pair:
+    """A target and a draft model, each behind its engine."""
+
+    def __init__(self, target: LoadedModel, draft: LoadedModel, *, draft_numerics: str = "fast") -> None:
+        self.target_runner = ModelRunner(target, max_sessions=SLOTS, context_tokens=512, numerics="exact")
+        draft_runner = ModelRunner(
+            draft,
+            max_sessions=SLOTS,
+            context_tokens=512,
+            numerics="exact" if draft_numerics == "exact" else "fast",
+        )
+        self.verifier = Verifier(self.target_runner, target.description, MAX_WINDOW_TOKENS)
+        self.drafter = CheckedDrafter(draft_runner, draft.description)
+
+    def complete(
+        self, openings: Sequence[SessionOpen], *, together: int = 1, schedule_seed: int = 0, lost_blocks: float = 0.0
+    ) -> list[Continuation]:
+        """Run sessions to their ends.
+
+        Args:
+            together: how many sessions are open at the same time, at most; they join and leave at random.
+            schedule_seed: decides who joins when, and when messages arrive.
+            lost_blocks: the share of blocks that never arrive.
+        """
+        chance = random.Random(schedule_seed)
+        everyone = [Continuation(opening) for opening in openings]
+        waiting = list(everyone)
+        running: list[Continuation] = []
+        while waiting or running:
+            while waiting and len(running) < together and (not running or chance.random() < 0.3):
+                running.append(self._open(waiting.pop(0)))
+            for _ in range(chance.randint(0, MAX_WINDOW_TOKENS)):
+                self.drafter.step()
+            for each in running:
+                self._deliver_blocks(each, chance, lost_blocks)
+            self.verifier.step()
+            for each in running:
+                self._deliver_commits(each)
+            running = [each for each in running if not each.finished]
+        assert self.verifier.open_sessions == self.drafter.open_sessions == 0
+        return everyone
+
+    def _open(self, each: Continuation) -> Continuation:
+        each.verifying = self.verifier.open(each.opening, each.commits.append)
+        if each.opening.speculation is not Speculation.OFF:
+            each.drafting = self.drafter.open(each.opening, each.blocks.append)
+        return each
+
+    def _deliver_blocks(self, each: Continuation, chance: random.Random, lost_blocks: float) -> None:
+        while each.blocks and chance.random() < 0.8:
+            block = each.blocks.pop(0)
+            assert isinstance(block, Block), block
+            if chance.random() >= lost_blocks:
+                assert each.verifying is not None
+                each.verifying.offer(block, time.monotonic_ns())
+
+    def _deliver_commits(self, each: Continuation) -> None:
+        for commit in each.commits:
+            assert isinstance(commit, Commit), commit
+            each.token_ids += commit.token_ids
+            each.accepted_tokens += commit.accepted_tokens
+            each.tested_tokens += min(commit.window_tokens, commit.accepted_tokens + 1)
+            each.finished = commit.finish_reason is not None
+            if each.drafting is not None and not each.finished:
+                each.drafting.advance(commit)
+        each.commits.clear()
+        if each.finished and each.drafting is not None:
+            self.drafter.close(each.drafting)
+
+
+class CheckedDrafter(Drafter):
+    """A drafter that checks its context at every draft pass: what its cells hold begins with the ledger."""
+
+    passes_checked = 0
+
+    def _run_pass(self, unfed: list[tuple[DrafterSession, list[int]]]) -> None:
+        for session, tokens in unfed:
+            context = session.fed + tokens
+            assert context[: len(session.ledger)] == session.ledger[:], "the drafter's context left the ledger"
+            self.passes_checked += 1
+        super()._run_pass(unfed)
+
+
+def reopened_at(opening: SessionOpen, token_ids: Sequence[int], cut: int) -> SessionOpen:
+    """What reopens a session after `cut` of its generated tokens."""
+    return replace(opening, token_ids=opening.token_ids + tuple(token_ids[:cut]))
+
+
+def perturbed(model: PreTrainedModel, make: type[PreTrainedModel], noise: float, seed: int) -> PreTrainedModel:
+    """A copy of a model with noise on its weights: a drafter that is right some of the time."""
+    copy = make(model.config)
+    copy.load_state_dict(model.state_dict())
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * parameter.std() * noise)
+    return copy.to(model.dtype).eval()  # type: ignore[return-value]

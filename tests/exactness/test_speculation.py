@@ -1,0 +1,109 @@
+"""Exact mode: what is committed does not depend on speculation, company, interruption or luck with messages."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+import sybil_engine
+from sybil_engine.models.loading import load
+from sybil_engine.types import SamplingParams, SessionOpen, Speculation
+from tests.exactness.engines import Pair, reopened_at
+
+EMBEDDED = Path(sybil_engine.__file__).parent / "models" / "embedded"
+SAMPLINGS = (
+    SamplingParams(),
+    SamplingParams(temperature=0.7),
+    SamplingParams(temperature=1.0),
+    SamplingParams(temperature=1.0, top_p=0.9),
+    SamplingParams(temperature=1.0, top_k=50),
+)
+PROMPTS = 40
+TOKENS = 128
+
+
+def prompts(pair_name: str) -> list[tuple[int, ...]]:
+    """Prompts of real code for the embedded pair, random ones of 1 to 150 tokens for the random pairs."""
+    if pair_name.startswith("embedded"):
+        tokenizer = Tokenizer.from_file(str(EMBEDDED / "target" / "tokenizer.json"))
+        lines = (EMBEDDED / "prompts.jsonl").read_text().splitlines()[:PROMPTS]
+        return [tuple(tokenizer.encode(json.loads(line)["prompt"]).ids) for line in lines]
+    chance = random.Random(5)
+    return [tuple(chance.choices(range(512), k=chance.randint(1, 150))) for _ in range(PROMPTS)]
+
+
+def openings(pair_name: str, speculation: Speculation, seed_offset: int = 0) -> list[SessionOpen]:
+    """One opening a prompt; the ways of sampling take turns."""
+    return [
+        SessionOpen(
+            token_ids=prompt,
+            prompt_tokens=len(prompt),
+            sampling=SAMPLINGS[number % len(SAMPLINGS)],
+            seed=number + seed_offset,
+            max_position=len(prompt) + TOKENS,
+            speculation=speculation,
+            draft_budget=4,
+        )
+        for number, prompt in enumerate(prompts(pair_name))
+    ]
+
+
+_PLAIN: dict[str, list[list[int]]] = {}
+
+
+@pytest.fixture
+def plain(pair: Pair, pair_name: str) -> list[list[int]]:
+    """What the target commits without drafts."""
+    if pair_name not in _PLAIN:
+        done = pair.complete(openings(pair_name, Speculation.OFF), together=8)
+        _PLAIN[pair_name] = [each.token_ids for each in done]
+        assert all(len(token_ids) == TOKENS for token_ids in _PLAIN[pair_name])
+    return _PLAIN[pair_name]
+
+
+@pytest.mark.parametrize("speculation", [Speculation.LOCKSTEP, Speculation.PIPELINED])
+def test_speculation_changes_no_token(
+    pair: Pair, pair_name: str, plain: Sequence[list[int]], speculation: Speculation
+) -> None:
+    done = pair.complete(openings(pair_name, speculation), together=3, schedule_seed=1, lost_blocks=0.1)
+    assert [each.token_ids for each in done] == list(plain)
+    tested, accepted = (sum(getattr(each, f"{name}_tokens") for each in done) for name in ("tested", "accepted"))
+    assert 0.2 < accepted / tested < 1, "drafts that are never right, or never wrong, prove nothing"
+    assert pair.drafter.passes_checked
+
+
+@pytest.mark.parametrize("schedule_seed", [1, 2])
+def test_company_changes_no_token(pair: Pair, pair_name: str, plain: Sequence[list[int]], schedule_seed: int) -> None:
+    order = list(range(PROMPTS))
+    random.Random(schedule_seed).shuffle(order)
+    ways = list(Speculation)
+    mixed = [
+        replace(openings(pair_name, ways[number % len(ways)])[number], token_ids=prompts(pair_name)[number])
+        for number in order
+    ]
+    done = pair.complete(mixed, together=8, schedule_seed=schedule_seed)
+    assert [each.token_ids for each in done] == [plain[number] for number in order]
+
+
+def test_a_session_cut_anywhere_and_reopened_goes_on_with_the_same_tokens(
+    pair: Pair, pair_name: str, plain: Sequence[list[int]]
+) -> None:
+    chance = random.Random(7)
+    cuts = [chance.randrange(TOKENS) for _ in range(PROMPTS)]
+    reopened = [
+        reopened_at(opening, token_ids, cut)
+        for opening, token_ids, cut in zip(openings(pair_name, Speculation.PIPELINED), plain, cuts, strict=True)
+    ]
+    done = pair.complete(reopened, together=4, schedule_seed=2)
+    assert [each.token_ids for each in done] == [token_ids[cut:] for token_ids, cut in zip(plain, cuts, strict=True)]
+
+
+def test_a_target_that_drafts_for_itself_is_always_accepted() -> None:
+    target = load("embedded-target")
+    pair = Pair(target, target, draft_numerics="exact")
+    done = pair.complete(openings("embedded-float32", Speculation.PIPELINED)[:10], together=2, schedule_seed=3)
+    assert sum(each.accepted_tokens for each in done) == sum(each.tested_tokens for each in done) > 500

@@ -1,0 +1,153 @@
+"""Noise is a function of seed, position and token id alone."""
+
+import hashlib
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sybil_engine.noise import NoiseTape, Stream, gumbel_noise, philox4x32, uniform_noise
+
+SEED = st.integers(0, 2**64 - 1)
+POSITION = st.integers(0, 2**20)
+
+
+def words(*values: int) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.tensor([value]) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        pytest.param((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8), id="zeros"),
+        pytest.param((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD), id="ones"),
+        pytest.param(
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+            id="digits of pi",
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers_of_random123(
+    counter: tuple[int, ...], key: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    assert tuple(int(word) for word in philox4x32(words(*counter), words(*key))) == expected
+
+
+@settings(max_examples=30)
+@given(seed=SEED, position=POSITION, token_id=st.integers(0, 500), stream=st.sampled_from(Stream))
+def test_a_uniform_value_is_a_philox_word_of_seed_position_and_token_id(
+    seed: int, position: int, token_id: int, stream: Stream
+) -> None:
+    value = uniform_noise([seed], [position], token_id + 1, stream)[0, token_id]
+    random_words = philox4x32(words(token_id // 4, position, 0, stream), words(seed & 0xFFFFFFFF, seed >> 32))
+    word = int(random_words[token_id % 4])
+    assert 0 < value <= 1
+    assert float(value) == pytest.approx((word + 0.5) / 2**32, rel=2**-22)
+
+
+@settings(max_examples=30)
+@given(rows=st.lists(st.tuples(SEED, POSITION), min_size=1, max_size=9), columns=st.integers(1, 300), data=st.data())
+def test_a_row_does_not_depend_on_the_batch_the_vocabulary_or_the_order(
+    rows: list[tuple[int, int]], columns: int, data: st.DataObject
+) -> None:
+    seeds, positions = [seed for seed, _ in rows], [position for _, position in rows]
+    noise = gumbel_noise(seeds, positions, columns)
+    assert noise.shape == (len(rows), columns)
+    assert noise.dtype == torch.float32
+    order = data.draw(st.permutations(range(len(rows))))
+    shuffled = gumbel_noise([seeds[row] for row in order], [positions[row] for row in order], columns)
+    assert torch.equal(shuffled, noise[list(order)])
+    row = data.draw(st.integers(0, len(rows) - 1))
+    wider = columns + data.draw(st.integers(0, 200))
+    assert torch.equal(gumbel_noise([seeds[row]], [positions[row]], wider)[0, :columns], noise[row])
+
+
+_DIGEST = """
+import hashlib, sys, torch
+torch.set_num_threads(int(sys.argv[1]))
+from sybil_engine.noise import gumbel_noise
+noise = gumbel_noise([0, 1, 2**64 - 1] * 8, range(24), 5_001)
+print(hashlib.sha256(noise.numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("threads", [2])
+def test_noise_is_the_same_in_another_process_with_another_number_of_threads(threads: int) -> None:
+    noise = gumbel_noise([0, 1, 2**64 - 1] * 8, range(24), 5_001)
+    answer = subprocess.run([sys.executable, "-c", _DIGEST, str(threads)], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == hashlib.sha256(noise.numpy().tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("vocabulary_size", [301, 4_096, 2**15 + 1])
+def test_a_tape_equals_direct_computation_for_any_access_pattern(seed: int, vocabulary_size: int) -> None:
+    rng = random.Random(f"{seed} {vocabulary_size}")
+    tape = NoiseTape(seed, vocabulary_size)
+    position = 0
+    for _ in range(8):
+        # On by a window, back as after a rollback, or far away.
+        position = max(0, rng.choice([position + rng.randrange(4), position - rng.randrange(4), rng.randrange(3_000)]))
+        count = rng.randrange(1, 5)
+        direct = gumbel_noise([seed] * count, range(position, position + count), vocabulary_size)
+        assert torch.equal(tape.rows(position, count), direct)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])
+def test_noise_is_finite_for_every_seed_and_uniform_noise_lies_between_0_and_1(seed: int) -> None:
+    seeds, positions = [seed] * 16, range(16)
+    assert bool(gumbel_noise(seeds, positions, 2**14).isfinite().all())
+    uniform = uniform_noise(seeds, positions, 2**14, Stream.COIN)
+    assert bool((uniform > 0).all())
+    assert bool((uniform < 1).all())
+
+
+def test_the_largest_random_word_gives_a_uniform_value_below_1_and_finite_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def extremes(counter: object, key: object) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.full((1, 1), word) for word in (0, 2**31, 2**32 - 2, 2**32 - 1))
+
+    monkeypatch.setattr("sybil_engine.noise.philox4x32", extremes)
+    uniform = uniform_noise([0], [0], 4, Stream.TOKEN)
+    assert bool(((uniform > 0) & (uniform < 1)).all())
+    noise = gumbel_noise([0], [0], 4)
+    assert bool(noise.isfinite().all())
+    assert noise[0].tolist() == sorted(noise[0].tolist(), reverse=True)
+
+
+def test_all_64_bits_of_a_seed_count() -> None:
+    seeds = [0, 2**64 - 1, *(2**bit for bit in range(64))]
+    rows = uniform_noise(seeds, [3] * len(seeds), 8, Stream.TOKEN)
+    assert len({tuple(row) for row in rows.tolist()}) == len(seeds)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_has_the_mean_and_the_variance_of_a_gumbel_variable(seed: int) -> None:
+    values = gumbel_noise([seed] * 64, range(64), 4_096).double()
+    count = values.numel()
+    # Standard Gumbel: mean 0.5772, variance pi^2 / 6, kurtosis 5.4; six standard errors.
+    assert float(values.mean()) == pytest.approx(0.5772156649, abs=6 * (1.6449 / count) ** 0.5)
+    assert float(values.var()) == pytest.approx(1.6449340668, abs=6 * 1.6449 * (4.4 / count) ** 0.5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_streams_positions_seeds_and_token_ids_are_independent_of_each_other(seed: int) -> None:
+    count = 2**16
+    base = gumbel_noise([seed], [5], count + 1)
+    others = {
+        "coin": gumbel_noise([seed], [5], count, Stream.COIN)[0],
+        "correction": gumbel_noise([seed], [5], count, Stream.CORRECTION)[0],
+        "the next position": gumbel_noise([seed], [6], count)[0],
+        "the next seed": gumbel_noise([seed + 1], [5], count)[0],
+        "the seed's high half": gumbel_noise([seed + 2**32], [5], count)[0],
+        "the next token id": base[0, 1:],
+    }
+    for name, other in others.items():
+        correlation = float(torch.corrcoef(torch.stack([base[0, :count], other]))[0, 1])
+        assert abs(correlation) < 6 / count**0.5, name

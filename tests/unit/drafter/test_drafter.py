@@ -1,0 +1,242 @@
+"""The drafter's context: at every draft pass its cells and rows are the ledger's tokens, then its own trunk."""
+
+import random
+from dataclasses import dataclass, replace
+
+import pytest
+
+from drafter_service.drafter import Drafter
+from drafter_service.session import DrafterSession
+from sybil_engine.draft_tree import DraftTree, Graft
+from sybil_engine.errors import CommitGap, InvalidRequest, Unavailable
+from sybil_engine.ledger import Ledger
+from sybil_engine.models.rows import Rows
+from sybil_engine.noise import NoiseTape
+from sybil_engine.types import Block, Commit, SamplingParams, SessionOpen, Speculation, TokenOrigin
+from tests.unit.fake_runner import (
+    CONTEXT_TOKENS,
+    VOCABULARY_SIZE,
+    FakeClock,
+    FakeRunner,
+    description,
+    near_model,
+    plain_tokens,
+)
+
+BUDGET = 4
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
+    monkeypatch.setattr("drafter_service.drafter.time", clock)
+    monkeypatch.setattr(NoiseTape, "_STRETCH_VALUES", 16 * VOCABULARY_SIZE)
+    return clock
+
+
+def opening(seed: int, tokens: int = 5, speculation: Speculation = Speculation.PIPELINED) -> SessionOpen:
+    rng = random.Random(f"prompt {seed}")
+    prompt = tuple(rng.randrange(VOCABULARY_SIZE) for _ in range(tokens))
+    sampling = SamplingParams() if seed % 2 else SamplingParams(temperature=1.0)
+    return SessionOpen(prompt, tokens, sampling, seed, speculation=speculation, draft_budget=BUDGET)
+
+
+def commit_after(ledger: Ledger, token_ids: tuple[int, ...], draft_budget: int = BUDGET) -> Commit:
+    end = len(ledger)
+    origins = (TokenOrigin.TARGET,) * len(token_ids)
+    return Commit(end, ledger.fingerprint(end), token_ids, origins, draft_budget=draft_budget)
+
+
+@dataclass
+class Watched:
+    """A drafter whose every row is held against its session's ledger and trunk."""
+
+    runner: FakeRunner
+    drafter: Drafter
+    sessions: dict[int, DrafterSession]
+    blocks: dict[int, list[Block]]
+    rows_seen: int = 0
+
+    def open(self, opening: SessionOpen) -> DrafterSession:
+        blocks: list[Block] = []
+
+        def take(event: Block | Exception) -> None:
+            assert isinstance(event, Block)
+            blocks.append(event)
+
+        session = self.drafter.open(opening, take)
+        self.sessions[session.slot] = session
+        self.blocks[session.slot] = blocks
+        return session
+
+    def check(self, rows: Rows, before: list[int]) -> None:
+        session = self.sessions[rows.slot]
+        context = before + list(rows.token_ids)
+        path = session.ledger[:] + [node.token_id for node in session.tree.best_path()]
+        assert context == path[: len(context)], "the drafter's context is not the ledger's, then the trunk's"
+        assert context[: len(session.ledger)] == session.ledger[: len(context)]
+        self.rows_seen += len(rows.token_ids)
+
+
+def watched(slots: int = 4, max_rows: int = 6) -> Watched:
+    runner = FakeRunner(near_model, slots, max_rows)
+    watched = Watched(runner, Drafter(runner.as_runner, description()), {}, {})
+    runner.watch = watched.check
+    return watched
+
+
+def drain(drafter: Drafter) -> int:
+    steps = 0
+    while drafter.step() is not None:
+        steps += 1
+        assert steps < 200, "drafting never ends"
+    return steps
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_at_every_draft_pass_the_context_is_the_ledgers_and_then_the_trunks(seed: int) -> None:
+    rng = random.Random(seed)
+    it = watched(slots=3, max_rows=rng.choice([3, 6, 12]))
+    sessions = [it.open(opening(number, tokens=rng.choice([1, 5, 20]))) for number in range(3)]
+    for _ in range(60):
+        for _ in range(rng.randrange(5)):
+            it.drafter.step()
+        session = rng.choice(sessions)
+        if len(session.ledger) > CONTEXT_TOKENS - 8:
+            continue
+        trunk = [node.token_id for node in session.tree.best_path()]
+        # A part of the trunk, all of it, more than it, or something else: whatever the target may decide.
+        agreed = trunk[: rng.randrange(len(trunk) + 1)]
+        own = [rng.randrange(VOCABULARY_SIZE) for _ in range(rng.randrange(1 if agreed else 2, 3))]
+        if agreed or own:
+            session.advance(commit_after(session.ledger, tuple(agreed + own), draft_budget=rng.randrange(6)))
+    assert it.rows_seen > 50
+    for session in sessions:
+        it.drafter.close(session)
+    assert it.runner.cache.slots_in_use == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 30])
+def test_the_trunk_is_what_the_draft_model_would_say_with_the_sessions_noise(seed: int, tokens: int) -> None:
+    it = watched()
+    session = it.open(opening(seed, tokens))
+    drain(it.drafter)
+    drafted = [token_id for block in it.blocks[session.slot] for token_id in block.token_ids]
+    assert drafted == plain_tokens(replace(opening(seed, tokens), max_position=tokens + BUDGET), near_model)[tokens:]
+    rejected = (drafted[0], (drafted[1] + 1) % VOCABULARY_SIZE)
+    session.advance(commit_after(session.ledger, rejected))
+    it.blocks[session.slot].clear()
+    drain(it.drafter)
+    again = replace(opening(seed, tokens), token_ids=tuple(session.ledger[:]), max_position=tokens + 2 + BUDGET)
+    assert [token for block in it.blocks[session.slot] for token in block.token_ids] == plain_tokens(again, near_model)[
+        tokens + 2 :
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_block_hangs_where_it_says(seed: int) -> None:
+    it = watched()
+    session = it.open(opening(seed))
+    receiver = Ledger(opening(seed).token_ids, 1)
+    tree = DraftTree(receiver)
+    for own in (3, 9, 27):
+        drain(it.drafter)
+        assert {tree.graft(block) for block in it.blocks[session.slot]} == {Graft.ADDED}
+        assert [node.token_id for node in tree.best_path()] == [node.token_id for node in session.tree.best_path()]
+        it.blocks[session.slot].clear()
+        token_ids = (tree.best_path()[0].token_id, own)
+        session.advance(commit_after(receiver, token_ids))
+        receiver.append(commit_after(receiver, token_ids))
+        tree.advance()
+
+
+@pytest.mark.parametrize("budget", [0, 1, 3, 10, 10_000])
+@pytest.mark.parametrize("max_position", [6, 8, 0])
+def test_nothing_is_drafted_beyond_the_budget_or_the_last_position(budget: int, max_position: int) -> None:
+    it = watched()
+    session = it.open(replace(opening(1), draft_budget=budget, max_position=max_position))
+    drain(it.drafter)
+    end = max_position or CONTEXT_TOKENS
+    assert len(session.tree.best_path()) == min(budget, end - 5)
+    assert all(block.position + len(block.token_ids) <= end for block in it.blocks[session.slot])
+
+
+def test_a_budget_beyond_what_the_tree_holds_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = watched()
+    session = it.open(replace(opening(1), draft_budget=1_000))
+    session.tree = DraftTree(session.ledger, capacity_tokens=6)
+    drain(it.drafter)
+    assert len(session.tree) == 6
+
+
+def test_a_commit_with_no_budget_switches_drafting_off_and_another_one_on() -> None:
+    it = watched()
+    session = it.open(opening(1))
+    drain(it.drafter)
+    session.advance(commit_after(session.ledger, (1,), draft_budget=0))
+    assert it.drafter.step() is None
+    session.advance(commit_after(session.ledger, (2,), draft_budget=2))
+    drain(it.drafter)
+    assert len(session.tree) == 2
+
+
+def test_pipelined_drafts_leave_one_by_one_and_lockstep_drafts_as_one_window() -> None:
+    for speculation, lengths in ((Speculation.PIPELINED, [1] * BUDGET), (Speculation.LOCKSTEP, [BUDGET])):
+        it = watched()
+        session = it.open(opening(1, speculation=speculation))
+        drain(it.drafter)
+        assert [len(block.token_ids) for block in it.blocks[session.slot]] == lengths
+
+
+def test_sessions_share_draft_passes() -> None:
+    it = watched()
+    for number in range(3):
+        it.open(opening(number, tokens=2))
+    assert drain(it.drafter) == BUDGET
+    assert [len(batch) for batch in it.runner.batches] == [3] * BUDGET
+
+
+def test_more_sessions_than_rows_take_turns() -> None:
+    it = watched(slots=5, max_rows=2)
+    sessions = [it.open(opening(number, tokens=1)) for number in range(5)]
+    for _ in range(5):
+        it.drafter.step()
+    assert sorted(len(session.tree) for session in sessions) == [2] * 5
+
+
+def test_a_gap_or_an_unknown_token_changes_nothing() -> None:
+    it = watched()
+    session = it.open(opening(1))
+    drain(it.drafter)
+    before = (session.ledger[:], [node.token_id for node in session.tree.best_path()], session.draft_budget)
+    with pytest.raises(CommitGap):
+        session.advance(Commit(9, 0, (1,), (TokenOrigin.TARGET,)))
+    with pytest.raises(InvalidRequest, match="out of range"):
+        session.advance(commit_after(session.ledger, (VOCABULARY_SIZE,)))
+    assert before == (session.ledger[:], [node.token_id for node in session.tree.best_path()], session.draft_budget)
+
+
+def test_a_repeated_commit_changes_nothing() -> None:
+    it = watched()
+    session = it.open(opening(1))
+    drain(it.drafter)
+    commit = commit_after(session.ledger, (session.tree.best_path()[0].token_id,))
+    session.advance(commit)
+    before = [node.token_id for node in session.tree.best_path()]
+    session.advance(commit)
+    assert [node.token_id for node in session.tree.best_path()] == before
+
+
+def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots() -> None:
+    runner = FakeRunner(near_model)
+    drafter = Drafter(runner.as_runner, description())
+    events: list[Block | Exception] = []
+    drafter.open(opening(1), events.append)
+    runner.broken = ZeroDivisionError("no such kernel")
+    with pytest.raises(ZeroDivisionError) as caught:
+        drafter.step()
+    drafter.fail(caught.value)
+    assert [type(event) for event in events] == [Unavailable]
+    assert runner.cache.slots_in_use == drafter.open_sessions == 0
+    assert drafter.step() is None

@@ -1,0 +1,174 @@
+"""A model without weights: the fake at the seam between the services' policies and `ModelRunner`.
+
+Its logits are a function of the token prefix alone, and it remembers what stands in each cell.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from sybil_engine.errors import Exhausted
+from sybil_engine.models.rows import Rows
+from sybil_engine.models.runner import ModelRunner
+from sybil_engine.noise import gumbel_noise
+from sybil_engine.sampling import draw_tokens, shape_logits
+from sybil_engine.types import ModelDescription, SessionOpen
+
+VOCABULARY_SIZE = 32
+CONTEXT_TOKENS = 64
+CHUNK_TOKENS = 8
+
+
+class Model(Protocol):
+    """Logits of the token after a prefix, [vocabulary]."""
+
+    def __call__(self, prefix: Sequence[int], /) -> Tensor: ...
+
+
+def target_model(prefix: Sequence[int]) -> Tensor:
+    return _logits(prefix, stream=11)
+
+
+def near_model(prefix: Sequence[int]) -> Tensor:
+    """A drafter that is right more often than not."""
+    return target_model(prefix) + 0.5 * _logits(prefix, stream=12)
+
+
+def bad_model(prefix: Sequence[int]) -> Tensor:
+    return -target_model(prefix)
+
+
+def _logits(prefix: Sequence[int], stream: int) -> Tensor:
+    return _cached_logits(tuple(prefix), stream)
+
+
+@cache
+def _cached_logits(prefix: tuple[int, ...], stream: int) -> Tensor:
+    rng = random.Random(f"{stream} {prefix}")
+    return torch.tensor([rng.gauss(0.0, 2.0) for _ in range(VOCABULARY_SIZE)])
+
+
+def plain_tokens(opening: SessionOpen, model: Model = target_model, context_tokens: int = CONTEXT_TOKENS) -> list[int]:
+    """What the target alone would say, token by token: everything up to the session's end, the prompt included."""
+    tokens = list(opening.token_ids)
+    end = min(opening.max_position or context_tokens, context_tokens)
+    while len(tokens) < end and (len(tokens) == len(opening.token_ids) or tokens[-1] not in opening.stop_token_ids):
+        shaped = shape_logits(model(tokens).unsqueeze(0), opening.sampling)
+        noise = None if opening.sampling.greedy else gumbel_noise([opening.seed], [len(tokens)], VOCABULARY_SIZE)
+        tokens.append(int(draw_tokens(shaped, noise)))
+    return tokens
+
+
+class FakeCache:
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.taken: set[int] = set()
+        self.keys = torch.empty(0)
+
+    @property
+    def slots_in_use(self) -> int:
+        return len(self.taken)
+
+    def allocate(self) -> int:
+        free = set(range(self.slots)) - self.taken
+        if not free:
+            raise Exhausted(f"all {self.slots} slots are taken")
+        self.taken.add(min(free))
+        return min(free)
+
+    def release(self, slot: int) -> None:
+        self.taken.remove(slot)
+
+
+class FakeRunner:
+    """Feeds rows to a model of prefixes.
+
+    Attributes:
+        chunks: every prefilled chunk, in order.
+        batches: the rows of every decode pass, in order.
+        watch: told of all rows before they are fed, with the tokens that stand in the cells before them.
+    """
+
+    def __init__(self, model: Model = target_model, slots: int = 4, max_rows: int = 6) -> None:
+        self.cache = FakeCache(slots)
+        self.max_rows = max_rows
+        self.chunk_tokens = CHUNK_TOKENS
+        self.context_tokens = CONTEXT_TOKENS
+        self.model = model
+        self.chunks: list[Rows] = []
+        self.batches: list[list[Rows]] = []
+        self.watch: Callable[[Rows, list[int]], None] = lambda rows, before: None
+        self.broken: Exception | None = None
+        self._cells: dict[int, list[int]] = {}
+
+    @property
+    def as_runner(self) -> ModelRunner:
+        return cast("ModelRunner", self)
+
+    def prefill(self, chunk: Rows) -> None:
+        assert len(chunk.token_ids) <= self.chunk_tokens
+        self.chunks.append(chunk)
+        self._write(chunk)
+
+    def forward(self, batch: Sequence[Rows]) -> Tensor:
+        if self.broken is not None:
+            error, self.broken = self.broken, None
+            raise error
+        assert batch
+        assert len({rows.slot for rows in batch}) == len(batch), "a session is in a pass once"
+        self.batches.append(list(batch))
+        logits = []
+        for rows in batch:
+            before = self._write(rows)
+            prefixes = [before + list(rows.token_ids[: count + 1]) for count in range(len(rows.token_ids))]
+            logits += [self.model(prefix) for prefix in prefixes]
+        return torch.stack(logits)
+
+    def _write(self, rows: Rows) -> list[int]:
+        assert rows.token_ids
+        assert rows.slot in self.cache.taken
+        assert rows.position + len(rows.token_ids) <= self.context_tokens
+        assert all(0 <= token_id < VOCABULARY_SIZE for token_id in rows.token_ids)
+        cells = self._cells.setdefault(rows.slot, [])
+        # What stands beyond is overwritten before it is seen; what comes before must have been written.
+        assert rows.position <= len(cells), "a pass that sees cells which nobody filled"
+        del cells[rows.position :]
+        self.watch(rows, list(cells))
+        before = list(cells)
+        cells += rows.token_ids
+        return before
+
+
+class FakeClock:
+    """Time that passes when a test says so, in place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+
+    def monotonic_ns(self) -> int:
+        self.now_ns += 1_000
+        return self.now_ns
+
+    def pass_s(self, delay_s: float) -> None:
+        self.now_ns += int(delay_s * 1e9) + 1
+
+
+def description(**changes: Any) -> ModelDescription:
+    values: dict[str, Any] = {
+        "model_id": "fake",
+        "architecture": "Fake",
+        "parameters": 0,
+        "vocabulary_size": VOCABULARY_SIZE,
+        "tokenizer_fingerprint": "",
+        "tokenizer_parts": {},
+        "end_token_ids": (),
+        "begin_token_id": None,
+        "context_tokens": CONTEXT_TOKENS,
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    return ModelDescription(**{**values, **changes})

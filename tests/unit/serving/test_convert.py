@@ -1,0 +1,246 @@
+"""Frozen values survive the wire, and what a message cannot mean is refused."""
+
+import struct
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sybil_engine.errors import InvalidRequest, PairMismatch
+from sybil_engine.rpc.v1 import types_pb2 as wire
+from sybil_engine.serving import convert
+from sybil_engine.types import (
+    AcceptanceRule,
+    Block,
+    BlockOrigin,
+    Commit,
+    Distribution,
+    FinishReason,
+    ModelDescription,
+    PassTimings,
+    SamplingParams,
+    SessionOpen,
+    Speculation,
+    TokenOrigin,
+)
+
+WORD = st.integers(0, 2**32 - 1)
+LONG = st.integers(0, 2**64 - 1)
+TEXT = st.text(max_size=8)
+IDS = st.lists(WORD, max_size=5).map(tuple)
+FLOAT32 = st.floats(width=32, allow_nan=False)
+
+SAMPLING = st.builds(
+    SamplingParams,
+    temperature=st.floats(0, allow_infinity=False),
+    top_k=st.integers(0, 2**31 - 1),
+    top_p=st.floats(0, 1, exclude_min=True),
+    min_p=st.floats(0, 1, exclude_max=True),
+)
+BLOCK = IDS.flatmap(
+    lambda token_ids: st.builds(
+        Block,
+        position=WORD,
+        prefix_fingerprint=LONG,
+        token_ids=st.just(token_ids),
+        origin=st.sampled_from(BlockOrigin),
+        distributions=st.just(())
+        | st.tuples(*[st.builds(Distribution, IDS, st.lists(FLOAT32, max_size=5).map(tuple)) for _ in token_ids]),
+        draft_ns=LONG,
+    )
+)
+COMMIT = st.builds(
+    Commit,
+    position=WORD,
+    prefix_fingerprint=LONG,
+    token_ids=IDS,
+    origins=st.lists(st.sampled_from(TokenOrigin), max_size=5).map(tuple),
+    logprobs=st.lists(FLOAT32, max_size=5).map(tuple),
+    draft_budget=WORD,
+    window_tokens=WORD,
+    accepted_tokens=WORD,
+    timings=st.builds(PassTimings, LONG, LONG, LONG, LONG),
+    finish_reason=st.none() | st.sampled_from(FinishReason),
+)
+
+
+@st.composite
+def openings(draw: st.DrawFn) -> SessionOpen:
+    token_ids = draw(st.lists(WORD, min_size=1, max_size=5).map(tuple))
+    return SessionOpen(
+        token_ids=token_ids,
+        prompt_tokens=draw(st.integers(1, len(token_ids))),
+        sampling=draw(SAMPLING),
+        seed=draw(LONG),
+        stop_token_ids=draw(st.frozensets(WORD, max_size=3)),
+        max_position=draw(WORD),
+        speculation=draw(st.sampled_from(Speculation)),
+        window_tokens=draw(WORD),
+        acceptance_rule=draw(st.sampled_from(AcceptanceRule)),
+        draft_budget=draw(WORD),
+        logprobs=draw(st.booleans()),
+        session_id=draw(TEXT),
+    )
+
+
+DESCRIPTION = st.builds(
+    ModelDescription,
+    model_id=TEXT,
+    architecture=TEXT,
+    parameters=LONG,
+    vocabulary_size=WORD,
+    tokenizer_fingerprint=TEXT,
+    tokenizer_parts=st.dictionaries(TEXT, TEXT, max_size=3),
+    end_token_ids=IDS,
+    begin_token_id=st.none() | WORD,
+    context_tokens=WORD,
+    dtype=TEXT,
+    device=TEXT,
+    max_sessions=WORD,
+    numerics=TEXT,
+    row_class=IDS,
+    ready=st.booleans(),
+)
+
+
+@given(params=SAMPLING)
+def test_sampling_parameters_survive_the_wire(params: SamplingParams) -> None:
+    sent = convert.sampling_to_wire(params).SerializeToString()
+    assert convert.sampling_from_wire(wire.SamplingParams.FromString(sent)) == params
+
+
+@given(opening=openings())
+def test_an_opening_survives_the_wire(opening: SessionOpen) -> None:
+    sent = convert.open_to_wire(opening).SerializeToString()
+    assert convert.open_from_wire(wire.SessionOpen.FromString(sent)) == opening
+
+
+@given(block=BLOCK)
+def test_a_block_survives_the_wire(block: Block) -> None:
+    sent = convert.block_to_wire(block).SerializeToString()
+    assert convert.block_from_wire(wire.Block.FromString(sent)) == block
+
+
+@given(commit=COMMIT)
+def test_a_commit_survives_the_wire(commit: Commit) -> None:
+    sent = convert.commit_to_wire(commit).SerializeToString()
+    assert convert.commit_from_wire(wire.Commit.FromString(sent)) == commit
+
+
+@given(description=DESCRIPTION)
+def test_a_description_survives_the_wire(description: ModelDescription) -> None:
+    sent = convert.description_to_wire(description).SerializeToString()
+    assert convert.description_from_wire(wire.ModelDescription.FromString(sent)) == description
+
+
+def test_every_value_of_every_enum_has_a_place_on_the_wire() -> None:
+    for speculation in Speculation:
+        value = convert.speculation_to_wire(speculation)
+        assert convert.speculation_from_wire(value, Speculation.OFF) is speculation
+    for rule in AcceptanceRule:
+        assert convert.acceptance_rule_from_wire(convert.acceptance_rule_to_wire(rule)) is rule
+    assert convert.token_origins_from_wire(convert.token_origins_to_wire(TokenOrigin)) == tuple(TokenOrigin)
+
+
+@pytest.mark.parametrize("default", Speculation)
+def test_speculation_that_is_not_said_is_the_default(default: Speculation) -> None:
+    assert convert.speculation_from_wire(wire.SPECULATION_UNSPECIFIED, default) is default
+
+
+def test_a_top_p_that_is_not_sent_means_1_and_an_explicit_0_is_refused() -> None:
+    assert convert.sampling_from_wire(wire.SamplingParams()) == SamplingParams(top_p=1.0)
+    with pytest.raises(InvalidRequest, match=r"top_p is 0\.0"):
+        convert.sampling_from_wire(wire.SamplingParams(top_p=0.0))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(wire.SamplingParams(temperature=float("nan")), id="temperature NaN"),
+        pytest.param(wire.SamplingParams(temperature=-1), id="temperature negative"),
+        pytest.param(wire.SamplingParams(top_k=-1), id="top_k negative"),
+        pytest.param(wire.SamplingParams(top_p=float("nan")), id="top_p NaN"),
+        pytest.param(wire.SamplingParams(min_p=1), id="min_p 1"),
+    ],
+)
+def test_sampling_parameters_out_of_range_are_refused(message: wire.SamplingParams) -> None:
+    with pytest.raises(InvalidRequest):
+        convert.sampling_from_wire(message)
+    with pytest.raises(InvalidRequest):
+        convert.open_from_wire(wire.SessionOpen(token_ids=[1], prompt_tokens=1, sampling=message))
+
+
+def with_enum(message_bytes: bytes, field_number: int, value: int) -> bytes:
+    """The message with an enum field set to a value that a newer version may know."""
+    return message_bytes + bytes([field_number << 3, value])
+
+
+SOME_OPEN = wire.SessionOpen(token_ids=[1], prompt_tokens=1).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("read", "field"),
+    [
+        *[
+            pytest.param(
+                lambda value=value: convert.open_from_wire(wire.SessionOpen.FromString(with_enum(SOME_OPEN, 8, value))),
+                "speculation",
+                id=f"speculation {value}",
+            )
+            for value in (wire.SPECULATION_HEDGED, wire.SPECULATION_AUTO, 77)
+        ],
+        pytest.param(
+            lambda: convert.open_from_wire(wire.SessionOpen.FromString(with_enum(SOME_OPEN, 10, 77))),
+            "acceptance_rule",
+            id="acceptance_rule",
+        ),
+        *[
+            pytest.param(
+                lambda value=value: convert.block_from_wire(wire.Block.FromString(with_enum(b"", 4, value))),
+                "origin",
+                id=f"block origin {value}",
+            )
+            for value in (wire.BLOCK_ORIGIN_UNSPECIFIED, 77)
+        ],
+        *[
+            pytest.param(
+                lambda value=value: convert.commit_from_wire(wire.Commit.FromString(with_enum(b"", 4, value))),
+                "origins",
+                id=f"token origin {value}",
+            )
+            for value in (wire.TOKEN_ORIGIN_UNSPECIFIED, 77)
+        ],
+        pytest.param(
+            lambda: convert.commit_from_wire(wire.Commit.FromString(with_enum(b"", 10, 77))),
+            "finish_reason",
+            id="finish_reason",
+        ),
+    ],
+)
+def test_an_enum_value_that_this_version_does_not_serve_is_refused_by_name(
+    read: Callable[[], object], field: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"{field} has the value"):
+        read()
+
+
+def test_a_block_has_one_distribution_a_token_or_none() -> None:
+    message = wire.Block(token_ids=[1, 2], origin=wire.BLOCK_ORIGIN_TRUNK, distributions=[wire.Distribution()])
+    with pytest.raises(InvalidRequest, match="2 tokens has 1 distributions"):
+        convert.block_from_wire(message)
+
+
+def test_an_opening_without_tokens_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="the prompt is empty"):
+        convert.open_from_wire(wire.SessionOpen())
+
+
+def test_another_protocol_version_is_a_mismatch_that_names_both() -> None:
+    message = wire.ModelDescription(model_id="llama", protocol_version=99)
+    with pytest.raises(PairMismatch, match="llama is served with protocol version 99"):
+        convert.description_from_wire(message)
+
+
+def test_fingerprints_take_eight_bytes_whatever_their_value() -> None:
+    assert struct.pack("<Q", 5) in convert.block_to_wire(Block(0, 5, (1,))).SerializeToString()

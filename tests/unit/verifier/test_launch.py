@@ -1,0 +1,104 @@
+"""When a pass is launched, and how far ahead drafting pays."""
+
+import pytest
+
+from sybil_engine.types import SessionOpen, Speculation
+from verifier_service.launch import FixedWindow, LearnedWindow, launch_rule
+
+
+def learned(
+    acceptance_rate: float, draft_token_ns: float, round_trip_ns: float = 0.0, pass_ns: float = 1e7, most: int = 8
+) -> LearnedWindow:
+    rule = LearnedWindow(most)
+    rule.pace.acceptance_rate.value = acceptance_rate
+    rule.pace.draft_token_ns.value = draft_token_ns
+    rule.pace.round_trip_ns.value = round_trip_ns
+    rule.pace.pass_ns.value = pass_ns
+    return rule
+
+
+@pytest.mark.parametrize("ready_tokens", range(5))
+def test_lockstep_waits_for_the_whole_window_whatever_is_ready(ready_tokens: int) -> None:
+    wait = FixedWindow(4).wait(ready_tokens)
+    assert wait.tokens == 4
+    assert 100_000_000 <= wait.patience_ns < 10**9
+
+
+def test_without_speculation_nothing_is_waited_for_or_drafted() -> None:
+    rule = launch_rule(SessionOpen((1,), 1, window_tokens=5), 8)
+    assert rule.wait(0).tokens == 0
+    assert rule.draft_budget() == 0
+
+
+def test_cheap_and_accepted_drafts_are_waited_for() -> None:
+    assert learned(acceptance_rate=0.95, draft_token_ns=1e4).wait(0).tokens == 8
+
+
+@pytest.mark.parametrize("acceptance_rate", [0.1, 0.7, 0.99])
+def test_drafts_that_take_longer_than_a_pass_are_not_waited_for(acceptance_rate: float) -> None:
+    wait = learned(acceptance_rate, draft_token_ns=1.1e7).wait(0)
+    assert (wait.tokens, wait.patience_ns) == (0, 0)
+
+
+def test_a_long_way_to_the_drafter_is_not_waited_for() -> None:
+    assert learned(0.7, 1e6, round_trip_ns=1e9).wait(0).tokens == 0
+    # But when some tokens are here, drafting goes on already, and the way does not count.
+    assert learned(0.9, 1e4, round_trip_ns=1e9).wait(1).tokens > 1
+
+
+@pytest.mark.parametrize("draft_token_ns", [1e4, 1e6, 3e6])
+def test_more_is_waited_for_as_acceptance_grows_and_never_less_than_is_ready(draft_token_ns: float) -> None:
+    windows = [learned(step / 20, draft_token_ns, 5e5).wait(0).tokens for step in range(20)]
+    assert windows == sorted(windows)
+    for ready_tokens in range(12):
+        wait = learned(0.5, draft_token_ns).wait(ready_tokens)
+        assert min(ready_tokens, 8) <= wait.tokens <= 8
+
+
+@pytest.mark.parametrize("acceptance_rate", [0.3, 0.6, 0.8, 0.95])
+@pytest.mark.parametrize("draft_token_ns", [1e4, 1e6, 3e6])
+def test_the_window_is_the_one_that_maximises_tokens_per_time(acceptance_rate: float, draft_token_ns: float) -> None:
+    """The formula of DESIGN section 6, written out with its closed form."""
+
+    def tokens_per_pass_time(window_tokens: int) -> float:
+        arrival = (5e5 + window_tokens * draft_token_ns) / 1e7 if window_tokens else 0
+        return (1 - acceptance_rate ** (window_tokens + 1)) / (1 - acceptance_rate) / (1 + arrival)
+
+    best = max(range(9), key=tokens_per_pass_time)
+    wait = learned(acceptance_rate, draft_token_ns, 5e5).wait(0)
+    assert wait.tokens == best
+    assert wait.patience_ns == pytest.approx(2 * (5e5 + best * draft_token_ns) if best else 0, abs=1)
+
+
+def test_the_budget_grows_with_acceptance_within_bounds() -> None:
+    budgets = [learned(step / 100, 1e6).draft_budget() for step in range(101)]
+    assert budgets == sorted(budgets)
+    assert budgets[0] == 1
+    assert budgets[-1] == 16
+    assert len(set(budgets)) > 5
+
+
+def test_a_session_may_ask_for_a_smaller_window_but_not_for_a_larger_one() -> None:
+    for speculation in (Speculation.LOCKSTEP, Speculation.PIPELINED):
+        asked = [SessionOpen((1,), 1, speculation=speculation, window_tokens=tokens) for tokens in (0, 2, 100)]
+        windows = [launch_rule(each, 6).max_window_tokens for each in asked]
+        assert windows == [4 if speculation is Speculation.LOCKSTEP else 6, 2, 6]
+
+
+def test_a_rule_learns_acceptance_from_tested_tokens_only() -> None:
+    rule = learned(0.5, 1e6)
+    rule.pace.saw_pass(10, tested_tokens=0, accepted_tokens=0)
+    assert rule.pace.acceptance_rate.value == 0.5
+    for _ in range(200):
+        rule.pace.saw_pass(10, tested_tokens=4, accepted_tokens=3)
+    assert rule.pace.acceptance_rate.value == pytest.approx(0.75, abs=0.08)
+
+
+def test_a_rule_learns_the_round_trip_only_from_the_first_block_after_a_miss() -> None:
+    rule = learned(0.5, 1e6, round_trip_ns=100.0)
+    rule.pace.saw_block(2, draft_ns=2_000_000, since_miss_ns=None)
+    assert rule.pace.round_trip_ns.value == 100.0
+    for _ in range(100):
+        rule.pace.saw_block(2, draft_ns=4_000_000, since_miss_ns=4_700_000)
+    assert rule.pace.round_trip_ns.value == pytest.approx(700_000, rel=0.01)
+    assert rule.pace.draft_token_ns.value == pytest.approx(2_000_000, rel=0.01)

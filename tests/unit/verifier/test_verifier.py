@@ -1,0 +1,437 @@
+"""Whatever is drafted, lost or junk, and whoever shares the passes: committed tokens are the target's own."""
+
+import random
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from drafter_service.drafter import Drafter
+from sybil_engine.draft_tree import Graft
+from sybil_engine.errors import ContextExceeded, Exhausted, InvalidRequest, Unavailable
+from sybil_engine.ledger import Ledger
+from sybil_engine.noise import NoiseTape
+from sybil_engine.types import (
+    Block,
+    BlockOrigin,
+    Commit,
+    FinishReason,
+    SamplingParams,
+    SessionOpen,
+    Speculation,
+    TokenOrigin,
+)
+from tests.unit.fake_runner import (
+    CHUNK_TOKENS,
+    CONTEXT_TOKENS,
+    VOCABULARY_SIZE,
+    FakeClock,
+    FakeRunner,
+    Model,
+    bad_model,
+    description,
+    near_model,
+    plain_tokens,
+    target_model,
+)
+from verifier_service.session import VerifierSession
+from verifier_service.verifier import Verifier
+
+SAMPLED = SamplingParams(temperature=1.0, top_k=20, top_p=0.95)
+DRAFTERS: dict[str, Model] = {"perfect": target_model, "near": near_model, "bad": bad_model}
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
+    monkeypatch.setattr("verifier_service.verifier.time", clock)
+    monkeypatch.setattr("drafter_service.drafter.time", clock)
+    monkeypatch.setattr(NoiseTape, "_STRETCH_VALUES", 16 * VOCABULARY_SIZE)
+    return clock
+
+
+def opening(seed: int, speculation: Speculation = Speculation.OFF, tokens: int = 5, more: int = 20) -> SessionOpen:
+    rng = random.Random(f"prompt {seed}")
+    prompt = tuple(rng.randrange(VOCABULARY_SIZE) for _ in range(tokens))
+    return SessionOpen(
+        prompt,
+        tokens,
+        sampling=SamplingParams() if seed % 3 == 0 else SAMPLED,
+        seed=seed,
+        max_position=tokens + more,
+        speculation=speculation,
+        draft_budget=0 if speculation is Speculation.OFF else 4,
+    )
+
+
+@dataclass(eq=False)
+class Client:
+    """One session on a verifier, and perhaps on a drafter: a pump that may lose, repeat, reorder and invent blocks."""
+
+    verifier: Verifier
+    opening: SessionOpen
+    clock: FakeClock
+    drafter: Drafter | None = None
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    faults: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.opening.token_ids, self.opening.prompt_tokens)
+        self.commits: list[Commit] = []
+        self.errors: list[Exception] = []
+        self.blocks: list[Block] = []
+        self.seen: list[Block] = []
+        self.session = self.verifier.open(self.opening, self.take)
+        self.draft_session = self.drafter.open(self.opening, self.take_block) if self.drafter else None
+
+    def take(self, event: Commit | Exception) -> None:
+        if isinstance(event, Exception):
+            self.errors.append(event)
+            return
+        assert event.position == len(self.ledger), "commits are contiguous"
+        self.commits.append(event)
+        self.ledger.append(event)
+        if self.draft_session:
+            self.draft_session.advance(event)
+
+    def take_block(self, event: Block | Exception) -> None:
+        assert isinstance(event, Block)
+        self.blocks.append(event)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.errors or (self.commits and self.commits[-1].finish_reason))
+
+    def deliver(self) -> None:
+        while self.blocks:
+            block = self.blocks.pop(0)
+            self.seen.append(block)
+            if self.rng.random() < self.faults:
+                self.misdeliver(block)
+            else:
+                self.session.offer(block, self.clock.monotonic_ns())
+
+    def misdeliver(self, block: Block) -> None:
+        now_ns = self.clock.monotonic_ns()
+        token_ids = tuple(self.rng.randrange(VOCABULARY_SIZE) for _ in range(1 + self.rng.randrange(3)))
+        match self.rng.randrange(6):
+            case 0:
+                pass  # lost
+            case 1:
+                self.session.offer(block, now_ns)
+                self.session.offer(block, now_ns)
+            case 2:
+                self.session.offer(self.rng.choice(self.seen), now_ns)
+            case 3:
+                self.session.offer(replace(block, prefix_fingerprint=self.rng.randrange(2**64)), now_ns)
+            case 4:
+                self.session.offer(replace(block, token_ids=token_ids), now_ns)
+            case 5:
+                self.session.offer(replace(block, token_ids=token_ids, origin=BlockOrigin.HEDGE), now_ns)
+
+    def leave(self) -> None:
+        self.verifier.close(self.session)
+        if self.drafter and self.draft_session:
+            self.drafter.close(self.draft_session)
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.ledger[:]
+
+
+def run(client: Client, draft_steps: int = 2) -> Client:
+    """Run a single session to its end."""
+    for _ in range(2_000):
+        if client.finished:
+            client.leave()
+            return client
+        for _ in range(draft_steps if client.drafter else 0):
+            client.drafter.step() if client.drafter else None
+        client.deliver()
+        delay_s = client.verifier.step()
+        assert delay_s is not None or client.finished, "an open session always has a next step"
+        client.clock.pass_s(delay_s or 0)
+    pytest.fail("the session never ends")
+
+
+def verifier_on(runner: FakeRunner, max_window_tokens: int = 4) -> Verifier:
+    return Verifier(runner.as_runner, description(), max_window_tokens)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("tokens", [1, 2, CHUNK_TOKENS, CHUNK_TOKENS + 1, CHUNK_TOKENS + 2, 3 * CHUNK_TOKENS + 3])
+def test_without_speculation_a_session_says_the_plain_tokens(seed: int, tokens: int, clock: FakeClock) -> None:
+    runner = FakeRunner()
+    client = run(Client(verifier_on(runner), opening(seed, tokens=tokens, more=8), clock))
+    assert client.tokens == plain_tokens(client.opening)
+    assert all(commit.window_tokens == commit.accepted_tokens == commit.draft_budget == 0 for commit in client.commits)
+    assert all(commit.origins == (TokenOrigin.TARGET,) for commit in client.commits)
+    assert runner.cache.slots_in_use == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("speculation", [Speculation.LOCKSTEP, Speculation.PIPELINED])
+@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("faults", [0.0, 0.5])
+def test_whatever_is_drafted_the_committed_tokens_are_the_plain_ones(
+    seed: int, speculation: Speculation, drafter: str, faults: float, clock: FakeClock
+) -> None:
+    rng = random.Random(f"{seed} {drafter} {faults}")
+    draft_runner = FakeRunner(DRAFTERS[drafter])
+    client = Client(
+        verifier_on(FakeRunner(), max_window_tokens=rng.choice([1, 3, 5])),
+        opening(seed, speculation, tokens=rng.choice([1, 5, 19])),
+        clock,
+        Drafter(draft_runner.as_runner, description()),
+        rng,
+        faults,
+    )
+    run(client, draft_steps=rng.choice([1, 2, 5]))
+    assert client.tokens == plain_tokens(client.opening)
+    assert client.session.fed_tokens == len(client.tokens) - 1
+    for commit in client.commits:
+        assert commit.accepted_tokens <= commit.window_tokens
+        assert commit.origins.count(TokenOrigin.DRAFTED) == commit.accepted_tokens
+        assert len(commit.token_ids) in (commit.accepted_tokens, commit.accepted_tokens + 1)
+    if drafter == "perfect" and not faults:
+        assert all(commit.accepted_tokens == commit.window_tokens for commit in client.commits)
+        assert len(client.commits) < 20
+    if drafter == "bad" and client.opening.sampling.greedy and not faults:
+        assert sum(commit.accepted_tokens for commit in client.commits) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("speculation", [Speculation.LOCKSTEP, Speculation.PIPELINED])
+def test_a_dead_drafter_costs_time_and_no_tokens(seed: int, speculation: Speculation, clock: FakeClock) -> None:
+    client = run(Client(verifier_on(FakeRunner()), opening(seed, speculation), clock))
+    assert client.tokens == plain_tokens(client.opening)
+    # Waited for once, and then never again.
+    assert clock.now_ns < 0.25e9
+
+
+@pytest.mark.parametrize("speculation", Speculation)
+@pytest.mark.parametrize("place", [0, 1, 3, 7])
+def test_a_session_ends_at_its_first_stop_token(speculation: Speculation, place: int, clock: FakeClock) -> None:
+    plain = plain_tokens(opening(1))
+    stop = plain[5 + place]
+    base = replace(opening(1, speculation), stop_token_ids=frozenset({stop}))
+    drafter = Drafter(FakeRunner(target_model).as_runner, description())
+    client = run(Client(verifier_on(FakeRunner()), base, clock, drafter))
+    assert client.tokens == plain[: plain.index(stop, 5) + 1]
+    assert client.commits[-1].finish_reason is FinishReason.STOP
+    assert client.commits[-1].draft_budget == 0
+    assert all(commit.accepted_tokens == commit.window_tokens for commit in client.commits), "behind it: not tested"
+    assert [commit.finish_reason for commit in client.commits[:-1]] == [None] * (len(client.commits) - 1)
+
+
+@pytest.mark.parametrize("speculation", Speculation)
+@pytest.mark.parametrize("more", [1, 2, 3, 5, 59, 100])
+def test_a_session_ends_at_its_last_position_or_at_the_context(
+    speculation: Speculation, more: int, clock: FakeClock
+) -> None:
+    drafter = Drafter(FakeRunner(target_model).as_runner, description())
+    client = run(Client(verifier_on(FakeRunner()), opening(2, speculation, more=more), clock, drafter), draft_steps=5)
+    assert len(client.tokens) == min(5 + more, CONTEXT_TOKENS)
+    assert client.tokens == plain_tokens(client.opening)
+    assert client.commits[-1].finish_reason is FinishReason.LENGTH
+    assert clock.now_ns < 0.05e9, "drafted tokens that have no room are not waited for"
+
+
+def test_a_rejected_window_counts_what_was_judged_and_what_stood(clock: FakeClock) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(3, Speculation.PIPELINED), clock)
+    plain = plain_tokens(client.opening)
+    client.session.offer(block_of(client, (plain[5], plain[6], (plain[7] + 1) % VOCABULARY_SIZE, 0)), 0)
+    client.verifier.step()
+    (commit,) = client.commits
+    assert (commit.window_tokens, commit.accepted_tokens) == (4, 2)
+    assert commit.token_ids == tuple(plain[5:8])
+    assert commit.origins == (TokenOrigin.DRAFTED, TokenOrigin.DRAFTED, TokenOrigin.TARGET)
+    assert commit.logprobs == ()
+    client.leave()
+
+
+def block_of(client: Client, token_ids: tuple[int, ...]) -> Block:
+    return Block(len(client.ledger), client.ledger.fingerprint(len(client.ledger)), token_ids)
+
+
+def test_log_probabilities_come_with_each_token_when_asked_for(clock: FakeClock) -> None:
+    drafter = Drafter(FakeRunner(near_model).as_runner, description())
+    asked = replace(opening(1, Speculation.PIPELINED), logprobs=True)
+    client = run(Client(verifier_on(FakeRunner()), asked, clock, drafter))
+    plain = run(Client(verifier_on(FakeRunner()), replace(opening(1), logprobs=True), clock))
+    logprobs = [value for commit in client.commits for value in commit.logprobs]
+    assert len(logprobs) == 20
+    assert all(value <= 0 for value in logprobs)
+    assert logprobs == [value for commit in plain.commits for value in commit.logprobs]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_shares_the_passes_changes_nobodys_tokens(seed: int, clock: FakeClock) -> None:
+    rng = random.Random(seed)
+    runner, draft_runner = FakeRunner(slots=5, max_rows=rng.choice([3, 6, 12])), FakeRunner(near_model, slots=5)
+    verifier, drafter = verifier_on(runner), Drafter(draft_runner.as_runner, description())
+    waiting = [
+        opening(number, rng.choice(list(Speculation)), tokens=rng.choice([1, 5, 20]), more=rng.choice([1, 8, 15]))
+        for number in range(12)
+    ]
+    present: list[Client] = []
+    for _ in range(3_000):
+        if waiting and len(present) < 5 and rng.random() < 0.2:
+            present.append(Client(verifier, waiting.pop(), clock, drafter, rng, faults=0.2))
+        if rng.random() < 0.6:
+            drafter.step()
+        for client in present:
+            if rng.random() < 0.7:
+                client.deliver()
+        clock.pass_s(verifier.step() or 0)
+        for client in [client for client in present if client.finished or rng.random() < 0.005]:
+            plain = plain_tokens(client.opening)
+            assert client.tokens == (plain if client.finished else plain[: len(client.tokens)])
+            client.leave()
+            present.remove(client)
+        if not (waiting or present):
+            break
+    assert not waiting
+    assert not present
+    assert max(len(batch) for batch in runner.batches) > 1, "sessions did share passes"
+    assert runner.cache.slots_in_use == draft_runner.cache.slots_in_use == 0
+    assert verifier.open_sessions == drafter.open_sessions == 0
+    assert verifier.step() is None
+    assert drafter.step() is None
+
+
+@pytest.mark.parametrize("tokens", [1, 9, 20])
+def test_a_session_reopened_at_any_cut_continues_with_the_same_tokens(tokens: int, clock: FakeClock) -> None:
+    first = opening(4, Speculation.PIPELINED, tokens=tokens, more=14)
+    plain = plain_tokens(first)
+    for cut in range(tokens, len(plain)):
+        drafter = Drafter(FakeRunner(near_model).as_runner, description())
+        again = replace(first, token_ids=tuple(plain[:cut]))
+        client = run(Client(verifier_on(FakeRunner()), again, clock, drafter))
+        assert client.tokens == plain
+
+
+@pytest.mark.parametrize("generated_tokens", [0, 1, 7, 13])
+@pytest.mark.parametrize("tokens", [1, 2, 8, 9, 10, 20, 25])
+def test_prompt_cells_are_filled_in_the_same_chunks_whenever_a_session_is_reopened(
+    tokens: int, generated_tokens: int, clock: FakeClock
+) -> None:
+    first = opening(5, tokens=tokens, more=15)
+    runner = FakeRunner()
+    again = replace(first, token_ids=tuple(plain_tokens(first)[: tokens + generated_tokens]))
+    run(Client(verifier_on(runner), again, clock))
+    # All but the prompt's last token, from 0 on, in full chunks and one rest; never a generated token.
+    assert [(chunk.position, chunk.token_ids) for chunk in runner.chunks] == [
+        (start, first.token_ids[start : min(start + CHUNK_TOKENS, tokens - 1)])
+        for start in range(0, tokens - 1, CHUNK_TOKENS)
+    ]
+    assert min(rows.position for batch in runner.batches for rows in batch) == tokens - 1
+
+
+def test_prompts_and_passes_take_turns(clock: FakeClock) -> None:
+    runner = FakeRunner()
+    verifier = verifier_on(runner)
+    talking = Client(verifier, opening(1, tokens=2), clock)
+    verifier.step()
+    verifier.step()
+    said = len(talking.tokens)
+    listening = [Client(verifier, opening(number, tokens=40, more=2), clock) for number in (2, 3)]
+    for _ in range(10):
+        verifier.step()
+    assert len(talking.tokens) == said + 10, "a long prompt stalls nobody"
+    assert len({chunk.slot for chunk in runner.chunks[1:3]}) == 2, "and prompts take turns, too"
+    for client in (talking, *listening):
+        client.leave()
+
+
+def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots(clock: FakeClock) -> None:
+    runner = FakeRunner()
+    verifier = verifier_on(runner)
+    clients = [Client(verifier, opening(number), clock) for number in range(3)]
+    for _ in range(3):
+        verifier.step()
+    runner.broken = ZeroDivisionError("no such kernel")
+    with pytest.raises(ZeroDivisionError) as caught:
+        verifier.step()
+    verifier.fail(caught.value)
+    assert [type(error) for client in clients for error in client.errors] == [Unavailable] * 3
+    assert runner.cache.slots_in_use == 0
+    assert verifier.step() is None
+    run(Client(verifier, opening(1), clock))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind"),
+    [
+        (replace(opening(1), token_ids=(1, VOCABULARY_SIZE), prompt_tokens=1), InvalidRequest),
+        (replace(opening(1), max_position=5), ContextExceeded),
+        (SessionOpen((1,) * CONTEXT_TOKENS, 1), ContextExceeded),
+    ],
+)
+def test_a_refused_opening_takes_no_slot(wrong: SessionOpen, kind: type[Exception], clock: FakeClock) -> None:
+    runner = FakeRunner()
+    with pytest.raises(kind):
+        Client(verifier_on(runner), wrong, clock)
+    assert runner.cache.slots_in_use == 0
+
+
+def test_a_session_too_many_is_refused_and_closing_twice_frees_one_slot(clock: FakeClock) -> None:
+    runner = FakeRunner(slots=2)
+    verifier = verifier_on(runner)
+    first, second = (Client(verifier, opening(number), clock) for number in (1, 2))
+    with pytest.raises(Exhausted):
+        Client(verifier, opening(3), clock)
+    first.leave()
+    third = Client(verifier, opening(3), clock)
+    first.leave()
+    assert verifier.open_sessions == 2
+    second.leave()
+    third.leave()
+    assert runner.cache.slots_in_use == 0
+
+
+@pytest.mark.parametrize("token_ids", [(), (VOCABULARY_SIZE,), (1, 2**32 - 1)])
+def test_a_block_that_could_break_a_pass_is_refused(token_ids: tuple[int, ...], clock: FakeClock) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED), clock)
+    with pytest.raises(InvalidRequest):
+        client.session.offer(block_of(client, token_ids), 0)
+    client.leave()
+
+
+# ------------------------------------------------------------------------------------------------------------- waiting
+
+
+def waiting_session(speculation: Speculation) -> tuple[Client, VerifierSession]:
+    clock = FakeClock()
+    client = Client(verifier_on(FakeRunner()), opening(3, speculation, tokens=1, more=40), clock)
+    client.session.start_waiting(0)
+    return client, client.session
+
+
+def test_lockstep_waits_for_the_whole_window_but_not_forever() -> None:
+    client, session = waiting_session(Speculation.LOCKSTEP)
+    assert session.due_in_ns(0) >= 100_000_000
+    session.offer(block_of(client, (1, 2, 3)), 1_000)
+    assert session.due_in_ns(1_000) > 0
+    patience_ns = session.due_in_ns(0)
+    assert session.due_in_ns(patience_ns) <= 0
+    session.offer(block_of(client, (1, 2, 3, 4)), 2_000)
+    assert session.due_in_ns(2_000) == 0
+
+
+def test_a_silent_drafter_is_not_waited_for_twice_until_it_is_heard_again() -> None:
+    client, session = waiting_session(Speculation.LOCKSTEP)
+    assert session.due_in_ns(0) > 0
+    session.launch(10**9)
+    session.start_waiting(10**9)
+    assert session.due_in_ns(10**9) == 0
+    session.launch(2 * 10**9)
+    session.start_waiting(2 * 10**9)
+    assert session.offer(block_of(client, (1,)), 2 * 10**9) is Graft.ADDED
+    assert session.due_in_ns(2 * 10**9) > 0
+
+
+def test_the_drafters_prefill_is_not_taken_for_its_round_trip(clock: FakeClock) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED, tokens=20), clock)
+    before_ns = client.session.rule.pace.round_trip_ns.value
+    assert client.session.offer(block_of(client, (1,)), 10**12) is Graft.ADDED
+    assert client.session.rule.pace.round_trip_ns.value == before_ns
