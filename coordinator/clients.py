@@ -1,7 +1,7 @@
 """Drafters and verifiers as seen from here: gRPC streams as the pipeline wants them, and errors as ours."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Generic, NoReturn, TypeVar
 
@@ -64,7 +64,7 @@ class VerifierClient:
         except grpc.aio.AioRpcError as error:
             _fail(error, self.address)
 
-    def serving(self) -> AsyncIterator[bool]:
+    def serving(self) -> AsyncGenerator[bool, None]:
         """Whether the verifier serves, now and at each change."""
         return _serving(self._channel, self.address)
 
@@ -95,7 +95,7 @@ class DrafterClient:
         """What the drafter hosts."""
         return await _described(self._stub.Describe(types_pb2.DescribeRequest(), timeout=_DESCRIBE_S), self.address)
 
-    def serving(self) -> AsyncIterator[bool]:
+    def serving(self) -> AsyncGenerator[bool, None]:
         """Whether the drafter serves, now and at each change."""
         return _serving(self._channel, self.address)
 
@@ -186,8 +186,8 @@ async def _described(answer: Awaitable[types_pb2.ModelDescription], address: str
         _fail(error, address)
 
 
-async def _serving(channel: grpc.aio.Channel, address: str) -> AsyncIterator[bool]:
-    stub: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
+async def _serving(channel: grpc.aio.Channel, address: str) -> AsyncGenerator[bool, None]:
+    stub = health_pb2_grpc.HealthStub(channel)
     call = stub.Watch(health_pb2.HealthCheckRequest())
     try:
         async for response in call:

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from sybil_engine.errors import Exhausted, ModelError, PairMismatch, SessionLost, SybilError
@@ -28,7 +28,7 @@ class ServiceClient(Protocol[Stream_co]):
     async def describe(self) -> ModelDescription:
         """What the service hosts."""
 
-    def serving(self) -> AsyncIterator[bool]:
+    def serving(self) -> AsyncGenerator[bool, None]:
         """Whether it serves, now and at each change."""
 
     def session(self) -> AbstractContextManager[Stream_co]:
@@ -62,6 +62,8 @@ class Endpoint(Generic[Stream]):
         self.sessions = 0
         self._accept = accept
         self._avoided_until_s = 0.0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._watch = asyncio.create_task(self._keep_watching())
 
     @property
@@ -82,6 +84,7 @@ class Endpoint(Generic[Stream]):
     def session(self) -> Iterator[Stream]:
         """A stream for one session, ended when the block is left."""
         self.sessions += 1
+        self._idle.clear()
         try:
             with self.client.session() as stream:
                 yield stream
@@ -96,6 +99,8 @@ class Endpoint(Generic[Stream]):
             raise
         finally:
             self.sessions -= 1
+            if not self.sessions:
+                self._idle.set()
 
     def check_again(self) -> None:
         """Ask the service anew what it hosts and whether it lives."""
@@ -103,8 +108,10 @@ class Endpoint(Generic[Stream]):
         self._watch = asyncio.create_task(self._keep_watching())
 
     async def close(self) -> None:
+        """Stop watching; the connection stays for as long as sessions use it."""
         self._watch.cancel()
         await asyncio.wait((self._watch,))
+        await self._idle.wait()
         await self.client.close()
 
     async def _keep_watching(self) -> None:
@@ -122,18 +129,22 @@ class Endpoint(Generic[Stream]):
 
     async def _follow(self) -> None:
         """Follow the service's health until it breaks."""
-        async for serving in self.client.serving():
-            description = await self.client.describe()
-            if not (serving and description.ready):
-                self._down(f"loading {description.model_id}" if not self.live else "shutting down")
-                continue
-            await self._accept(description)
-            if not self.live:
-                logger.info("%s serves %s", self.address, description.model_id)
-            self.description = description
-            self.mismatch = None
-            self.live = True
+        async with aclosing(self.client.serving()) as changes:
+            async for serving in changes:
+                description = await self.client.describe()
+                if serving and description.ready:
+                    await self._accept(description)
+                    self._up(description)
+                else:
+                    self._down("shutting down" if self.live else f"loading {description.model_id}")
         raise SessionLost(f"{self.address} ended its health watch")
+
+    def _up(self, description: ModelDescription) -> None:
+        if not self.live:
+            logger.info("%s serves %s", self.address, description.model_id)
+        self.description = description
+        self.mismatch = None
+        self.live = True
 
     def _down(self, trouble: str) -> None:
         if self.live:

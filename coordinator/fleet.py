@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_RAY_START_S = 180.0
-_RAY_ATTEMPTS = 2
+_RAY_START_S = 240.0
+_RAY_ATTEMPTS = 3
 _RESTART_PAUSE_S = 0.2
 _STATUS_S = 0.1
 # Ray refuses less; tokens never pass through it.
@@ -270,15 +270,23 @@ def _bundle(settings: PlaceSettings, kind: str) -> dict[str, float]:
 
 
 def _verifier_argv(settings: PlaceSettings) -> tuple[str, ...]:
-    return (*_model_argv(settings, settings.target, settings.target_threads), *settings.verifier_arguments)
+    argv = _model_argv(settings, settings.target, settings.target_threads, settings.target_gpus)
+    return argv + settings.verifier_arguments
 
 
 def _drafter_argv(settings: PlaceSettings) -> tuple[str, ...]:
-    return (*_model_argv(settings, settings.draft, settings.draft_threads), *settings.drafter_arguments)
+    argv = _model_argv(settings, settings.draft, settings.draft_threads, settings.draft_gpus)
+    return argv + settings.drafter_arguments
 
 
-def _model_argv(settings: PlaceSettings, model: str, threads: int) -> tuple[str, ...]:
-    named = {"--model": model, "--dtype": settings.dtype, "--device": settings.device, "--threads": threads}
+def _model_argv(settings: PlaceSettings, model: str, threads: int, gpus: float) -> tuple[str, ...]:
+    named = {
+        "--model": model,
+        "--dtype": settings.dtype,
+        # Ray shows a process the GPUs reserved for it, and no others.
+        "--device": settings.device or ("cuda" if gpus else ""),
+        "--threads": threads,
+    }
     return tuple(str(part) for flag, value in named.items() if value for part in (flag, value))
 
 
@@ -300,12 +308,14 @@ async def _running_ray(logical_cpus: int, report: Report) -> AsyncIterator[None]
     """Connect to the cluster at RAY_ADDRESS, or run one on this machine that is reached with a token of its own."""
     folder = None if _on_a_cluster() else _short_temporary_folder()
     with _environment(_ray_environment(local=folder is not None)):
+        starting = asyncio.create_task(asyncio.to_thread(_start_ray, logical_cpus, folder))
         try:
-            starting = asyncio.create_task(asyncio.to_thread(_start_ray, logical_cpus, folder))
             await until_done(lambda: None if starting.done() else "Ray to start", report, _RAY_START_S)
             await starting
             yield
         finally:
+            # What is half started cannot be stopped.
+            await asyncio.wait((starting,))
             await asyncio.to_thread(_stop_ray)
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -352,8 +362,10 @@ def _start_ray(logical_cpus: int, folder: str | None) -> None:
     for attempt in range(1, _RAY_ATTEMPTS + 1):
         try:
             ray.init(**options)
+            # The switch of Ray's own debugger. Otherwise its errors are printed between what this program prints.
+            ray._private.worker._worker_logs_enabled = False
             return
-        # Ray raises bare exceptions when its processes do not come up within the 30 s that it gives them.
+        # Ray raises bare exceptions when its processes do not come up in the time that it gives them: 15 s for some.
         except Exception as error:
             ray.shutdown()
             if attempt == _RAY_ATTEMPTS:

@@ -65,7 +65,7 @@ class Router:
         return next((each.description for each in self._drafters.values() if each.live), None)
 
     def route(self, table: RoutingTable) -> None:
-        """Use these services from now on. Sessions on services that are no longer named end with their connection."""
+        """Use these services from now on. Sessions on those that are no longer named stay there."""
         self._replace(self._verifiers, table.verifiers, self._add_verifier)
         self._replace(self._drafters, table.drafters, self._add_drafter)
         self._resize()

@@ -61,37 +61,45 @@ class Drafter:
         turn = drafting[: self._runner.max_rows]
         unfed = [(session, session.forget_disagreeing()) for session in turn]
         most_rows = self._runner.max_rows // len(turn)
-        long = next(((session, tokens) for session, tokens in unfed if len(tokens) > most_rows), None)
-        if long is not None:
-            self._prefill(*long)
-        short = [(session, tokens) for session, tokens in unfed if len(tokens) <= most_rows]
-        if short:
-            self._run_pass(short)
+        prefilling = [session for session, _ in unfed if session.prefill_tokens > 0]
+        ready = [(session, tokens[:most_rows]) for session, tokens in unfed if session.prefill_tokens <= 0]
+        if prefilling:
+            self._prefill(prefilling[0])
+        if ready:
+            self._run_pass(ready)
         return 0
 
-    def _prefill(self, session: DrafterSession, unfed: list[int]) -> None:
-        """Feed a chunk; the last token stays for the pass that draws the next one."""
-        chunk = unfed[: min(self._runner.chunk_tokens, len(unfed) - 1)]
-        self._runner.prefill(Rows(session.slot, len(session.fed), tuple(chunk)))
+    def _prefill(self, session: DrafterSession) -> None:
+        """Feed a chunk of the prompt."""
+        start = len(session.fed)
+        chunk = session.ledger[start : start + min(self._runner.chunk_tokens, session.prefill_tokens)]
+        self._runner.prefill(Rows(session.slot, start, tuple(chunk)))
         session.fed += chunk
         self._yield_turn(session)
 
-    def _run_pass(self, unfed: list[tuple[DrafterSession, list[int]]]) -> None:
+    def _run_pass(self, batch: list[tuple[DrafterSession, list[int]]]) -> None:
+        """Feed each session's tokens; those that have none left to feed then draw their next one."""
         start_ns = time.monotonic_ns()
-        batch = [Rows(session.slot, len(session.fed), tuple(tokens)) for session, tokens in unfed]
-        logits = self._runner.forward(batch)
-        last_rows = [end - 1 for end in accumulate(len(rows.token_ids) for rows in batch)]
-        draws = [
-            Draw(session.opening.sampling, session.noise, len(session.fed) + len(tokens), rows=1)
-            for session, tokens in unfed
+        logits = self._runner.forward(
+            [Rows(session.slot, len(session.fed), tuple(tokens)) for session, tokens in batch]
+        )
+        for session, tokens in batch:
+            session.fed += tokens
+            self._yield_turn(session)
+        ends = accumulate(len(tokens) for _, tokens in batch)
+        drawing = [
+            (session, end - 1) for (session, _), end in zip(batch, ends, strict=True) if session.fed == session.path
         ]
-        drawn, _ = draw_rows(logits[last_rows] if len(last_rows) < len(logits) else logits, draws)
+        if not drawing:
+            return
+        draws = [
+            Draw(session.opening.sampling, session.noise, position=len(session.fed), rows=1) for session, _ in drawing
+        ]
+        drawn, _ = draw_rows(logits[[row for _, row in drawing]], draws)
         token_ids = drawn.tolist()
         draft_ns = time.monotonic_ns() - start_ns
-        for (session, tokens), token_id in zip(unfed, token_ids, strict=True):
-            session.fed += tokens
+        for (session, _), token_id in zip(drawing, token_ids, strict=True):
             session.draft(token_id, draft_ns)
-            self._yield_turn(session)
 
     def _yield_turn(self, session: DrafterSession) -> None:
         """Move a session that was served behind the others, so that none starves."""

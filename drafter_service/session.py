@@ -47,10 +47,16 @@ class DrafterSession:
         return self.ledger[:] + [node.token_id for node in self.tree.best_path()]
 
     @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens to be fed in chunks: the last one belongs to the pass that draws the first draft."""
+        return self.ledger.prompt_tokens - 1 - len(self.fed)
+
+    @property
     def wants_draft(self) -> bool:
         drafted_tokens = len(self.tree.best_path())
         budget_tokens = min(self.draft_budget, self.tree.capacity_tokens)
-        return drafted_tokens < budget_tokens and len(self.ledger) + drafted_tokens < self.max_position
+        # The session's last token is the target's own: one that is drafted for its place is never judged.
+        return drafted_tokens < budget_tokens and len(self.ledger) + drafted_tokens < self.max_position - 1
 
     def advance(self, commit: Commit) -> None:
         """Move along the log.

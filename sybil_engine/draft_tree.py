@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import reduce
+from itertools import pairwise
 
 from sybil_engine.ledger import Ledger, extend_fingerprint
 from sybil_engine.types import Block, BlockOrigin, Distribution
@@ -63,7 +64,7 @@ class DraftTree:
         return self._root.position + 1
 
     def graft(self, block: Block) -> Graft:
-        """Hang a block's tokens below the prefix that it extends. Grafting it again changes nothing.
+        """Hang a block's tokens below the prefix that it extends. A block that adds none changes nothing.
 
         A block that is late, whose first tokens are committed by now, counts from the first one that is not.
         """
@@ -80,20 +81,23 @@ class DraftTree:
             node = self._by_fingerprint.get(block.prefix_fingerprint)
         if node is None or node.position + 1 != max(block.position, self.position):
             return Graft.UNKNOWN
-        added = False
+        path = [node]
+        size_before = len(self)
+        outcome = Graft.REPEATED
         for index, token_id in enumerate(block.token_ids[late_tokens:], start=late_tokens):
-            child = node.children.get(token_id)
+            child = path[-1].children.get(token_id)
             if child is None:
                 if len(self) >= self.capacity_tokens:
-                    return Graft.FULL
-                child = self._add_child(node, token_id)
-                added = True
-            if block.distributions:
-                child.distribution = block.distributions[index]
-            if block.origin is BlockOrigin.TRUNK:
-                node.trunk_child = child
-            node = child
-        return Graft.ADDED if added else Graft.REPEATED
+                    outcome = Graft.FULL
+                    break
+                child = self._add_child(path[-1], token_id)
+                child.distribution = block.distributions[index] if block.distributions else None
+                outcome = Graft.ADDED
+            path.append(child)
+        if block.origin is BlockOrigin.TRUNK and len(self) > size_before:
+            for parent, child in pairwise(path):
+                parent.trunk_child = child
+        return outcome
 
     def advance(self) -> int:
         """Move the root along the ledger's new tokens; what disagrees falls off.

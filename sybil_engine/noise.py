@@ -110,13 +110,14 @@ def gumbel_noise(
 class NoiseTape:
     """One session's token noise, drawn a stretch of positions at a time: a draw costs mostly by the call."""
 
-    _STRETCH_VALUES = 2**17
+    _STRETCH_VALUES = 2**16
+    _MOST_POSITIONS = 64
 
     def __init__(self, seed: int, vocabulary_size: int, device: torch.device | str = "cpu") -> None:
         self._seed = seed
         self._vocabulary_size = vocabulary_size
         self._device = device
-        self._stretch = max(1, self._STRETCH_VALUES // vocabulary_size)
+        self._stretch = min(self._MOST_POSITIONS, max(1, self._STRETCH_VALUES // vocabulary_size))
         self._start = 0
         self._noise = torch.empty((0, vocabulary_size), device=device)
 

@@ -20,8 +20,7 @@ from training.draft import PLAN as DRAFT_PLAN
 from training.draft import train_draft
 from training.evaluation import evaluate
 from training.prompts import cut_prompts, read_prompts, write_prompts
-from training.target import PLAN as TARGET_PLAN
-from training.target import save_model, train_target
+from training.target import CYCLES, save_model, train_target
 from training.tokenizer import load_tokenizer, train_tokenizer
 from training.windows import encode_documents
 
@@ -51,7 +50,7 @@ class Training:
         """Train the target and save it."""
         tokenizer = load_tokenizer(self._work / "tokenizer")
         documents = encode_documents(tokenizer, self._corpus.of("train"))
-        model = train_target(tokenizer, documents, TARGET_PLAN, self._work / "target.pt")
+        model = train_target(tokenizer, documents, CYCLES, self._work)
         save_model(model, tokenizer, self._embedded / "target")
 
     def draft(self) -> None:

@@ -9,9 +9,9 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-import torch.multiprocessing
 from rich.progress import track
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.optimizer import OptimizerSettings
@@ -23,6 +23,9 @@ from training.workers import Loss
 SEED = 1112
 OVERLAP_WEIGHT = 1.0
 TEACHER_ROWS = 2
+READ_TOKENS = 1_200_000
+"""Part of the corpus that the target reads; more would leave less time to learn from it."""
+
 
 CONFIG = LlamaConfig(
     hidden_size=256,
@@ -35,8 +38,8 @@ CONFIG = LlamaConfig(
 )
 
 PLAN = Plan(
-    phases=(Phase(window_tokens=CONTEXT_TOKENS, rows=4, piece_rows=1, tokens=6_000_000),),
-    optimizer=OptimizerSettings(matrix_lr=6e-3, vector_lr=3e-3, matrix_decay=0.02, warmup_share=0.02, decay_share=0.7),
+    phases=(Phase(window_tokens=CONTEXT_TOKENS, rows=4, piece_rows=1, tokens=3_600_000),),
+    optimizer=OptimizerSettings(matrix_lr=6e-3, vector_lr=3e-3, matrix_decay=0.02, warmup_share=0.02, decay_share=0.6),
     seed=SEED,
 )
 
@@ -52,7 +55,7 @@ class TaughtWindows:
     def __init__(self, target_folder: Path, documents: Sequence[Sequence[int]], phase: Phase, seed: int):
         documents = list(documents)
         random.Random(seed).shuffle(documents)
-        tokens = torch.tensor(list(chain.from_iterable(documents)))
+        tokens = torch.tensor(list(chain.from_iterable(documents)))[:READ_TOKENS]
         self._windows = tokens[: len(tokens) // phase.window_tokens * phase.window_tokens].view(-1, phase.window_tokens)
         self._hidden = teacher_states(target_folder, self._windows)
         self._rows = phase.rows
@@ -82,9 +85,9 @@ def teacher_states(target_folder: Path, windows: Tensor) -> Tensor:
     """
     hidden_size = LlamaConfig.from_pretrained(target_folder).hidden_size
     states = torch.empty(*windows.shape, hidden_size, dtype=torch.bfloat16)
-    states.share_memory_()  # type: ignore[no-untyped-call]
+    states.share_memory_()
     processes = torch.get_num_threads()
-    torch.multiprocessing.spawn(_read, (target_folder, windows, states, processes), processes)  # type: ignore[no-untyped-call]
+    spawn(_read, (target_folder, windows, states, processes), processes)
     return states
 
 

@@ -28,7 +28,7 @@ CONFIG = LlamaConfig(
     tie_word_embeddings=True,
 )
 
-PLAN = Plan(
+FIRST_CYCLE = Plan(
     phases=(
         Phase(window_tokens=512, rows=12, piece_rows=2, tokens=343 * 12 * 512),
         Phase(window_tokens=1024, rows=8, piece_rows=2, tokens=390 * 8 * 1024),
@@ -36,6 +36,20 @@ PLAN = Plan(
     optimizer=OptimizerSettings(matrix_lr=4e-3, vector_lr=3e-3, matrix_decay=0.1, warmup_share=0.02, decay_share=0.6),
     seed=SEED,
 )
+
+
+def lower_cycle(steps: int, seed: int) -> Plan:
+    """Plan another rise and fall of the rates, half as high, over the same text in another order."""
+    return Plan(
+        phases=(Phase(window_tokens=1024, rows=8, piece_rows=2, tokens=steps * 8 * 1024),),
+        optimizer=OptimizerSettings(
+            matrix_lr=2e-3, vector_lr=1e-3, matrix_decay=0.3, warmup_share=0.05, decay_share=0.9
+        ),
+        seed=seed,
+    )
+
+
+CYCLES = (FIRST_CYCLE, lower_cycle(140, SEED + 10), lower_cycle(150, SEED + 11))
 
 
 def make_model(config: LlamaConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -51,29 +65,35 @@ def make_model(config: LlamaConfig, tokenizer: PreTrainedTokenizerFast, seed: in
 
 
 def next_token_loss(model: LlamaForCausalLM) -> Loss:
-    """Cross-entropy of the next token, compiled as a whole (layer by layer is quicker to compile and slower to run)."""
+    """Cross-entropy of the next token, compiled layer by layer: all layers share one compilation."""
+    for layer in model.model.layers:
+        layer.compile(dynamic=False)
 
     @torch.compile(dynamic=False)
-    def cross_entropy(token_ids: Tensor, next_token_ids: Tensor) -> Tensor:
+    def cross_entropy(hidden: Tensor, weight: Tensor, next_token_ids: Tensor) -> Tensor:
+        logits = torch.nn.functional.linear(hidden, weight).flatten(0, 1).float()
+        chosen = logits.gather(1, next_token_ids.reshape(-1, 1)).squeeze(1)
+        return (torch.logsumexp(logits, dim=-1) - chosen).mean()
+
+    def loss(token_ids: Tensor, next_token_ids: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden = model.model(input_ids=token_ids).last_hidden_state
-            logits = torch.nn.functional.linear(hidden, model.lm_head.weight).flatten(0, 1).float()
-            chosen = logits.gather(1, next_token_ids.reshape(-1, 1)).squeeze(1)
-            return (torch.logsumexp(logits, dim=-1) - chosen).mean()
+            return cross_entropy(hidden, model.lm_head.weight, next_token_ids)
 
-    return cross_entropy
+    return loss
 
 
 def train_target(
-    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Sequence[int]], plan: Plan, checkpoint: Path
+    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Sequence[int]], cycles: Sequence[Plan], work: Path
 ) -> LlamaForCausalLM:
-    """Train the target, from its checkpoint if there is one."""
-    model = make_model(CONFIG, tokenizer, plan.seed)
-    sources = [
-        Windows(documents, phase.window_tokens, phase.rows, plan.seed + index)
-        for index, phase in enumerate(plan.phases)
-    ]
-    train(model, next_token_loss, sources, plan, checkpoint, "target")
+    """Train the target, cycle after cycle, from the last checkpoint in `work` if there is one."""
+    model = make_model(CONFIG, tokenizer, SEED)
+    for number, plan in enumerate(cycles, 1):
+        sources = [
+            Windows(documents, phase.window_tokens, phase.rows, plan.seed + index)
+            for index, phase in enumerate(plan.phases)
+        ]
+        train(model, next_token_loss, sources, plan, work / f"target-{number}.pt", f"target {number}/{len(cycles)}")
     return model
 
 
@@ -84,9 +104,7 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     config._attn_implementation = "sdpa"
     saved = LlamaForCausalLM(config)
     saved.load_state_dict(model.state_dict())
-    saved.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id
-    )
+    saved.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id)
     saved.bfloat16().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)

@@ -85,7 +85,7 @@ class GradientWorkers:
 def _shared_zeros(parameter: Tensor) -> Tensor:
     """Zeros of a parameter's shape that other processes can write to."""
     zeros = torch.zeros_like(parameter)
-    zeros.share_memory_()  # type: ignore[no-untyped-call]
+    zeros.share_memory_()
     return zeros
 
 
@@ -104,5 +104,5 @@ def _work(
     while (work := pieces.get()) is not None:
         piece, weight = work
         piece_loss = loss(*piece) * weight
-        piece_loss.backward()  # type: ignore[no-untyped-call]
+        piece_loss.backward()
         losses.put(piece_loss.item())

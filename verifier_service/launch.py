@@ -126,7 +126,9 @@ class LearnedWindow:
             committed_tokens = sum(acceptance_rate**depth for depth in range(window_tokens + 1))
             return committed_tokens / (pass_ns + arrival_ns(window_tokens))
 
-        window_tokens = max(range(ready_tokens, self.max_window_tokens + 1), key=committed_per_ns)
+        # Nothing comes beyond the budget.
+        most_tokens = max(ready_tokens, min(self.max_window_tokens, self.draft_budget()))
+        window_tokens = max(range(ready_tokens, most_tokens + 1), key=committed_per_ns)
         return Wait(window_tokens, int(self._PATIENCE * arrival_ns(window_tokens)))
 
     def draft_budget(self) -> int:

@@ -7,7 +7,6 @@ from sybil_engine.draft_tree import DraftTree, Graft
 from sybil_engine.errors import InvalidRequest
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
-from sybil_engine.serving.opening import check_token_ids
 from sybil_engine.types import Block, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
 from verifier_service.launch import NO_WAIT, LaunchRule
 
@@ -58,12 +57,13 @@ class VerifierSession:
         """Hang a block into the draft tree.
 
         Raises:
-            InvalidRequest: the block holds no tokens, or one outside the vocabulary.
+            InvalidRequest: the block holds no tokens.
         """
         if not block.token_ids:
             raise InvalidRequest("a block without tokens; send at least one")
-        # Fed to the model, it would break the pass of every session.
-        check_token_ids(block.token_ids, self._vocabulary_size)
+        if max(block.token_ids) >= self._vocabulary_size:
+            # A drafter's output layer may be padded further than ours. No commit will ever agree with such a token.
+            return Graft.UNKNOWN
         self._drafter_silent = False
         tree_was_empty = len(self.tree) == 0
         graft = self.tree.graft(block)
@@ -79,7 +79,8 @@ class VerifierSession:
         """Time until the next pass is due; 0 or less when it is."""
         # A pass draws one token beyond the drafted ones: those that the session has no room for are not waited for.
         waited_for = min(self._wait.tokens, self.max_position - len(self.ledger) - 1)
-        if self._drafter_silent or len(self.tree.best_path()) >= waited_for:
+        replays = self.fed_tokens < len(self.ledger) - 1
+        if replays or self._drafter_silent or len(self.tree.best_path()) >= waited_for:
             return 0
         return self._waits_since_ns + self._wait.patience_ns - now_ns
 

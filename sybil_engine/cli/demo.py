@@ -49,7 +49,8 @@ async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
     output.print(_title("Starting drafter, verifier and coordinator on this machine, under Ray"))
     started_s = time.monotonic()
     async with own_fleet(pair, progress) as fleet, connected(fleet.address) as client:
-        output.print(f"Ready after {time.monotonic() - started_s:.0f} s. {described(await client.describe())}")
+        ready_s = time.monotonic() - started_s
+        output.print(f"Ready after {ready_s:.0f} s: {described(await client.describe())}", soft_wrap=True)
         await _show(client, prompts[0], output, progress)
         comparison = await _compare(client, mixed(prompts, _PROMPTS), progress)
         _report(comparison, output)

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 from sybil_engine.cli.exits import UserMistake
 from sybil_engine.cli.options import Models
-from sybil_engine.errors import PairMismatch
 from sybil_engine.models.presets import PRESETS, preset
-from sybil_engine.types import ModelDescription
 
 NO_DRAFTER = "none"
 
@@ -48,24 +46,9 @@ def check_pair(pair: Pair) -> None:
         PairMismatch: their tokenizers differ.
     """
     # torch and transformers, which the embedded pair does not need here.
+    from coordinator.pairing import check_pair as refuse_mismatch
     from sybil_engine.models.loading import describe
 
     target = describe(pair.target)
     if pair.draft != NO_DRAFTER:
         refuse_mismatch(target, describe(pair.draft))
-
-
-def refuse_mismatch(target: ModelDescription, draft: ModelDescription) -> None:
-    """Raise PairMismatch, naming both fingerprints and what differs, if the tokenizers are not the same."""
-    if target.tokenizer_fingerprint == draft.tokenizer_fingerprint:
-        return
-    parts = sorted(
-        part
-        for part in target.tokenizer_parts.keys() | draft.tokenizer_parts.keys()
-        if target.tokenizer_parts.get(part) != draft.tokenizer_parts.get(part)
-    )
-    raise PairMismatch(
-        f"the tokenizers of target {target.model_id} ({target.tokenizer_fingerprint[:12]}) and draft {draft.model_id} "
-        f"({draft.tokenizer_fingerprint[:12]}) differ in {', '.join(parts) or 'their fingerprints'}; "
-        "choose two models of one family"
-    )

@@ -60,8 +60,8 @@ class _Spinner:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
+            # Two cores are busy enough with what is waited for.
+            refresh_per_second=4,
         )
         self._task = self._live.add_task(step, total=None)
         self._live.start()
@@ -74,12 +74,13 @@ class _Spinner:
 
 
 class _Lines:
-    """One line for each step, one after a second without any, and then one every ten seconds."""
+    """One line for each step, or after a second without any, and then one every ten seconds."""
 
     def __init__(self, console: Console, step: str) -> None:
         self._console = console
         self._step = step
         self._started_s = time.monotonic()
+        self._due_s = self._started_s + _PATIENCE_S
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._remind, name="sybil-progress", daemon=True)
         self._thread.start()
@@ -87,6 +88,7 @@ class _Lines:
     def say(self, step: str) -> None:
         if step != self._step:
             self._step = step
+            self._due_s = time.monotonic() + _REPEAT_S
             _print(self._console, step)
 
     def stop(self) -> None:
@@ -94,10 +96,11 @@ class _Lines:
         self._thread.join()
 
     def _remind(self) -> None:
-        patience_s = _PATIENCE_S
-        while not self._stopped.wait(patience_s):
-            _print(self._console, f"{self._step} ({time.monotonic() - self._started_s:.0f} s)")
-            patience_s = _REPEAT_S
+        while not self._stopped.wait(max(0.0, self._due_s - time.monotonic())):
+            now_s = time.monotonic()
+            if now_s >= self._due_s:
+                _print(self._console, f"{self._step} ({now_s - self._started_s:.0f} s)")
+                self._due_s = now_s + _REPEAT_S
 
 
 def _print(console: Console, line: str) -> None:

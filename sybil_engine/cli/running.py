@@ -5,16 +5,18 @@ import signal
 from collections.abc import Coroutine
 from typing import Any
 
-from sybil_engine.cli.exits import TERMINATED
+from sybil_engine.cli.exits import INTERRUPTED, TERMINATED, report
+
+_EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 
 def run(command: Coroutine[Any, Any, int]) -> int:
     """Run a command to its exit code.
 
-    Ctrl-C and SIGTERM cancel it. A command that takes this for its end returns its own exit code; otherwise SIGTERM
-    returns 143, and Ctrl-C raises KeyboardInterrupt, both once everything is closed.
+    Ctrl-C and SIGTERM cancel it, and a second one interrupts that, too. A command that takes this for its end returns
+    its own exit code; otherwise the signal decides, once everything is closed.
     """
-    return asyncio.run(_terminable(command))
+    return asyncio.run(_stoppable(command))
 
 
 def take_sigterm_back() -> None:
@@ -25,19 +27,23 @@ def take_sigterm_back() -> None:
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
-async def _terminable(command: Coroutine[Any, Any, int]) -> int:
-    task = asyncio.current_task()
+async def _stoppable(command: Coroutine[Any, Any, int]) -> int:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    terminated = asyncio.Event()
+    stopped_by: list[signal.Signals] = []
 
-    def terminate() -> None:
-        terminated.set()
+    def stop(number: signal.Signals) -> None:
+        report("stopping")
+        stopped_by.append(number)
         task.cancel()
+        for each in _EXIT_CODES:
+            loop.remove_signal_handler(each)
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    for number in _EXIT_CODES:
+        loop.add_signal_handler(number, stop, number)
     try:
         return await command
     except asyncio.CancelledError:
-        if terminated.is_set():
-            return TERMINATED
-        raise
+        if not stopped_by:
+            raise
+        return _EXIT_CODES[stopped_by[0]]

@@ -66,7 +66,7 @@ async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int
                 error = await fleet.broken()
                 raise CommandFailed(f"the fleet cannot go on: {error}; start it again with `{program()} up`")
             except asyncio.CancelledError:
-                output.print(f"Stopping: running completions have {placed.grace_s:g} s to end.")
+                output.print(f"Running completions have {placed.grace_s:g} s to end.")
                 raise
     except asyncio.CancelledError:
         # Asked to stop, by Ctrl-C or SIGTERM: that is how this command ends well.

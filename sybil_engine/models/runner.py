@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.pytorch_utils import Conv1D
 
 from sybil_engine.errors import ContextExceeded, InexactDevice, UnsupportedModel
 from sybil_engine.models import attention
 from sybil_engine.models.loading import LoadedModel
-from sybil_engine.models.numerics import ShapeClass, probe
+from sybil_engine.models.numerics import Product, ShapeClass, probe
 from sybil_engine.models.rows import Rows, Shape, pack
 from sybil_engine.models.slotted_cache import CellShape, SlottedCache
 
@@ -85,6 +86,17 @@ class ModelRunner:
     def max_rows(self) -> int:
         """The most rows of one session that fit a single pass; more are split over several."""
         return self.shape_class.most_rows if self.shape_class else self.chunk_tokens
+
+    @property
+    def products(self) -> list[Product]:
+        """One matrix product of each kind and size that the model is made of."""
+        found: dict[tuple[object, ...], Product] = {}
+        for module in self._model.modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                weight = module.weight if isinstance(module, nn.Linear) else module.weight.mT
+                key = (type(module), weight.shape, weight.stride(), module.bias is None)
+                found.setdefault(key, Product(module, weight, module.bias))
+        return list(found.values())
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Rows]) -> Tensor:

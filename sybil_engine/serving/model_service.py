@@ -73,17 +73,20 @@ async def serve_model(
     thread = EngineThread(load, name=f"engine-{description.model_id}")
     hosted = HostedModel(thread, description)
     stopped = asyncio.create_task(stop.wait())
-    async with running_server(host, port, file, lambda server: add_servicer(hosted, server)) as server:
-        bound(server.port)
-        _log.info("listening on %s:%d, loading %s", host, server.port, description.model_id)
-        loaded = asyncio.wrap_future(thread.start())
-        await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
-        if loaded.done():
-            hosted.description = replace(loaded.result().description, ready=True)
-            await server.set_serving(True)
-            _log.info("serving %s", hosted.description)
-            await stopped
-    thread.stop()
+    try:
+        async with running_server(host, port, file, lambda server: add_servicer(hosted, server)) as server:
+            bound(server.port)
+            _log.info("listening on %s:%d, loading %s", host, server.port, description.model_id)
+            loaded = asyncio.wrap_future(thread.start())
+            await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if loaded.done():
+                hosted.description = replace(loaded.result().description, ready=True)
+                await server.set_serving(True)
+                _log.info("serving %s", hosted.description)
+                await stopped
+    finally:
+        stopped.cancel()
+        thread.stop()
 
 
 def run_service(serve: Callable[[Callable[[int], None], asyncio.Event], Awaitable[Any]], program: str) -> int:

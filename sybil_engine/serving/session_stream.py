@@ -71,7 +71,8 @@ class SessionStream(Generic[Session, Event]):
         except Exception as error:  # noqa: BLE001 - a message that cannot be decoded, say: its session ends
             self._outbox.put(InvalidRequest(f"a message cannot be read ({error}); reopen the session"))
         else:
-            self._outbox.put(_StreamEnded())
+            # Behind the messages before it.
+            self._thread.post(lambda _: self._outbox.put(_StreamEnded()))
 
     async def events(self) -> AsyncIterator[list[Event]]:
         """Yield what the session emits, as many events at a time as there are.

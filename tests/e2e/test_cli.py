@@ -384,7 +384,7 @@ def test_generate_without_an_address_has_a_fleet_of_its_own(tmp_path: Path) -> N
     mark = uuid4().hex
     with (tmp_path / "stderr").open("w") as stderr:
         process = started(["generate", PROMPT, "--json", "--max-tokens", "8", "--seed", "1"], stderr, mark)
-        written, _ = process.communicate(timeout=120)
+        written, _ = process.communicate(timeout=280)
     remarks = (tmp_path / "stderr").read_text()
     assert process.returncode == 0, remarks
     assert len(json.loads(written)["token_ids"]) == 8

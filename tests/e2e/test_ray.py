@@ -91,12 +91,14 @@ async def generated(address: str, max_tokens: int) -> tuple[int, ...]:
 
 
 def descendants(name: str, of: int | None = None) -> list[int]:
-    """Processes of that name below this one, or below another."""
+    """Processes of that name below this one, or below another; not those that only wait to be reaped."""
     parents, names = dict[int, int](), dict[int, str]()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            names[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            parents[int(folder.name)] = int(parent)
+            if state != "Z":
+                names[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
         except (FileNotFoundError, ProcessLookupError):
             continue
 
@@ -193,7 +195,7 @@ async def test_a_port_that_is_taken_is_refused_before_anything_starts() -> None:
 
 
 async def _until(holds: Callable[[], bool]) -> None:
-    while not holds():
+    while not holds():  # noqa: ASYNC110 - processes tell nobody
         await asyncio.sleep(0.1)
 
 

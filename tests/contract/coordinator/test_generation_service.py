@@ -347,7 +347,7 @@ async def test_health_says_whether_requests_are_served() -> None:
         open_coordinator(SETTINGS, RoutingTable()) as coordinator,
         grpc.aio.insecure_channel(f"127.0.0.1:{coordinator.port}") as channel,
     ):
-        health: health_pb2_grpc.HealthAsyncStub = health_pb2_grpc.HealthStub(channel)
+        health = health_pb2_grpc.HealthStub(channel)
         asked = health_pb2.HealthCheckRequest(service="sybil_engine.rpc.v1.GenerationService")
         assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
         coordinator.route(RoutingTable(verifiers=(verifier.address,)))

@@ -4,7 +4,7 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sybil_engine.errors import CommitConflict, CommitGap
@@ -25,6 +25,7 @@ def state(ledger: Ledger) -> tuple[list[int], list[int]]:
     return ledger[:], [ledger.fingerprint(position) for position in range(len(ledger) + 1)]
 
 
+@settings(max_examples=40)
 @given(tokens=TOKENS, data=st.data())
 def test_a_repeated_commit_changes_nothing(tokens: list[int], data: st.DataObject) -> None:
     start = data.draw(st.integers(1, len(tokens)))
@@ -37,6 +38,7 @@ def test_a_repeated_commit_changes_nothing(tokens: list[int], data: st.DataObjec
     assert ledger[:] == tokens
 
 
+@settings(max_examples=40)
 @given(tokens=TOKENS, data=st.data())
 def test_an_overlapping_commit_appends_only_the_rest(tokens: list[int], data: st.DataObject) -> None:
     committed = data.draw(st.integers(1, len(tokens)))
@@ -47,6 +49,7 @@ def test_an_overlapping_commit_appends_only_the_rest(tokens: list[int], data: st
     assert ledger[:] == tokens[: max(committed, end)]
 
 
+@settings(max_examples=40)
 @given(tokens=TOKENS, cuts=st.lists(st.integers(1, 12), max_size=5))
 def test_fingerprints_do_not_depend_on_how_tokens_were_appended(tokens: list[int], cuts: list[int]) -> None:
     ledger = Ledger(tokens[:1], 1)
@@ -56,6 +59,7 @@ def test_fingerprints_do_not_depend_on_how_tokens_were_appended(tokens: list[int
     assert state(ledger) == state(Ledger(tokens, len(tokens)))
 
 
+@settings(max_examples=40)
 @given(first=FEW_TOKENS, second=FEW_TOKENS)
 def test_fingerprints_are_equal_exactly_when_the_prefixes_are(first: list[int], second: list[int]) -> None:
     one, other = Ledger(first, 1), Ledger(second, 1)

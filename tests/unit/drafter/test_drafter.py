@@ -157,7 +157,8 @@ def test_nothing_is_drafted_beyond_the_budget_or_the_last_position(budget: int, 
     it = watched()
     session = it.open(replace(opening(1), draft_budget=budget, max_position=max_position))
     drain(it.drafter)
-    end = max_position or CONTEXT_TOKENS
+    # The last position is the target's own.
+    end = (max_position or CONTEXT_TOKENS) - 1
     assert len(session.tree.best_path()) == min(budget, end - 5)
     assert all(block.position + len(block.token_ids) <= end for block in it.blocks[session.slot])
 

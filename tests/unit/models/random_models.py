@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sybil_engine.models.loading import LoadedModel, attention_for, ready_for_passes
@@ -36,25 +36,23 @@ _LEARNED: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
+_VALUES: dict[str, dict[str, Any]] = {
+    "llama": _ROPE | {"num_key_value_heads": 2},
+    "qwen2": _ROPE | {"num_key_value_heads": 1},
+    "mistral": _ROPE | {"num_key_value_heads": 2, "sliding_window": None},
+    "gpt_neox": _ROPE,
+    "phi": _ROPE,
+    "opt": _ROPE | {"ffn_dim": 96, "word_embed_proj_dim": 64},
+    "gpt2": _LEARNED,
+    "gptj": _LEARNED | {"rotary_dim": 8},
+}
 
 
 def config_of(kind: str) -> PreTrainedConfig:
     """A config of a tiny model of this architecture."""
-    match kind:
-        case "llama":
-            return LlamaConfig(**_ROPE, num_key_value_heads=2)
-        case "qwen2":
-            return Qwen2Config(**_ROPE, num_key_value_heads=1)
-        case "gpt2":
-            return GPT2Config(**_LEARNED)
-        case "gpt_neox" | "mistral" | "phi":
-            extra = {"sliding_window": None, "num_key_value_heads": 2} if kind == "mistral" else {}
-            return CONFIG_MAPPING[kind](**_ROPE, **extra)
-        case "gptj":
-            return CONFIG_MAPPING[kind](**_LEARNED, rotary_dim=8)
-        case "opt":
-            return CONFIG_MAPPING[kind](**_ROPE, ffn_dim=96, word_embed_proj_dim=64)
-    raise ValueError(kind)
+    config_class: Any = CONFIG_MAPPING[kind]
+    config: PreTrainedConfig = config_class(**_VALUES[kind])
+    return config
 
 
 def random_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> LoadedModel:
@@ -62,9 +60,7 @@ def random_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -
     config = config_of(kind)
     implementation = attention_for(config)
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-        config, dtype=dtype, attn_implementation=implementation
-    )
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=implementation)
     description = ModelDescription(
         model_id=f"random {kind}",
         architecture=type(model).__name__,

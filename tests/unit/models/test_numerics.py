@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sybil_engine.errors import InexactDevice
-from sybil_engine.models.numerics import TOTALS, probe
+from sybil_engine.models.numerics import TOTALS, Product, probe
 from sybil_engine.models.rows import Rows, Shape
 from sybil_engine.models.slotted_cache import CellShape, SlottedCache
 
@@ -20,6 +20,7 @@ class Machine:
     def __init__(self, error: Callable[[Shape, int], float], *, in_cells: bool = False, sessions: int = 4) -> None:
         self.cache = SlottedCache(CellShape(1, 1, 1, 1), slots=sessions, cells=CONTEXT + 64, dtype=torch.float32)
         self.vocabulary_size, self.context_tokens, self.chunk_tokens = 8, CONTEXT, 64
+        self.products: list[Product] = []
         self._error, self._in_cells = error, in_cells
 
     def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
@@ -73,6 +74,20 @@ def test_a_machine_that_does_not_repeat_itself_is_refused() -> None:
     calls = iter(range(100_000))
     with pytest.raises(InexactDevice):
         probe(Machine(lambda *_: float(next(calls))))
+
+
+def test_a_product_that_differs_splits_a_class_that_whole_passes_do_not_show() -> None:
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+    def apply(inputs: Tensor) -> Tensor:
+        order = torch.arange(63, -1, -1) if inputs.shape[1] >= 5 else torch.arange(64)
+        terms = inputs[..., order].float().unsqueeze(2) * weight[:, order].float()
+        return terms.sum(-1).bfloat16()
+
+    machine = Machine(classes())
+    machine.products = [Product(apply, weight, None)]
+    assert probe(machine, keep_total=2).totals == (1, 2, 3, 4)
+    assert probe(machine, keep_total=9).totals == TOTALS[4:]
 
 
 def test_the_probe_leaves_empty_cells() -> None:

