@@ -5,6 +5,7 @@ import logging
 from contextlib import aclosing
 from dataclasses import asdict
 from functools import partial
+from itertools import groupby
 
 import grpc
 
@@ -74,9 +75,11 @@ class Gateway(generation_service_pb2_grpc.GenerationServiceServicer):
         try:
             finished = False
             while not finished:
-                delta = Delta.joined(await outbox.drain())
-                finished = delta.finish_reason is not None
-                await context.write(_response(delta, request, meter))
+                # Joined as far as their tokens have one origin: a client can tell which text was drafted.
+                for _, deltas in groupby(await outbox.drain(), key=lambda delta: delta.origins[:1]):
+                    delta = Delta.joined(tuple(deltas))
+                    finished = delta.finish_reason is not None
+                    await context.write(_response(delta, request, meter))
         finally:
             session.cancel()
             await asyncio.wait((session,))
@@ -93,11 +96,12 @@ class Gateway(generation_service_pb2_grpc.GenerationServiceServicer):
         try:
             async with self._admission.place(), aclosing(self._pipeline(request, target, meter).run()) as session:
                 async for progress in session:
-                    delta = completion.take(progress)
-                    meter.delivered(len(delta.token_ids))
-                    outbox.put(delta)
-                    if delta.finish_reason:
-                        return
+                    for run in progress.runs():
+                        delta = completion.take(run)
+                        meter.delivered(len(delta.token_ids))
+                        outbox.put(delta)
+                        if delta.finish_reason:
+                            return
         except SybilError as error:
             outbox.put(error)
         except Exception as error:

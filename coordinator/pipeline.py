@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Protocol, Self
 
 from coordinator.patience import Patience, Retries
@@ -72,6 +73,22 @@ class Progress:
         """The last `fresh_tokens` tokens of a commit."""
         start = len(commit.token_ids) - fresh_tokens
         return cls(commit.token_ids[start:], commit.origins[start:], commit.logprobs[start:], commit.finish_reason)
+
+    def runs(self) -> Iterator[Self]:
+        """The same tokens, a piece for each run of equal origins: a client can tell which text was drafted."""
+        if not self.token_ids:
+            yield self
+        start = 0
+        for _, run in groupby(self.origins):
+            end = start + len(tuple(run))
+            yield replace(
+                self,
+                token_ids=self.token_ids[start:end],
+                origins=self.origins[start:end],
+                logprobs=self.logprobs[start:end],
+                finish_reason=self.finish_reason if end == len(self.token_ids) else None,
+            )
+            start = end
 
 
 class Pipeline:

@@ -54,7 +54,7 @@ async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
         await _show(client, prompts[0], output, progress)
         comparison = await _compare(client, mixed(prompts, _PROMPTS), progress)
         _report(comparison, output)
-    output.print(_next_steps())
+    output.print(_next_steps(), soft_wrap=True)
     return SUCCESS if comparison.differences == 0 else FAILURE
 
 

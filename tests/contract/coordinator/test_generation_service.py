@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -202,7 +202,7 @@ async def test_what_the_verifier_refuses_reaches_the_client(refusal: grpc.Status
 async def test_malformed_bytes_are_refused_and_harm_nobody() -> None:
     async with scene(ToyVerifier()) as here:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{here.coordinator.port}") as channel:
-            call = channel.unary_stream("/sybil_engine.rpc.v1.GenerationService/Generate", None, None)
+            call: Any = channel.unary_stream("/sybil_engine.rpc.v1.GenerationService/Generate", None, None)
             with pytest.raises(grpc.aio.AioRpcError):
                 async for _ in call(b"\xff\xff\xff\xff"):
                     pass

@@ -58,14 +58,15 @@ def test_more_is_waited_for_as_acceptance_grows_and_never_less_than_is_ready(dra
 @pytest.mark.parametrize("acceptance_rate", [0.3, 0.6, 0.8, 0.95])
 @pytest.mark.parametrize("draft_token_ns", [1e4, 1e6, 3e6])
 def test_the_window_is_the_one_that_maximises_tokens_per_time(acceptance_rate: float, draft_token_ns: float) -> None:
-    """The formula of DESIGN section 6, written out with its closed form."""
+    """The launch rule of docs/architecture.md, written out with its closed form."""
 
     def tokens_per_pass_time(window_tokens: int) -> float:
         arrival = (5e5 + window_tokens * draft_token_ns) / 1e7 if window_tokens else 0
         return (1 - acceptance_rate ** (window_tokens + 1)) / (1 - acceptance_rate) / (1 + arrival)
 
-    best = max(range(9), key=tokens_per_pass_time)
-    wait = learned(acceptance_rate, draft_token_ns, 5e5).wait(0)
+    rule = learned(acceptance_rate, draft_token_ns, 5e5)
+    best = max(range(min(8, rule.draft_budget()) + 1), key=tokens_per_pass_time)
+    wait = rule.wait(0)
     assert wait.tokens == best
     assert wait.patience_ns == pytest.approx(2 * (5e5 + best * draft_token_ns) if best else 0, abs=1)
 
