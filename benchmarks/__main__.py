@@ -63,8 +63,10 @@ async def run(settings: BenchSettings, console: Console) -> dict[str, Any]:
                 measured = await run_interleaved(arms, tasks, sampling, settings.max_tokens, status.update)
                 differences = count_differences(measured, settings.arms[0], settings.arms)
                 console.print(table(temperature, measured, against=(settings.arms[0], *peers)))
-                console.print(f"completions of our arms that differ from one another: {differences} of "
-                              f"{len(tasks) * (len(settings.arms) - 1)}\n")
+                console.print(
+                    f"completions of our arms that differ from one another: {differences} of "
+                    f"{len(tasks) * (len(settings.arms) - 1)}\n"
+                )
                 figures["temperatures"][str(temperature)] = {
                     "arms": {name: arm_figures(measurements) for name, measurements in measured.items()},
                     "ratios": {name: asdict(interval) for name, interval in ratios(measured).items()},

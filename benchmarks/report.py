@@ -63,7 +63,15 @@ def table(temperature: float, measured: Mapping[str, Sequence[Measurement]], aga
     """One row an arm: speed, ratios to the arms in `against`, rates."""
     shown = Table(title=f"temperature {temperature:g}, medians with 95 % intervals")
     shown.add_column("arm")
-    columns = ["tokens/s", *(f"x {name}" for name in against), "acceptance", "tokens/pass", "overlap", "gap p50", "relay p50"]
+    columns = [
+        "tokens/s",
+        *(f"x {name}" for name in against),
+        "acceptance",
+        "tokens/pass",
+        "overlap",
+        "gap p50",
+        "relay p50",
+    ]
     for column in columns:
         shown.add_column(column, justify="right")
     for name, measurements in measured.items():

@@ -27,7 +27,9 @@ class BenchSettings:
             "check": Check(f"some of {', '.join(PEERS)}, or none", lambda peers: set(peers) <= {*PEERS, "none"}),
         },
     )
-    target: str = field(default="embedded-target", metadata={"help": "target model: a folder, a hub id, embedded-target"})
+    target: str = field(
+        default="embedded-target", metadata={"help": "target model: a folder, a hub id, embedded-target"}
+    )
     draft: str = field(default="embedded-draft", metadata={"help": "draft model: a folder, a hub id, embedded-draft"})
     dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata={"help": "of both models, everywhere"})
     target_threads: int = field(default=0, metadata={"help": "0: the verifier's default", "check": at_least(0)})

@@ -45,6 +45,11 @@ def check_same_target(known: ModelDescription, other: ModelDescription) -> None:
                 f"two verifiers serve different targets: {name} is {getattr(known, name)} on one and "
                 f"{getattr(other, name)} on the other; give all verifiers the same model and dtype"
             )
+    if known.row_class and other.row_class and not set(known.row_class) & set(other.row_class):
+        raise PairMismatch(
+            f"two verifiers compute in shapes that do not agree bit for bit: passes of {known.row_class} rows on one and "
+            f"{other.row_class} on the other; start both with the same --row-class"
+        )
 
 
 def _differing_parts(target: ModelDescription, draft: ModelDescription) -> str:

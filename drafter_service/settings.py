@@ -19,7 +19,7 @@ class DrafterSettings(ServiceSettings):
     port: int = field(default=50053, metadata={"help": "port to listen on; 0: a free one", "check": PORT})
     # A small model gains nothing from more threads, and leaves the other cores to the target.
     threads: int = field(
-        default=1, metadata={"help": "processor threads of a pass; 0: all cores", "check": at_least(0)}
+        default=1, metadata={"help": "processor threads of a pass; 0: all cores but one", "check": at_least(0)}
     )
     # The target has the last word: what a draft pass rounds differently costs at most a little acceptance.
     numerics: Literal["exact", "fast"] = field(

@@ -26,7 +26,6 @@ TEACHER_ROWS = 2
 READ_TOKENS = 1_200_000
 """Part of the corpus that the target reads; more would leave less time to learn from it."""
 
-
 CONFIG = LlamaConfig(
     hidden_size=256,
     intermediate_size=704,
@@ -52,12 +51,14 @@ class TaughtWindows:
     learns from it for several epochs.
     """
 
-    def __init__(self, target_folder: Path, documents: Sequence[Sequence[int]], phase: Phase, seed: int):
+    def __init__(self, target_folder: Path, documents: Sequence[Sequence[int]], phase: Phase, seed: int, read: Path):
         documents = list(documents)
         random.Random(seed).shuffle(documents)
         tokens = torch.tensor(list(chain.from_iterable(documents)))[:READ_TOKENS]
         self._windows = tokens[: len(tokens) // phase.window_tokens * phase.window_tokens].view(-1, phase.window_tokens)
-        self._hidden = teacher_states(target_folder, self._windows)
+        if not read.exists():
+            torch.save(teacher_states(target_folder, self._windows), read)
+        self._hidden = torch.load(read, weights_only=True)
         self._rows = phase.rows
         self._seed = seed
 
@@ -157,6 +158,9 @@ def train_draft(
     draft = make_model(config, tokenizer, plan.seed)
     start_from_target(draft, target)
     head = target.lm_head.weight.detach().clone()
-    sources = [TaughtWindows(target_folder, documents, phase, plan.seed) for phase in plan.phases]
+    sources = [
+        TaughtWindows(target_folder, documents, phase, plan.seed, checkpoint.with_suffix(".read.pt"))
+        for phase in plan.phases
+    ]
     train(draft, partial(distillation_loss, target_head=head), sources, plan, checkpoint, "draft")
     return draft

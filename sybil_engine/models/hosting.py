@@ -1,5 +1,6 @@
 """From a service's settings to a model that is ready for passes."""
 
+import os
 from dataclasses import replace
 
 import torch
@@ -16,13 +17,15 @@ def host_model(settings: ServiceSettings) -> tuple[ModelRunner, ModelDescription
     Raises:
         ModelError: see `load` and `ModelRunner`.
     """
-    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    # Threads that wait for a core that somebody else uses stall a pass: one core stays free for the other services.
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 2) - 1))
     loaded = load(settings.model, settings.dtype, settings.device)
     runner = ModelRunner(
         loaded,
         max_sessions=settings.max_sessions,
         context_tokens=settings.context_tokens or None,
         numerics=settings.numerics,
+        keep_total=settings.row_class or None,
     )
     description = replace(
         loaded.description,

@@ -20,12 +20,11 @@ from sybil_engine.models.slotted_cache import SlottedCache
 
 TOTALS = (*range(1, 17), 20, 24, 28, 32)
 MORE_TOTALS_ON_ACCELERATORS = (40, 48, 56, 64)
-ASSUMED_ACCEPTANCE = 0.7
-CLEARLY_FASTER = 1.15
+# The committed token and a window of 1 to 7: always tried, however slow the machine.
+SINGLE_SESSION_TOTALS = range(2, 9)
 LEAST_ROWS = 2
 MEASURE_BUDGET_S = 1.0
 VERIFY_BUDGET_S = 1.0
-_LEAST_TOTALS = 8
 _LEAST_SHAPES_A_SESSION_COUNT = 2
 # A rounding difference shows in few of the numbers that a row computes, most of all in bfloat16: compare enough.
 _COMPARED_NUMBERS = 2**17
@@ -114,28 +113,24 @@ class _Fed:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Passes of [1, total]: what they computed, what each product made of the same rows, and the shortest time."""
+    """Passes of [1, total]: what they computed, and what each product made of the same rows."""
 
     total: int
     fed: _Fed
     products: tuple[Tensor, ...]
-    pass_s: float
 
 
 @torch.inference_mode()
 def probe(passes: Passes, keep_total: int | None = None) -> ShapeClass:
     """Find the shapes that agree, and choose the class to keep.
 
-    The rule: the class whose best window gives a single session the most tokens a second, at an acceptance of
-    `ASSUMED_ACCEPTANCE` and with the pass times measured here. A class of larger passes must be `CLEARLY_FASTER` to
-    win over one of smaller passes, so that noise in the times does not decide. A class of fewer than `LEAST_ROWS`
-    rows would rule speculation out and is not taken.
-
-    Which members of a class are found may vary with the time it takes; their bits do not. Which class is chosen may
-    vary where two are about as fast: services that must agree bit for bit are told the same `keep_total`.
+    The rule: the class with the most of `SINGLE_SESSION_TOTALS`, on a tie the one of the smaller passes. No time
+    decides, so that a verifier that starts again, or another one on a like machine, keeps the same class: see
+    docs/adr/0003-row-class-by-rule.md. A class of fewer than `LEAST_ROWS` rows would rule speculation out and is not
+    taken. Which larger totals of a class are found may vary with the time it takes; their bits do not.
 
     Args:
-        keep_total: a row count whose class to keep, whatever its speed.
+        keep_total: a row count whose class to keep, whatever the rule says.
 
     Raises:
         InexactDevice: no class has `LEAST_ROWS` rows, or none holds `keep_total`.
@@ -167,25 +162,19 @@ def _measure(passes: Passes, generator: torch.Generator) -> list[_Measured]:
     most = min(totals[-1], passes.chunk_tokens, passes.context_tokens // 2)
     rows = _scatter(passes, 0, min(passes.context_tokens - most, 300), most, generator)
     products = [(product, _telling_inputs(product, totals[-1], generator)) for product in passes.products]
-    first: dict[int, tuple[_Fed, float]] = {}
+    first: dict[int, _Fed] = {}
     start = _now(passes)
     for total in totals:
-        if total > most or (total > _LEAST_TOTALS and _now(passes) - start > MEASURE_BUDGET_S / 2):
+        if total > most or (total not in SINGLE_SESSION_TOTALS and _now(passes) - start > MEASURE_BUDGET_S / 2):
             break
-        first[total] = _time_one(passes, rows, total)
+        first[total] = _feed(passes, [_cut(rows, 0, total)], (1, total))[0]
     measured = []
-    for total, (fed, pass_s) in first.items():
-        again, again_s = _time_one(passes, rows, total)
+    for total, fed in first.items():
+        again = _feed(passes, [_cut(rows, 0, total)], (1, total))[0]
         if _same(fed, again, total):
             outputs = tuple(_in_groups(product, inputs, total) for product, inputs in products)
-            measured.append(_Measured(total, fed, outputs, min(pass_s, again_s)))
+            measured.append(_Measured(total, fed, outputs))
     return measured
-
-
-def _time_one(passes: Passes, rows: Rows, total: int) -> tuple[_Fed, float]:
-    start = _now(passes)
-    fed = _feed(passes, [_cut(rows, 0, total)], (1, total))[0]
-    return fed, _now(passes) - start
 
 
 def _telling_inputs(product: Product, rows: int, generator: torch.Generator) -> Tensor:
@@ -244,20 +233,10 @@ def _alike(one: _Measured, other: _Measured) -> bool:
 
 
 def _by_preference(groups: Sequence[list[_Measured]]) -> list[list[_Measured]]:
-    remaining, ordered = list(groups), []
-    while remaining:
-        best = remaining[0]
-        for group in remaining[1:]:
-            if _tokens_per_second(group) > CLEARLY_FASTER * _tokens_per_second(best):
-                best = group
-        remaining.remove(best)
-        ordered.append(best)
-    return ordered
+    def preference(group: list[_Measured]) -> tuple[int, int]:
+        return -sum(one.total in SINGLE_SESSION_TOTALS for one in group), group[0].total
 
-
-def _tokens_per_second(group: Sequence[_Measured]) -> float:
-    """What a single session gets from the group's best window."""
-    return max((1 - ASSUMED_ACCEPTANCE**one.total) / (1 - ASSUMED_ACCEPTANCE) / one.pass_s for one in group)
+    return sorted(groups, key=preference)
 
 
 def _verify(passes: Passes, group: Sequence[_Measured], generator: torch.Generator) -> list[Shape]:
@@ -270,15 +249,16 @@ def _verify(passes: Passes, group: Sequence[_Measured], generator: torch.Generat
     """
     totals = [one.total for one in group]
     enough = min(max(_COMPARED_NUMBERS // group[0].fed.numbers_a_row, _COMPARED_ROWS[0]), _COMPARED_ROWS[1])
-    slots = list(range(passes.cache.slots + 1))
+    most_sessions = min(passes.cache.slots, totals[-1])
+    slots = [*range(most_sessions), passes.cache.scratch_slot]
     rows = min(max(totals[-1], enough), passes.context_tokens // 2)
     middle = min(totals, key=lambda total: (abs(total - _REFERENCE_TOTAL), total))
     references = [_reference(passes, slot, slot < len(slots) // 2, rows, middle, generator) for slot in slots]
     kept: list[Shape] = []
     lowest, highest = 0, totals[-1] + 1
     start = _now(passes)
-    shapes = _shapes(totals, passes.cache.slots)
-    least = len(totals) + _LEAST_SHAPES_A_SESSION_COUNT * (passes.cache.slots - 1)
+    shapes = _shapes(totals, most_sessions)
+    least = len(totals) + _LEAST_SHAPES_A_SESSION_COUNT * (most_sessions - 1)
     for number, shape in enumerate(shapes):
         if number >= least and _now(passes) - start > VERIFY_BUDGET_S:
             break

@@ -14,11 +14,18 @@ class ServiceSettings:
     dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "of the weights"})
     device: str = field(default="cpu", metadata={"help": "for example cpu, cuda, cuda:1"})
     threads: int = field(
-        default=0, metadata={"help": "processor threads of a pass; 0: all cores", "check": at_least(0)}
+        default=0, metadata={"help": "processor threads of a pass; 0: all cores but one", "check": at_least(0)}
     )
     numerics: Literal["exact", "fast"] = field(
         default="exact",
         metadata={"help": "exact: every pass in shapes that agree bit for bit; fast: near ties may flip"},
+    )
+    row_class: int = field(
+        default=0,
+        metadata={
+            "help": "exact: keep the class of pass shapes that holds this many rows; 0: the class that the rule says",
+            "check": at_least(0),
+        },
     )
     host: str = field(default="127.0.0.1", metadata={"help": "address to listen on"})
     port: int = field(default=0, metadata={"help": "port to listen on; 0: a free one", "check": PORT})

@@ -79,7 +79,10 @@ def test_a_block_that_extends_an_unknown_prefix_is_dropped_and_a_malformed_one_e
             empty = types_pb2.Block(position=4, origin=types_pb2.BLOCK_ORIGIN_TRUNK)
             no_origin = types_pb2.Block(position=4, token_ids=[1])
             two_for_one = types_pb2.Block(
-                position=4, token_ids=[1], origin=types_pb2.BLOCK_ORIGIN_TRUNK, distributions=[types_pb2.Distribution()] * 2
+                position=4,
+                token_ids=[1],
+                origin=types_pb2.BLOCK_ORIGIN_TRUNK,
+                distributions=[types_pb2.Distribution()] * 2,
             )
             for block in (empty, no_origin, two_for_one):
                 error = await _refusal(stub, opening(tokens=900), block)

@@ -90,6 +90,13 @@ async def generated(address: str, max_tokens: int) -> tuple[int, ...]:
             await asyncio.sleep(0.1)
 
 
+async def serving_address(process: asyncio.subprocess.Process) -> str:
+    """Wait until the process serves; it says where."""
+    lines = await said(process, "serving on")
+    assert "serving on" in lines, lines
+    return lines.split()[-1]
+
+
 def descendants(name: str, of: int | None = None) -> list[int]:
     """Processes of that name below this one, or below another; not those that only wait to be reaped."""
     parents, names = dict[int, int](), dict[int, str]()
@@ -134,7 +141,7 @@ async def test_replicas_share_the_port_and_one_that_is_killed_comes_back() -> No
 @asynchronous
 async def test_a_signal_drains_and_exits_0() -> None:
     async with toys() as (verifier, drafter), coordinator("--verifiers", verifier, "--drafters", drafter) as process:
-        address = (await said(process, "serving on")).split()[-1]
+        address = await serving_address(process)
         assert descendants("ray::Replica", of=process.pid)
         call = asyncio.create_task(generated(address, max_tokens=150))
         await asyncio.sleep(0.3)
@@ -162,7 +169,7 @@ async def test_a_pair_that_does_not_match_ends_the_start_with_one_line() -> None
 @asynchronous
 async def test_without_ray_a_signal_drains_and_exits_0_too(number: signal.Signals) -> None:
     async with toys() as (verifier, _), coordinator("--no-ray", "--verifiers", verifier) as process:
-        address = (await said(process, "serving on")).split()[-1]
+        address = await serving_address(process)
         call = asyncio.create_task(generated(address, max_tokens=30))
         await asyncio.sleep(0.2)
         process.send_signal(number)

@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from sybil_engine.models import attention
 from sybil_engine.models.loading import LoadedModel, find_folder, load, ready_for_passes
@@ -14,10 +21,10 @@ CONTEXT_TOKENS = 512
 
 
 @pytest.fixture(autouse=True, scope="session")
-def two_threads() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Row classes depend on the number of threads: pin it."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(2, before))
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

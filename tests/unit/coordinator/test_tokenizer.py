@@ -98,8 +98,8 @@ def test_byte_level_text_equals_the_full_decode_for_arbitrary_bytes(data: bytes)
     text = "".join(streamed(ours_byte_level(), (), token_ids))
     whole = library.decode(token_ids)
     assert whole == data.decode("utf-8", "replace")
-    # Only bytes that may still become a character are missing.
-    assert whole in (text, text + "\ufffd")
+    # What is missing could be the start of a character as far as its length goes.
+    assert whole in (text, text + "\ufffd", text + 2 * "\ufffd")
 
 
 @given(st.text(max_size=10), st.characters(min_codepoint=0x80, exclude_categories=["Cs"]), st.data())
@@ -113,7 +113,7 @@ def test_half_a_character_at_the_end_is_not_shown(text: str, last: str, data: st
 def test_byte_level_text_equals_the_full_decode_for_arbitrary_tokens(token_ids: list[int]) -> None:
     library = byte_level()
     text = "".join(streamed(ours_byte_level(), (), token_ids))
-    assert library.decode(token_ids) in (text, text + "\ufffd")
+    assert library.decode(token_ids) in (text, text + "\ufffd", text + 2 * "\ufffd")
 
 
 @given(st.text(max_size=20), st.text(max_size=20))

@@ -14,6 +14,13 @@ from sybil_engine.models.slotted_cache import CellShape, SlottedCache
 CONTEXT = 400
 
 
+@pytest.fixture(autouse=True)
+def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine finds fewer members of a class; these tests are about which are right."""
+    monkeypatch.setattr("sybil_engine.models.numerics.MEASURE_BUDGET_S", float("inf"))
+    monkeypatch.setattr("sybil_engine.models.numerics.VERIFY_BUDGET_S", float("inf"))
+
+
 class Machine:
     """Computes a row from its token and position, plus a rounding error that depends on the pass as told."""
 
@@ -45,6 +52,15 @@ def test_the_class_holds_the_totals_that_agree(in_cells: bool) -> None:
     machine = Machine(classes(2, 4, 13), in_cells=in_cells)
     assert probe(machine, keep_total=6).totals == (4, 5, 6, 7, 8, 9, 10, 11, 12)
     assert probe(machine, keep_total=3).totals == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "kept"), [((2, 4, 13), 4), ((2, 3, 4), 4), ((3, 6), 6), ((6,), 2), ((2, 9), 2), ((5,), 5)]
+)
+def test_the_class_with_the_most_row_counts_for_one_session_is_kept(bounds: tuple[int, ...], kept: int) -> None:
+    totals = probe(Machine(classes(*bounds))).totals
+    assert kept in totals
+    assert totals == probe(Machine(classes(*bounds)), keep_total=kept).totals
 
 
 def test_a_machine_that_always_agrees_keeps_every_total() -> None:
