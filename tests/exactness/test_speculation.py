@@ -23,7 +23,10 @@ SAMPLINGS = (
     SamplingParams(temperature=1.0, top_k=50),
 )
 PROMPTS = 40
+SOME_PROMPTS = 16
 TOKENS = 128
+
+pytestmark = pytest.mark.timeout(900)
 
 
 def prompts(pair_name: str) -> list[tuple[int, ...]]:
@@ -78,16 +81,14 @@ def test_speculation_changes_no_token(
     assert pair.drafter.passes_checked
 
 
-@pytest.mark.parametrize("schedule_seed", [1, 2])
-def test_company_changes_no_token(pair: Pair, pair_name: str, plain: Sequence[list[int]], schedule_seed: int) -> None:
-    order = list(range(PROMPTS))
-    random.Random(schedule_seed).shuffle(order)
+def test_company_changes_no_token(pair: Pair, pair_name: str, plain: Sequence[list[int]]) -> None:
+    order = random.Random(1).sample(range(PROMPTS), SOME_PROMPTS)
     ways = list(Speculation)
     mixed = [
         replace(openings(pair_name, ways[number % len(ways)])[number], token_ids=prompts(pair_name)[number])
         for number in order
     ]
-    done = pair.complete(mixed, together=8, schedule_seed=schedule_seed)
+    done = pair.complete(mixed, together=8, schedule_seed=1)
     assert [each.token_ids for each in done] == [plain[number] for number in order]
 
 
@@ -95,10 +96,11 @@ def test_a_session_cut_anywhere_and_reopened_goes_on_with_the_same_tokens(
     pair: Pair, pair_name: str, plain: Sequence[list[int]]
 ) -> None:
     chance = random.Random(7)
-    cuts = [chance.randrange(TOKENS) for _ in range(PROMPTS)]
+    plain = plain[:SOME_PROMPTS]
+    cuts = [chance.randrange(TOKENS) for _ in plain]
     reopened = [
         reopened_at(opening, token_ids, cut)
-        for opening, token_ids, cut in zip(openings(pair_name, Speculation.PIPELINED), plain, cuts, strict=True)
+        for opening, token_ids, cut in zip(openings(pair_name, Speculation.PIPELINED), plain, cuts, strict=False)
     ]
     done = pair.complete(reopened, together=4, schedule_seed=2)
     assert [each.token_ids for each in done] == [token_ids[cut:] for token_ids, cut in zip(plain, cuts, strict=True)]

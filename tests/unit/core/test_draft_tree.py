@@ -261,7 +261,9 @@ def test_the_best_path_prefers_the_trunk_and_then_the_oldest_hedge() -> None:
     tree.graft(block_after((*PROMPT, 5), (2,), BlockOrigin.HEDGE))
     assert best_tokens(tree) == (5, 1)
     tree.graft(block_after(PROMPT, (6,)))
-    assert best_tokens(tree) == (6, 1)
+    assert best_tokens(tree) == (5, 1), "a block that adds nothing changes nothing"
+    tree.graft(block_after(PROMPT, (6, 1, 3)))
+    assert best_tokens(tree) == (6, 1, 3)
 
 
 def test_a_tree_as_deep_as_its_capacity_can_still_advance() -> None:
