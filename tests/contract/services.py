@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -37,13 +38,13 @@ async def running(serve: Serve, *arguments: str) -> AsyncIterator[grpc.aio.Chann
 
 
 @asynccontextmanager
-async def running_verifier(*arguments: str) -> AsyncIterator[VerifierServiceStub]:
+async def running_verifier(*arguments: str) -> AsyncIterator[Any]:
     async with running(verifier_service.__main__.serve, *arguments) as channel:
         yield VerifierServiceStub(channel)
 
 
 @asynccontextmanager
-async def running_drafter(*arguments: str) -> AsyncIterator[DrafterServiceStub]:
+async def running_drafter(*arguments: str) -> AsyncIterator[Any]:
     async with running(drafter_service.__main__.serve, *arguments) as channel:
         yield DrafterServiceStub(channel)
 
@@ -60,7 +61,7 @@ def opening(prompt: Sequence[int] = (5, 6, 7, 8), tokens: int = 12, **fields: ob
     return types_pb2.SessionOpen(**(values | fields))  # type: ignore[arg-type]
 
 
-async def verify(stub: VerifierServiceStub, *messages: object) -> list[int]:
+async def verify(stub: Any, *messages: object) -> list[int]:
     """Run one session to its end and return its tokens; the client's side stays open until then."""
     call = stub.Verify(_requests(verifier_service_pb2.VerifyRequest, messages))
     token_ids: list[int] = []
@@ -69,7 +70,7 @@ async def verify(stub: VerifierServiceStub, *messages: object) -> list[int]:
     return token_ids
 
 
-async def draft(stub: DrafterServiceStub, *messages: object, blocks: int) -> list[types_pb2.Block]:
+async def draft(stub: Any, *messages: object, blocks: int) -> list[types_pb2.Block]:
     """Run one session until it has pushed so many blocks."""
     call = stub.Draft(_requests(drafter_service_pb2.DraftRequest, messages))
     pushed: list[types_pb2.Block] = []

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -33,13 +34,13 @@ BAD_OPENINGS: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
 ]
 
 
-async def _refusal(stub: VerifierServiceStub, *messages: object) -> grpc.aio.AioRpcError:
+async def _refusal(stub: Any, *messages: object) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(verify(stub, *messages), LIMIT_S)
     return caught.value
 
 
-async def _assert_every_slot_is_free(stub: VerifierServiceStub) -> None:
+async def _assert_every_slot_is_free(stub: Any) -> None:
     """As many sessions as there are slots run at the same time."""
     done = await asyncio.gather(*(verify(stub, opening()) for _ in range(MAX_SESSIONS)))
     assert [len(token_ids) for token_ids in done] == [12] * MAX_SESSIONS
@@ -107,15 +108,16 @@ def test_one_session_too_many_is_refused_and_a_cancelled_one_makes_room() -> Non
     asyncio.run(run())
 
 
+async def _opened_and_left() -> AsyncIterator[verifier_service_pb2.VerifyRequest]:
+    yield verifier_service_pb2.VerifyRequest(open=opening(tokens=900))
+
+
 def test_a_stream_that_ends_half_way_frees_its_slot() -> None:
     async def run() -> None:
         async with running_verifier() as stub:
             for _ in range(2 * MAX_SESSIONS):
-                call = stub.Verify()
-                await call.write(verifier_service_pb2.VerifyRequest(open=opening(tokens=900)))
-                await call.read()
-                await call.done_writing()
-                while await call.read() is not grpc.aio.EOF:
+                call = stub.Verify(_opened_and_left())
+                async for _response in call:
                     pass
                 assert await call.code() is grpc.StatusCode.OK
             await _assert_every_slot_is_free(stub)
@@ -179,7 +181,7 @@ def test_describe_says_what_is_hosted_and_the_tokenizer_can_be_fetched() -> None
 def test_logprobs_are_sent_when_asked_for() -> None:
     async def run() -> None:
         async with running_verifier() as stub:
-            call = stub.Verify()
+            call = stub.Verify(None)
             await call.write(verifier_service_pb2.VerifyRequest(open=opening(logprobs=True)))
             logprobs: list[float] = []
             async for response in call:

@@ -1,6 +1,7 @@
 """Pairs of models that the exactness tests share; each is made once."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def _as_dtype(model: Any, dtype: torch.dtype) -> PreTrainedModel:
+    cast: PreTrainedModel = model.to(dtype)
+    return cast
+
+
 def _random_llama(dtype: torch.dtype, implementation: str) -> PreTrainedModel:
     torch.manual_seed(1)
     config = LlamaConfig(
@@ -42,7 +48,7 @@ def _random_llama(dtype: torch.dtype, implementation: str) -> PreTrainedModel:
         initializer_range=0.08,
     )
     config._attn_implementation = implementation
-    return LlamaForCausalLM(config).to(dtype)
+    return _as_dtype(LlamaForCausalLM(config), dtype)
 
 
 def _random_gpt2(dtype: torch.dtype, implementation: str) -> PreTrainedModel:
@@ -51,7 +57,7 @@ def _random_gpt2(dtype: torch.dtype, implementation: str) -> PreTrainedModel:
         vocab_size=512, n_embd=128, n_layer=3, n_head=4, n_positions=CONTEXT_TOKENS, initializer_range=0.08
     )
     config._attn_implementation = implementation
-    return GPT2LMHeadModel(config).to(dtype)
+    return _as_dtype(GPT2LMHeadModel(config), dtype)
 
 
 def _in_memory(model: PreTrainedModel) -> LoadedModel:
@@ -88,6 +94,9 @@ def reference(pair_name: str) -> PreTrainedModel:
     """The same target, as `transformers` runs it on its own."""
     kind, dtype = pair_name.split("-")
     if kind != "embedded":
-        return _RANDOM[kind](getattr(torch, dtype), "sdpa").eval()
+        made: PreTrainedModel = _RANDOM[kind](getattr(torch, dtype), "sdpa").eval()
+        return made
     folder = find_folder("embedded-target")
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
+    evaluated: PreTrainedModel = loaded.eval()
+    return evaluated

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -148,4 +149,6 @@ def perturbed(model: PreTrainedModel, make: type[PreTrainedModel], noise: float,
     with torch.no_grad():
         for parameter in copy.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * parameter.std() * noise)
-    return copy.to(model.dtype).eval()  # type: ignore[return-value]
+    moved: Any = copy
+    result: PreTrainedModel = moved.to(model.dtype).eval()
+    return result

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import pytest
@@ -43,7 +44,7 @@ class Stack:
 
     verifiers: tuple[Service, Service]
     drafter: Service
-    client: generation_service_pb2_grpc.GenerationServiceStub
+    client: Any
 
     async def complete(
         self, speculation: types_pb2.Speculation.ValueType, kill: Service | None = None

@@ -122,7 +122,8 @@ class TreeAgainstPaths(RuleBasedStateMachine):
         """A block whose prefix or tokens may disagree with the ledger."""
         position = data.draw(st.integers(0, len(self.model.committed)))
         prefix = list(self.model.committed[:position])
-        if prefix and data.draw(st.booleans()):
+        contradicts = data.draw(st.booleans())
+        if prefix and contradicts:
             prefix[data.draw(st.integers(0, position - 1))] += 1
         self.graft(tuple(prefix), token_ids, origin)
 
@@ -158,7 +159,7 @@ class TreeAgainstPaths(RuleBasedStateMachine):
             assert node.fingerprint == Ledger(path, 1).fingerprint(len(path))
 
 
-class TestTreeAgainstPaths(TreeAgainstPaths.TestCase):  # type: ignore[name-defined, misc]
+class TestTreeAgainstPaths(TreeAgainstPaths.TestCase):  # type: ignore[valid-type, misc]
     settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
 
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -43,11 +44,15 @@ def running() -> Iterator[EngineThread[CountingEngine]]:
     assert "engine-under-test" not in [each.name for each in threading.enumerate()]
 
 
+def _note(order: list[int], number: int, engine: object) -> None:
+    order.append(number)
+
+
 def test_work_runs_on_the_engines_thread_in_the_order_in_which_it_was_posted() -> None:
     order: list[int] = []
     with running() as thread:
         for number in range(100):
-            thread.post(lambda engine, number=number: order.append(number))
+            thread.post(partial(_note, order, number))
         assert thread.submit(lambda engine: threading.current_thread() is engine.thread).result(SOON_S)
     assert order == list(range(100))
 

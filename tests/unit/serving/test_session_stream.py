@@ -260,7 +260,12 @@ def test_an_outbox_drains_what_piled_up_at_once_and_its_error_last() -> None:
 def test_an_outbox_filled_on_another_thread_loses_nothing_and_keeps_the_order() -> None:
     async def drain() -> None:
         outbox: Outbox[int] = Outbox(asyncio.get_running_loop())
-        filler = threading.Thread(target=lambda: [outbox.put(number) for number in range(2_000)])
+
+        def fill() -> None:
+            for number in range(2_000):
+                outbox.put(number)
+
+        filler = threading.Thread(target=fill)
         filler.start()
         drained: list[int] = []
         while len(drained) < 2_000:

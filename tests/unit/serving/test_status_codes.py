@@ -45,8 +45,8 @@ def test_the_tree_in_the_docstring_names_every_error_below_its_parent() -> None:
         if word in {kind.__name__ for kind in KINDS}:
             depth = len(line) - len(line.lstrip(" │├└─"))
             above[depth] = word
-            drawn[word] = max((shallower for shallower in above if shallower < depth), default=None)
-            drawn[word] = None if drawn[word] is None else above[drawn[word]]
+            parent_depth = max((shallower for shallower in above if shallower < depth), default=None)
+            drawn[word] = None if parent_depth is None else above[parent_depth]
             above = {shallower: name for shallower, name in above.items() if shallower <= depth}
     parents = {kind.__name__: kind.__bases__[0].__name__ for kind in KINDS if kind is not errors.SybilError}
     assert drawn == {"SybilError": None, **parents}
