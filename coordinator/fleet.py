@@ -325,6 +325,8 @@ def _ray_environment(local: bool) -> dict[str, str]:
     """Variables that Ray and the processes it starts read, unless they are set already."""
     variables = {
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray would let its workers give way to every other program of the machine.
+        "RAY_worker_niceness": "0",
         # Signals are for this process to handle.
         "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
         # A service without reserved GPUs sees those that the user shows it.

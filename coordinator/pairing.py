@@ -47,8 +47,8 @@ def check_same_target(known: ModelDescription, other: ModelDescription) -> None:
             )
     if known.row_class and other.row_class and not set(known.row_class) & set(other.row_class):
         raise PairMismatch(
-            f"two verifiers compute in shapes that do not agree bit for bit: passes of {known.row_class} rows on one and "
-            f"{other.row_class} on the other; start both with the same --row-class"
+            f"two verifiers compute in shapes that do not agree bit for bit: passes of {known.row_class} rows on one "
+            f"and {other.row_class} on the other; start both with the same --row-class"
         )
 
 
