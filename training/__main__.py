@@ -1,6 +1,6 @@
 """`python -m training`: reproduce the embedded pair, or one part of it.
 
-Parts, in order: corpus, tokenizer, target, draft, prompts, evaluate. Each reads what the ones before it left in
+Parts, in order: corpus, tokenizer, target, draft, pair, prompts, evaluate. Each reads what the ones before it left in
 build/training/ and in sybil_engine/models/embedded/. Training goes on from its last checkpoint.
 """
 
@@ -19,13 +19,14 @@ from training.corpus import Corpus, CorpusMismatch, check_manifest, read_corpus,
 from training.draft import PLAN as DRAFT_PLAN
 from training.draft import train_draft
 from training.evaluation import evaluate
+from training.pair import train_pair
 from training.prompts import cut_prompts, read_prompts, write_prompts
 from training.target import CYCLES, save_model, train_target
 from training.tokenizer import load_tokenizer, train_tokenizer
 from training.windows import encode_documents
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("corpus", "tokenizer", "target", "draft", "prompts", "evaluate")
+PARTS = ("corpus", "tokenizer", "target", "draft", "pair", "prompts", "evaluate")
 
 
 class Training:
@@ -51,14 +52,24 @@ class Training:
         tokenizer = load_tokenizer(self._work / "tokenizer")
         documents = encode_documents(tokenizer, self._corpus.of("train"))
         model = train_target(tokenizer, documents, CYCLES, self._work)
-        save_model(model, tokenizer, self._embedded / "target")
+        save_model(model, tokenizer, self._work / "alone" / "target")
 
     def draft(self) -> None:
-        """Distil the drafter from the saved target and save it."""
-        tokenizer = load_tokenizer(self._embedded / "target")
+        """Distil the drafter from the target that was trained alone, and save it."""
+        target = self._work / "alone" / "target"
+        tokenizer = load_tokenizer(target)
         documents = encode_documents(tokenizer, self._corpus.of("train"))
-        model = train_draft(self._embedded / "target", tokenizer, documents, DRAFT_PLAN, self._work / "draft.pt")
-        save_model(model, tokenizer, self._embedded / "draft")
+        model = train_draft(target, tokenizer, documents, DRAFT_PLAN, self._work / "draft.pt")
+        save_model(model, tokenizer, self._work / "alone" / "draft")
+
+    def pair(self) -> None:
+        """Train both together, and save the pair that is shipped."""
+        alone = self._work / "alone"
+        tokenizer = load_tokenizer(alone / "target")
+        documents = encode_documents(tokenizer, [*self._corpus.of("train"), *self._corpus.of("tests")])
+        pair = train_pair(alone / "target", alone / "draft", documents, self._work / "pair.pt")
+        save_model(pair.target, tokenizer, self._embedded / "target")
+        save_model(pair.draft, tokenizer, self._embedded / "draft")
 
     def prompts(self) -> None:
         """Cut the built-in prompts."""

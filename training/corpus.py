@@ -1,4 +1,4 @@
-"""The corpus: CPython 3.11's own standard library, file by file, in a training and a left-out split."""
+"""The corpus: CPython 3.11's own standard library, file by file, in three splits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import sysconfig
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-Split = Literal["train", "left_out"]
+Split = Literal["train", "tests", "left_out"]
 
 PYTHON_VERSION = (3, 11)
 LICENCE = "PSF-2.0 (Python Software Foundation License Version 2), (c) Python Software Foundation"
@@ -36,7 +36,11 @@ LEFT_OUT_BY_NAME = (
 LEFT_OUT_SEED = 311
 LEFT_OUT_SHARE = 0.1
 
-SKIPPED_FOLDERS = frozenset({"__pycache__", "idle_test", "lib-dynload", "site-packages", "test", "tests"})
+SKIPPED_FOLDERS = frozenset({"__pycache__", "lib-dynload", "site-packages"})
+TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
+TESTS_EVERY_FILES = 3
+"""Of the library's own tests a third is read, or they would outweigh the library."""
+
 SKIPPED_PACKAGES = frozenset({"encodings", "pydoc_data", "__phello__"})
 """Generated character tables, the manual folded into string literals, and a frozen-module fixture."""
 
@@ -108,12 +112,14 @@ def read_corpus(stdlib: Path | None = None) -> Corpus:
         )
     root = stdlib if stdlib is not None else Path(sysconfig.get_paths()["stdlib"])
     texts = _read_texts(root)
-    left_out = choose_left_out(texts)
+    tests = [path for path in sorted(texts) if not TEST_FOLDERS.isdisjoint(path.split("/")[:-1])]
+    library = sorted(texts.keys() - set(tests))
+    left_out = choose_left_out(library)
+    tests = [path for path in tests if left_out.isdisjoint(_named_modules(path))][::TESTS_EVERY_FILES]
     return Corpus(
         tuple(
-            SourceFile(path, module, "left_out" if module in left_out else "train", text)
-            for path, text in sorted(texts.items())
-            for module in (_module_of(path),)
+            SourceFile(path, _module_of(path), _split_of(path, left_out), texts[path])
+            for path in sorted([*library, *tests])
         )
     )
 
@@ -136,7 +142,7 @@ def write_manifest(corpus: Corpus, path: Path) -> None:
         "python_version": ".".join(map(str, sys.version_info[:3])),
         "licence": LICENCE,
         "modules_left_out": corpus.modules("left_out"),
-        "bytes": {split: sum(file.size_bytes for file in corpus.of(split)) for split in ("train", "left_out")},
+        "bytes": {split: sum(file.size_bytes for file in corpus.of(split)) for split in get_args(Split)},
         "files": [
             {"path": file.path, "sha256": file.sha256, "bytes": file.size_bytes, "split": file.split}
             for file in corpus.files
@@ -194,6 +200,18 @@ def _decode(content: bytes) -> str | None:
         return content.decode()
     except UnicodeDecodeError:
         return None
+
+
+def _split_of(path: str, left_out: Collection[str]) -> Split:
+    if not TEST_FOLDERS.isdisjoint(path.split("/")[:-1]):
+        return "tests"
+    return "left_out" if _module_of(path) in left_out else "train"
+
+
+def _named_modules(path: str) -> set[str]:
+    """Every module that a test file's path may be about: `test/test_csv.py` names csv."""
+    words = path.removesuffix(".py").replace("/", "_").split("_")
+    return {"_".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)}
 
 
 def _module_of(path: str) -> str:

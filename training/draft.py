@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.optimizer import OptimizerSettings
+from training.optimizer import Course, Rates, make_optimizers
 from training.target import make_model
 from training.tokenizer import CONTEXT_TOKENS
 from training.trainer import Phase, Plan, train
@@ -38,9 +38,10 @@ CONFIG = LlamaConfig(
 
 PLAN = Plan(
     phases=(Phase(window_tokens=CONTEXT_TOKENS, rows=4, piece_rows=1, tokens=3_600_000),),
-    optimizer=OptimizerSettings(matrix_lr=6e-3, vector_lr=3e-3, matrix_decay=0.02, warmup_share=0.02, decay_share=0.6),
+    course=Course(warmup_share=0.02, decay_share=0.6),
     seed=SEED,
 )
+RATES = Rates(matrix_lr=6e-3, vector_lr=3e-3, matrix_decay=0.02)
 
 
 class TaughtWindows:
@@ -162,5 +163,6 @@ def train_draft(
         TaughtWindows(target_folder, documents, phase, plan.seed, checkpoint.with_suffix(".read.pt"))
         for phase in plan.phases
     ]
-    train(draft, partial(distillation_loss, target_head=head), sources, plan, checkpoint, "draft")
+    optimizers = make_optimizers(draft, RATES)
+    train(draft, optimizers, partial(distillation_loss, target_head=head), sources, plan, checkpoint, "draft")
     return draft

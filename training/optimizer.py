@@ -15,28 +15,37 @@ RMS_OF_UPDATE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class OptimizerSettings:
-    """Peak learning rates and their course.
+class Rates:
+    """Peak learning rates of one model.
 
     Attributes:
         matrix_lr: of Muon, scaled so that an update has the root mean square an AdamW update would have.
         vector_lr: of AdamW.
         matrix_decay: decoupled weight decay of the matrices, per unit of learning rate.
-        warmup_share: part of all tokens over which the rates rise.
-        decay_share: part of all tokens, at the end, over which the rates fall to nothing.
     """
 
     matrix_lr: float
     vector_lr: float
     matrix_decay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How the rates rise and fall.
+
+    Attributes:
+        warmup_share: part of all tokens over which the rates rise.
+        decay_share: part of all tokens, at the end, over which the rates fall to nothing.
+    """
+
     warmup_share: float
     decay_share: float
 
 
-def rate_factor(settings: OptimizerSettings, progress: float) -> float:
+def rate_factor(course: Course, progress: float) -> float:
     """Warm up, stay, decay: the factor on the peak rates after a share `progress` of all tokens."""
-    rising = progress / settings.warmup_share
-    falling = (1.0 - progress) / settings.decay_share
+    rising = progress / course.warmup_share
+    falling = (1.0 - progress) / course.decay_share
     return max(0.0, min(1.0, rising, falling))
 
 
@@ -94,14 +103,14 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return current.float()
 
 
-def make_optimizers(model: nn.Module, settings: OptimizerSettings) -> tuple[Muon, torch.optim.AdamW]:
+def make_optimizers(model: nn.Module, rates: Rates) -> tuple[Muon, torch.optim.AdamW]:
     """Share a model's parameters out between Muon and AdamW."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name and "head" not in name]
     taken = {id(matrix) for matrix in matrices}
     vectors = [p for p in model.parameters() if id(p) not in taken]
     return (
-        Muon(matrices, lr=settings.matrix_lr, weight_decay=settings.matrix_decay),
-        torch.optim.AdamW(vectors, lr=settings.vector_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        Muon(matrices, lr=rates.matrix_lr, weight_decay=rates.matrix_decay),
+        torch.optim.AdamW(vectors, lr=rates.vector_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training import attention
-from training.optimizer import OptimizerSettings
+from training.optimizer import Course, Rates, make_optimizers
 from training.tokenizer import CONTEXT_TOKENS
 from training.trainer import Phase, Plan, train
 from training.windows import Windows
@@ -33,23 +33,27 @@ FIRST_CYCLE = Plan(
         Phase(window_tokens=512, rows=12, piece_rows=2, tokens=343 * 12 * 512),
         Phase(window_tokens=1024, rows=8, piece_rows=2, tokens=390 * 8 * 1024),
     ),
-    optimizer=OptimizerSettings(matrix_lr=4e-3, vector_lr=3e-3, matrix_decay=0.1, warmup_share=0.02, decay_share=0.6),
+    course=Course(warmup_share=0.02, decay_share=0.6),
     seed=SEED,
 )
+FIRST_RATES = Rates(matrix_lr=4e-3, vector_lr=3e-3, matrix_decay=0.1)
+LOWER_RATES = Rates(matrix_lr=2e-3, vector_lr=1e-3, matrix_decay=0.3)
 
 
 def lower_cycle(steps: int, seed: int) -> Plan:
     """Plan another rise and fall of the rates, half as high, over the same text in another order."""
     return Plan(
         phases=(Phase(window_tokens=1024, rows=8, piece_rows=2, tokens=steps * 8 * 1024),),
-        optimizer=OptimizerSettings(
-            matrix_lr=2e-3, vector_lr=1e-3, matrix_decay=0.3, warmup_share=0.05, decay_share=0.9
-        ),
+        course=Course(warmup_share=0.05, decay_share=0.9),
         seed=seed,
     )
 
 
-CYCLES = (FIRST_CYCLE, lower_cycle(140, SEED + 10), lower_cycle(150, SEED + 11))
+CYCLES = (
+    (FIRST_CYCLE, FIRST_RATES),
+    (lower_cycle(140, SEED + 10), LOWER_RATES),
+    (lower_cycle(150, SEED + 11), LOWER_RATES),
+)
 
 
 def make_model(config: LlamaConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -84,16 +88,21 @@ def next_token_loss(model: LlamaForCausalLM) -> Loss:
 
 
 def train_target(
-    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Sequence[int]], cycles: Sequence[Plan], work: Path
+    tokenizer: PreTrainedTokenizerFast,
+    documents: Sequence[Sequence[int]],
+    cycles: Sequence[tuple[Plan, Rates]],
+    work: Path,
 ) -> LlamaForCausalLM:
     """Train the target, cycle after cycle, from the last checkpoint in `work` if there is one."""
     model = make_model(CONFIG, tokenizer, SEED)
-    for number, plan in enumerate(cycles, 1):
+    for number, (plan, rates) in enumerate(cycles, 1):
         sources = [
             Windows(documents, phase.window_tokens, phase.rows, plan.seed + index)
             for index, phase in enumerate(plan.phases)
         ]
-        train(model, next_token_loss, sources, plan, work / f"target-{number}.pt", f"target {number}/{len(cycles)}")
+        optimizers = make_optimizers(model, rates)
+        name = f"target {number}/{len(cycles)}"
+        train(model, optimizers, next_token_loss, sources, plan, work / f"target-{number}.pt", name)
     return model
 
 
@@ -105,6 +114,9 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     saved = LlamaForCausalLM(config)
     saved.load_state_dict(model.state_dict())
     saved.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id)
+    for parameter in saved.parameters():
+        # Every number fits float16, too, so that the engine can pack the weights without loss.
+        parameter.data = parameter.data.bfloat16().half().bfloat16()
     saved.bfloat16().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)

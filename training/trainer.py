@@ -11,10 +11,9 @@ from typing import Protocol
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
-from transformers import LlamaForCausalLM
+from torch import Tensor, nn
 
-from training.optimizer import OptimizerSettings, make_optimizers, rate_factor
+from training.optimizer import Course, rate_factor
 from training.workers import GradientWorkers, LossFactory
 
 LOG_EVERY_STEPS = 25
@@ -55,7 +54,7 @@ class Plan:
     """What one model is trained with."""
 
     phases: tuple[Phase, ...]
-    optimizer: OptimizerSettings
+    course: Course
     seed: int
 
     @property
@@ -70,7 +69,8 @@ class Plan:
 
 
 def train(
-    model: LlamaForCausalLM,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
     make_loss: LossFactory,
     sources: Sequence[Source],
     plan: Plan,
@@ -81,13 +81,13 @@ def train(
 
     Args:
         model: its weights change.
+        optimizers: of its parameters, at their peak rates.
         make_loss: makes the mean loss of a batch.
         sources: where each phase takes its batches from.
         plan: phases, rates and seed.
         checkpoint: file that is written every three minutes and read at the start.
         name: shown in front of the progress.
     """
-    optimizers = make_optimizers(model, plan.optimizer)
     peaks = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     first_step = 0
     if checkpoint.exists():
@@ -122,7 +122,7 @@ def train(
             seen_tokens += batch_tokens
             if step < first_step:
                 continue
-            factor = rate_factor(plan.optimizer, seen_tokens / plan.tokens)
+            factor = rate_factor(plan.course, seen_tokens / plan.tokens)
             groups = [group for optimizer in optimizers for group in optimizer.param_groups]
             for group, peak in zip(groups, peaks, strict=True):
                 group["lr"] = peak * factor
@@ -150,9 +150,7 @@ def train(
                 saved_at = now
 
 
-def save_checkpoint(
-    path: Path, model: LlamaForCausalLM, optimizers: Sequence[torch.optim.Optimizer], step: int
-) -> None:
+def save_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
     """Write what is needed to go on after `step` steps, so that a kill in the middle leaves the last one whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from multiprocessing.queues import Queue
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.multiprocessing
-from torch import Tensor
-from transformers import LlamaForCausalLM
+from torch import Tensor, nn
 
 Loss = Callable[..., Tensor]
 """From the tensors of one batch to its mean loss."""
 
-LossFactory = Callable[[LlamaForCausalLM], Loss]
+LossFactory = Callable[[Any], Loss]
 """From a model to its loss; it is pickled, so a function of a module or a partial of one."""
 
 Piece = tuple[Tensor, ...]
@@ -28,7 +28,7 @@ Piece = tuple[Tensor, ...]
 class GradientWorkers:
     """A pool of processes that fill in gradients."""
 
-    def __init__(self, model: LlamaForCausalLM, make_loss: LossFactory, processes: int):
+    def __init__(self, model: nn.Module, make_loss: LossFactory, processes: int):
         model.share_memory()
         self._parameters = list(model.parameters())
         self._gradients = [[_shared_zeros(p) for p in self._parameters] for _ in range(processes)]
@@ -90,7 +90,7 @@ def _shared_zeros(parameter: Tensor) -> Tensor:
 
 
 def _work(
-    model: LlamaForCausalLM,
+    model: nn.Module,
     make_loss: LossFactory,
     gradients: Sequence[Tensor],
     pieces: Queue[tuple[Piece, float] | None],
