@@ -135,6 +135,11 @@ def _response(delta: Delta, request: Request, meter: Meter) -> wire.GenerateResp
                 seed=request.opening.seed,
                 usage=usage,
                 speculation=convert.speculation_to_wire(request.policy.speculation),
+                reason=meter.reason,
+                passes=[
+                    wire.PassCount(speculation=convert.speculation_to_wire(speculation), passes=passes)
+                    for speculation, passes in meter.passes.items()
+                ],
             )
         )
     return response

@@ -7,6 +7,7 @@ from sybil_engine.types import SessionOpen, Speculation
 
 LOCKSTEP_WINDOW_TOKENS = 5
 PIPELINED_BUDGET_TOKENS = 12
+HEDGED_DRAFT_ROWS = 4
 
 
 class Policy(Protocol):
@@ -49,6 +50,7 @@ class Lockstep:
             speculation=self.speculation,
             window_tokens=self.window_tokens,
             draft_budget=self.window_tokens,
+            push_tokens=self.window_tokens,
         )
 
 
@@ -64,6 +66,7 @@ class Pipelined:
 
     speculation = Speculation.PIPELINED
     drafts = True
+    draft_rows = 1
 
     def opening(self, opening: SessionOpen) -> SessionOpen:
         return replace(
@@ -71,7 +74,23 @@ class Pipelined:
             speculation=self.speculation,
             window_tokens=self.window_tokens,
             draft_budget=max(PIPELINED_BUDGET_TOKENS, 2 * self.window_tokens),
+            draft_rows=self.draft_rows,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Hedged(Pipelined):
+    """Pipelined, and branches from runner-up tokens are drafted, too."""
+
+    speculation = Speculation.HEDGED
+    draft_rows = HEDGED_DRAFT_ROWS
+
+
+@dataclass(frozen=True, slots=True)
+class Auto(Hedged):
+    """Begin hedged; the verifier goes on with what it measures to be fastest."""
+
+    speculation = Speculation.AUTO
 
 
 def policy(speculation: Speculation, window_tokens: int) -> Policy:
@@ -87,3 +106,7 @@ def policy(speculation: Speculation, window_tokens: int) -> Policy:
             return Lockstep(window_tokens or LOCKSTEP_WINDOW_TOKENS)
         case Speculation.PIPELINED:
             return Pipelined(window_tokens)
+        case Speculation.HEDGED:
+            return Hedged(window_tokens)
+        case Speculation.AUTO:
+            return Auto(window_tokens)

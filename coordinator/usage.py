@@ -2,10 +2,11 @@
 
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sybil_engine.types import Block, Commit
+from sybil_engine.types import Block, Commit, Speculation
 
 Interval = tuple[int, int]
 """From, to: in nanoseconds of one clock."""
@@ -46,6 +47,8 @@ class Meter:
         self._verifying: list[Interval] = []
         self._relays_ns: list[int] = []
         self._gaps_ns: list[int] = []
+        self._passes: Counter[Speculation] = Counter()
+        self._reason = ""
 
     @staticmethod
     def now_ns() -> int:
@@ -63,6 +66,9 @@ class Meter:
         self._accepted_tokens += commit.accepted_tokens
         self._verifying.append((arrived_ns - timings.forward_ns - timings.sampling_ns, arrived_ns))
         self._gaps_ns.append(timings.gap_ns)
+        if commit.speculation:
+            self._passes[commit.speculation] += 1
+        self._reason = commit.reason or self._reason
 
     def delivered(self, tokens: int) -> None:
         """Count tokens that the client gets."""
@@ -79,6 +85,16 @@ class Meter:
     def reopened(self) -> None:
         """Count a stream that was lost and replaced."""
         self._reopened_streams += 1
+
+    @property
+    def passes(self) -> Mapping[Speculation, int]:
+        """Verify passes by what was in effect."""
+        return self._passes
+
+    @property
+    def reason(self) -> str:
+        """Why, under AUTO."""
+        return self._reason
 
     def usage(self) -> Usage:
         """What was counted so far."""

@@ -24,7 +24,7 @@ async def serve(
     """
     settings = parse(DrafterSettings, argv, environ, PREFIX, PROGRAM)
     # Behind the settings: a wrong flag is reported at once, not after torch is imported.
-    from drafter_service.drafter import Drafter
+    from drafter_service.drafter import BRANCH_CELLS, Drafter
     from drafter_service.servicer import DrafterServicer
     from sybil_engine.models.hosting import host_model
     from sybil_engine.models.loading import describe
@@ -36,12 +36,13 @@ async def serve(
         settings.port,
         drafter_service_pb2.DESCRIPTOR,
         describe(settings.model, dtype=settings.dtype, device=settings.device),
-        lambda: Drafter(*host_model(settings)),
+        lambda: Drafter(*host_model(settings, BRANCH_CELLS)),
         lambda hosted, server: drafter_service_pb2_grpc.add_DrafterServiceServicer_to_server(
             DrafterServicer(hosted), server
         ),
         bound,
         stop,
+        settings.emulate_delay_ms,
     )
 
 

@@ -1,17 +1,35 @@
-"""What the engine thread runs: prefill, and one ragged pass that extends every trunk by a token."""
+"""What the engine thread runs: prefill, and one ragged pass by which every session's draft tree grows."""
 
 import time
-from collections.abc import Callable
-from itertools import accumulate
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+from drafter_service.calibration import Calibration
+from drafter_service.growth import Sprout
 from drafter_service.session import DrafterSession
 from sybil_engine.errors import Unavailable
-from sybil_engine.models.rows import Rows
+from sybil_engine.models.rows import Rows, TreeRows
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.noise import NoiseTape
-from sybil_engine.sampling import Draw, draw_rows
+from sybil_engine.sampling import Draw, Guess, rank_rows
 from sybil_engine.serving.opening import check_opening
 from sybil_engine.types import Block, ModelDescription, SessionOpen
+
+BRANCH_CELLS = 128
+_GUESSES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One session's rows in a pass.
+
+    Attributes:
+        sprouts: what its tree grows by, one a row; empty while the session catches up with its ledger.
+    """
+
+    session: DrafterSession
+    rows: TreeRows
+    sprouts: tuple[Sprout, ...]
 
 
 class Drafter:
@@ -19,6 +37,8 @@ class Drafter:
 
     def __init__(self, runner: ModelRunner, description: ModelDescription) -> None:
         self._runner = runner
+        # What certainty means depends on whether noise takes part.
+        self._calibrations = {greedy: Calibration() for greedy in (False, True)}
         self.description = description
         # In the order in which they were last served.
         self._sessions: dict[int, DrafterSession] = {}
@@ -37,7 +57,16 @@ class Drafter:
         vocabulary_size = self.description.vocabulary_size
         max_position = check_opening(opening, vocabulary_size, self.description.context_tokens)
         noise = NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device)
-        session = DrafterSession(opening, self._runner.cache.allocate(), max_position, vocabulary_size, noise, emit)
+        session = DrafterSession(
+            opening,
+            self._runner.cache.allocate(),
+            self._runner.tree_cells,
+            max_position,
+            vocabulary_size,
+            noise,
+            self._calibrations[opening.sampling.greedy],
+            emit,
+        )
         self._sessions[session.slot] = session
         return session
 
@@ -54,52 +83,71 @@ class Drafter:
             self.close(session)
 
     def step(self) -> float | None:
-        """Extend the trunk of every session that has budget by a token; see `Engine.step`."""
+        """Feed what makes the sessions' trees grow, in one pass; see `Engine.step`."""
         drafting = [session for session in self._sessions.values() if session.wants_draft]
         if not drafting:
             return None
         turn = drafting[: self._runner.max_rows]
-        unfed = [(session, session.forget_disagreeing()) for session in turn]
         most_rows = self._runner.max_rows // len(turn)
-        prefilling = [session for session, _ in unfed if session.prefill_tokens > 0]
-        ready = [(session, tokens[:most_rows]) for session, tokens in unfed if session.prefill_tokens <= 0]
+        prefilling = [session for session in turn if session.prefill_tokens > 0]
+        ready = [session for session in turn if session.prefill_tokens <= 0]
         if prefilling:
             self._prefill(prefilling[0])
         if ready:
-            self._run_pass(ready)
+            self._run_pass([self._share(session, most_rows) for session in ready])
         return 0
 
     def _prefill(self, session: DrafterSession) -> None:
         """Feed a chunk of the prompt."""
-        start = len(session.fed)
+        start = session.growth.fed_tokens
         chunk = session.ledger[start : start + min(self._runner.chunk_tokens, session.prefill_tokens)]
         self._runner.prefill(Rows(session.slot, start, tuple(chunk)))
-        session.fed += chunk
+        session.growth.feed_prompt(len(chunk))
         self._yield_turn(session)
 
-    def _run_pass(self, batch: list[tuple[DrafterSession, list[int]]]) -> None:
-        """Feed each session's tokens; those that have none left to feed then draw their next one."""
+    def _share(self, session: DrafterSession, most_rows: int) -> Share:
+        """Choose a session's rows: the ledger's tokens that have no cell, else what its tree grows by."""
+        if session.unfed_tokens:
+            return Share(session, session.growth.feed_ledger(session.slot, most_rows), ())
+        sprouts = session.sprouts()[:most_rows]
+        return Share(session, session.growth.feed_sprouts(session.slot, sprouts), tuple(sprouts))
+
+    def _run_pass(self, shares: list[Share]) -> None:
+        """Feed each session's rows, and guess what follows them; a session that must still catch up guesses nothing."""
         start_ns = time.monotonic_ns()
-        logits = self._runner.forward(
-            [Rows(session.slot, len(session.fed), tuple(tokens)) for session, tokens in batch]
-        )
-        for session, tokens in batch:
-            session.fed += tokens
-            self._yield_turn(session)
-        ends = accumulate(len(tokens) for _, tokens in batch)
-        drawing = [
-            (session, end - 1) for (session, _), end in zip(batch, ends, strict=True) if session.fed == session.path
-        ]
-        if not drawing:
+        logits = self._runner.forward_tree([share.rows for share in shares])
+        draws: list[Draw] = []
+        guessing: list[int] = []
+        start = 0
+        for share in shares:
+            self._yield_turn(share.session)
+            rows = range(start, start + len(share.rows.token_ids))
+            start = rows.stop
+            if not share.sprouts:
+                rows = rows[-1:] if not share.session.unfed_tokens else rows[:0]
+            guessing += rows
+            positions = share.rows.positions[-len(rows) :] if rows else ()
+            draws += [
+                Draw(share.session.opening.sampling, share.session.noise, position + 1, rows=1)
+                for position in positions
+            ]
+        if not draws:
             return
-        draws = [
-            Draw(session.opening.sampling, session.noise, position=len(session.fed), rows=1) for session, _ in drawing
-        ]
-        drawn, _ = draw_rows(logits[[row for _, row in drawing]], draws)
-        token_ids = drawn.tolist()
+        hedged = any(share.session.hedged for share in shares)
+        guesses = iter(
+            rank_rows(logits if len(guessing) == len(logits) else logits[guessing], draws, _GUESSES if hedged else 1)
+        )
         draft_ns = time.monotonic_ns() - start_ns
-        for (session, _), token_id in zip(drawing, token_ids, strict=True):
-            session.draft(token_id, draft_ns)
+        for share in shares:
+            self._grow(share, guesses, draft_ns)
+
+    def _grow(self, share: Share, guesses: Iterator[tuple[Guess, ...]], draft_ns: int) -> None:
+        growth = share.session.growth
+        if share.sprouts:
+            for sprout, cell in zip(share.sprouts, share.rows.cells, strict=True):
+                share.session.push(growth.grow(sprout, cell, next(guesses)), draft_ns)
+        elif not share.session.unfed_tokens:
+            share.session.push(growth.grow_root(next(guesses)), draft_ns)
 
     def _yield_turn(self, session: DrafterSession) -> None:
         """Move a session that was served behind the others, so that none starves."""

@@ -28,6 +28,7 @@ class DraftNode:
     token_id: int
     fingerprint: int
     distribution: Distribution | None = None
+    parent: "DraftNode | None" = None
     children: dict[int, "DraftNode"] = field(default_factory=dict)
     trunk_child: "DraftNode | None" = None
 
@@ -57,6 +58,15 @@ class DraftTree:
     def __len__(self) -> int:
         """Drafted tokens in the tree."""
         return len(self._by_fingerprint) - 1
+
+    def __contains__(self, fingerprint: int) -> bool:
+        """Whether the tokens with this fingerprint are the root's path or a path in the tree."""
+        return fingerprint in self._by_fingerprint
+
+    @property
+    def root(self) -> DraftNode:
+        """The last committed token."""
+        return self._root
 
     @property
     def position(self) -> int:
@@ -114,6 +124,7 @@ class DraftTree:
             drafted_tokens += 1
             self._root = child
         if drafted_tokens:
+            self._root.parent = None
             self._by_fingerprint = {node.fingerprint: node for node in self._root.walk()}
         return drafted_tokens
 
@@ -133,7 +144,7 @@ class DraftTree:
         self._by_fingerprint = {self._root.fingerprint: self._root}
 
     def _add_child(self, node: DraftNode, token_id: int) -> DraftNode:
-        child = DraftNode(node.position + 1, token_id, extend_fingerprint(node.fingerprint, token_id))
+        child = DraftNode(node.position + 1, token_id, extend_fingerprint(node.fingerprint, token_id), parent=node)
         node.children[token_id] = child
         self._by_fingerprint[child.fingerprint] = child
         return child

@@ -108,29 +108,40 @@ def gumbel_noise(
 
 
 class NoiseTape:
-    """One session's token noise, drawn a stretch of positions at a time: a draw costs mostly by the call."""
+    """One session's token noise, drawn a stretch of positions at a time: a draw costs mostly by the call.
+
+    The latest stretches are kept, because a drafter runs ahead and comes back.
+    """
 
     _STRETCH_VALUES = 2**16
     _MOST_POSITIONS = 64
+    _KEPT_STRETCHES = 4
 
     def __init__(self, seed: int, vocabulary_size: int, device: torch.device | str = "cpu") -> None:
         self._seed = seed
         self._vocabulary_size = vocabulary_size
         self._device = device
         self._stretch = min(self._MOST_POSITIONS, max(1, self._STRETCH_VALUES // vocabulary_size))
-        self._start = 0
-        self._noise = torch.empty((0, vocabulary_size), device=device)
+        # By number, in the order in which they were drawn.
+        self._stretches: dict[int, Tensor] = {}
 
     def rows(self, position: int, count: int) -> Tensor:
         """Gumbel noise for the tokens at `position` and the `count - 1` positions after it.
 
         Returns:
-            [count, vocabulary_size], float32, a view.
+            [count, vocabulary_size], float32; not to be written to.
         """
-        if not self._start <= position <= position + count <= self._start + len(self._noise):
-            positions = range(position, position + max(count, self._stretch))
-            self._start = position
-            self._noise = gumbel_noise(
-                [self._seed] * len(positions), positions, self._vocabulary_size, device=self._device
+        first, last = position // self._stretch, (position + count - 1) // self._stretch
+        parts = [self._drawn(number) for number in range(first, last + 1)]
+        start = position - first * self._stretch
+        return (parts[0] if len(parts) == 1 else torch.cat(parts))[start : start + count]
+
+    def _drawn(self, number: int) -> Tensor:
+        if number not in self._stretches:
+            positions = range(number * self._stretch, (number + 1) * self._stretch)
+            self._stretches[number] = gumbel_noise(
+                [self._seed] * self._stretch, positions, self._vocabulary_size, device=self._device
             )
-        return self._noise[position - self._start :][:count]
+            if len(self._stretches) > self._KEPT_STRETCHES:
+                del self._stretches[next(iter(self._stretches))]
+        return self._stretches[number]

@@ -89,6 +89,48 @@ def draw_rows(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     return torch.cat(token_parts), torch.cat(shaped_parts) if len(shaped_parts) > 1 else shaped_parts[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A token that may come next.
+
+    Attributes:
+        certainty: the model's own probability for it, under the session's noise.
+    """
+
+    token_id: int
+    certainty: float
+
+
+def rank_rows(logits: Tensor, draws: Sequence[Draw], count: int) -> list[tuple[Guess, ...]]:
+    """Rank the tokens that each row might draw; the first is the one that `draw_rows` draws.
+
+    Args:
+        logits: [rows, vocabulary], float32.
+        draws: one a row.
+        count: guesses a row, at most. Tokens that sampling rules out are none.
+
+    Returns:
+        [rows] of guesses, best first.
+    """
+    drawn, shaped = draw_rows(logits, draws)
+    if count == 1:
+        return [(Guess(token_id, 1.0),) for token_id in drawn.tolist()]
+    noisy = [row for row, draw in enumerate(draws) if not draw.params.greedy]
+    scores = shaped.clone()
+    for row in noisy:
+        scores[row] += draws[row].noise.rows(draws[row].position, 1)[0]
+    best, token_ids = torch.softmax(scores, dim=-1).topk(min(count, scores.shape[-1]), dim=-1)
+    ranked = []
+    for first, certainties, others in zip(drawn.tolist(), best.tolist(), token_ids.tolist(), strict=True):
+        runners_up = [
+            Guess(token_id, certainty)
+            for token_id, certainty in zip(others, certainties, strict=True)
+            if token_id != first and certainty > 0
+        ]
+        ranked.append((Guess(first, certainties[0]), *runners_up[: count - 1]))
+    return ranked
+
+
 def _keep_most_likely(shaped: Tensor, top_k: int, top_p: float) -> Tensor:
     ordered, token_ids = torch.sort(shaped, dim=-1, descending=True, stable=True)
     if top_k:

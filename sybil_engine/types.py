@@ -14,6 +14,8 @@ class Speculation(Enum):
     OFF = "off"
     LOCKSTEP = "lockstep"
     PIPELINED = "pipelined"
+    HEDGED = "hedged"
+    AUTO = "auto"
 
 
 class AcceptanceRule(Enum):
@@ -129,6 +131,10 @@ class Commit:
         window_tokens: drafted tokens that the pass judged.
         accepted_tokens: how many of them it accepted.
         finish_reason: set on a session's last commit.
+        draft_rows: by how many rows a draft pass may grow the draft tree; 1 grows the trunk alone.
+        speculation: what was in effect for the pass; None if the sender does not say.
+        push_tokens: drafted tokens are held back until there are so many; those after them go one by one.
+        reason: under AUTO, on the last commit: what was chosen, and why.
     """
 
     position: int
@@ -141,6 +147,10 @@ class Commit:
     accepted_tokens: int = 0
     timings: PassTimings = PassTimings()
     finish_reason: FinishReason | None = None
+    draft_rows: int = 1
+    speculation: Speculation | None = None
+    reason: str = ""
+    push_tokens: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +173,8 @@ class SessionOpen:
     draft_budget: int = 0
     logprobs: bool = False
     session_id: str = ""
+    draft_rows: int = 1
+    push_tokens: int = 1
 
     def __post_init__(self) -> None:
         if not self.token_ids:

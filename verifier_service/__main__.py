@@ -42,6 +42,7 @@ async def serve(
         ),
         bound,
         stop,
+        settings.emulate_delay_ms,
     )
 
 

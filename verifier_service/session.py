@@ -1,13 +1,14 @@
 """One session as the verifier sees it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sybil_engine.acceptance import count_accepted
 from sybil_engine.draft_tree import DraftTree, Graft
 from sybil_engine.errors import InvalidRequest
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
-from sybil_engine.types import Block, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
+from sybil_engine.types import Block, BlockOrigin, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
 from verifier_service.launch import NO_WAIT, LaunchRule
 
 
@@ -67,7 +68,7 @@ class VerifierSession:
         self._drafter_silent = False
         tree_was_empty = len(self.tree) == 0
         graft = self.tree.graft(block)
-        if graft is Graft.ADDED:
+        if graft is Graft.ADDED and block.origin is BlockOrigin.TRUNK:
             # While the prompt is fed nobody waits, and nothing is learned of the round trip.
             first_after_miss = tree_was_empty and not self._saw_block_since_commit and self.prefill_tokens <= 0
             since_miss_ns = now_ns - self._waits_since_ns if first_after_miss else None
@@ -101,7 +102,12 @@ class VerifierSession:
         return now_ns - self._waits_since_ns
 
     def commit(
-        self, drafted: Sequence[int], drawn: Sequence[int], logprobs: Sequence[float], timings: PassTimings
+        self,
+        drafted: Sequence[int],
+        drawn: Sequence[int],
+        logprobs: Sequence[float],
+        timings: PassTimings,
+        now_ns: int,
     ) -> Commit:
         """Judge the pass's window and append what the target decided.
 
@@ -119,11 +125,9 @@ class VerifierSession:
         ended_inside_window = finish_reason is not None and len(token_ids) <= accepted_tokens
         # Behind a session's end nothing is tested.
         window_tokens = accepted_tokens if ended_inside_window else len(drafted)
-        self.rule.pace.saw_pass(
-            timings.forward_ns + timings.sampling_ns,
-            tested_tokens=min(accepted_tokens + 1, window_tokens),
-            accepted_tokens=accepted_tokens,
-        )
+        self.rule.pace.saw_pass(min(accepted_tokens + 1, window_tokens), accepted_tokens)
+        speculation = self.rule.speculation
+        self.rule.committed(len(token_ids), now_ns)
         commit = Commit(
             position=len(self.ledger),
             prefix_fingerprint=self.ledger.fingerprint(len(self.ledger)),
@@ -138,12 +142,16 @@ class VerifierSession:
             accepted_tokens=accepted_tokens,
             timings=timings,
             finish_reason=finish_reason,
+            draft_rows=self.rule.draft_rows,
+            speculation=speculation,
+            reason=self.rule.reason if finish_reason else "",
         )
         self.ledger.append(commit)
         self.tree.advance()
         # The cells of accepted tokens are filled; the target's own token has none yet.
         self.fed_tokens = len(self.ledger) - 1
-        return commit
+        self.start_waiting(now_ns)
+        return replace(commit, push_tokens=max(1, self._wait.tokens - len(self.tree.best_path())))
 
     def _cut(self, token_ids: Sequence[int]) -> tuple[tuple[int, ...], FinishReason | None]:
         room = self.max_position - len(self.ledger)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -14,8 +14,9 @@ from sybil_engine.models.runner import ModelRunner
 from sybil_engine.noise import NoiseTape
 from sybil_engine.sampling import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening
-from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen
-from verifier_service.launch import launch_rule
+from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen, Speculation
+from verifier_service.choice import Choice, launch_rule
+from verifier_service.pace import Pace, PassTimes
 from verifier_service.session import VerifierSession
 
 
@@ -55,6 +56,8 @@ class Verifier:
         # In the order in which they were last served.
         self._sessions: dict[int, VerifierSession] = {}
         self._last_pass_end_ns = time.monotonic_ns()
+        self._pass_times = PassTimes()
+        self._choice = Choice()
 
     @property
     def open_sessions(self) -> int:
@@ -73,7 +76,7 @@ class Verifier:
             max_position=check_opening(opening, vocabulary_size, self.description.context_tokens),
             vocabulary_size=vocabulary_size,
             slot=self._runner.cache.allocate(),
-            rule=launch_rule(opening, self._max_window_tokens),
+            rule=launch_rule(opening, self._max_window_tokens, Pace(self._pass_times), self._choice),
             noise=NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device),
             emit=emit,
             now_ns=time.monotonic_ns(),
@@ -120,7 +123,7 @@ class Verifier:
             session.start_waiting(time.monotonic_ns())
 
     def _run_pass(self, due: list[VerifierSession]) -> None:
-        shares = [self._share(session, self._runner.max_rows // len(due)) for session in due]
+        shares = self._worth_while([self._share(session, self._runner.max_rows // len(due)) for session in due])
         start_ns = time.monotonic_ns()
         gap_ns = start_ns - self._last_pass_end_ns
         waits_ns = [session.launch(start_ns) for session in due]
@@ -136,12 +139,12 @@ class Verifier:
             token_ids, logprobs = next(drawn)
             sampling_ns = time.monotonic_ns() - start_ns - forward_ns
             timings = PassTimings(wait_ns=wait_ns, gap_ns=gap_ns, forward_ns=forward_ns, sampling_ns=sampling_ns)
-            commit = session.commit(share.drafted, token_ids, logprobs, timings)
+            commit = session.commit(share.drafted, token_ids, logprobs, timings, time.monotonic_ns())
             if commit.finish_reason:
                 self.close(session)
             session.emit(commit)
-            session.start_waiting(time.monotonic_ns())
         self._last_pass_end_ns = time.monotonic_ns()
+        self._pass_times.add(len(logits), self._last_pass_end_ns - start_ns)
 
     def _share(self, session: VerifierSession, most_rows: int) -> Share:
         committed = tuple(session.ledger[session.fed_tokens :][:most_rows])
@@ -152,6 +155,39 @@ class Verifier:
         most_drafted = min(most_rows - len(committed), session.rule.max_window_tokens, room)
         path = session.tree.best_path()[:most_drafted]
         return Share(session, committed, drafted=tuple(node.token_id for node in path))
+
+    def _worth_while(self, shares: list[Share]) -> list[Share]:
+        """Keep the drafted rows that raise the tokens that all sessions together may expect per unit of time.
+
+        A row is worth the chance that everything before it is accepted, and itself. The likeliest come first; once one
+        costs more of the pass's time than it brings, none behind it pays. Lockstep asked for its window and gets it.
+        """
+        rows = sum(len(share.rows.token_ids) for share in shares)
+        row_ns = self._pass_times.row_ns
+        chances = sorted(
+            (
+                (share.session.rule.pace.acceptance_rate.value ** (depth + 1), place)
+                for place, share in enumerate(shares)
+                if share.session.rule.speculation in (Speculation.PIPELINED, Speculation.HEDGED)
+                for depth in range(len(share.drafted or ()))
+            ),
+            reverse=True,
+        )
+        kept = [len(share.drafted or ()) for share in shares]
+        for _, place in chances:
+            kept[place] = 0
+        rows -= len(chances)
+        expected = sum(share.drafted is not None for share in shares) or 1.0
+        for chance, place in chances:
+            if chance * self._pass_times.expected_ns(rows) < row_ns * expected:
+                break
+            kept[place] += 1
+            rows += 1
+            expected += chance
+        return [
+            share if share.drafted is None else replace(share, drafted=share.drafted[:count])
+            for share, count in zip(shares, kept, strict=True)
+        ]
 
     def _draw(self, shares: list[Share], logits: Tensor) -> Iterator[tuple[list[int], list[float]]]:
         """Draw the tokens of each share that draws any, with their log-probabilities if they are asked for."""

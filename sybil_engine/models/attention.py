@@ -39,9 +39,22 @@ def visibility(positions: Tensor, span: int, *, groups: int, kv_heads: int, dtyp
         [sessions, kv_heads, max(LEAST_FOLDED_ROWS, groups * rows), span], 0 where visible, else -inf; padding rows
         see every cell.
     """
-    sessions, rows = positions.shape
     hidden = torch.arange(span, device=positions.device) > positions.unsqueeze(-1)
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device).masked_fill_(hidden, float("-inf"))
+    return fold_mask(hidden, groups=groups, kv_heads=kv_heads, dtype=dtype)
+
+
+def fold_mask(hidden: Tensor, *, groups: int, kv_heads: int, dtype: torch.dtype) -> Tensor:
+    """Build the additive mask of a pass from which cells are hidden from each row, folded as `ragged_attention` folds.
+
+    Args:
+        hidden: [sessions, rows, span], bool.
+        groups: query heads to a key head.
+
+    Returns:
+        As `visibility`.
+    """
+    sessions, rows, _ = hidden.shape
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
     mask = mask.repeat(1, groups, 1)
     if groups * rows < LEAST_FOLDED_ROWS:
         mask = functional.pad(mask, (0, 0, 0, LEAST_FOLDED_ROWS - groups * rows))

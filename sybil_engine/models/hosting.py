@@ -2,30 +2,40 @@
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+from sybil_engine.models.emulation import EmulatedRunner
 from sybil_engine.models.loading import load
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.serving.service_settings import ServiceSettings
 from sybil_engine.types import ModelDescription
 
 
-def host_model(settings: ServiceSettings) -> tuple[ModelRunner, ModelDescription]:
+def host_model(settings: ServiceSettings, branch_cells: int = 0) -> tuple[ModelRunner, ModelDescription]:
     """Load a model and, in exact mode, probe it. Call it on the thread that will run the passes.
+
+    Args:
+        branch_cells: see `ModelRunner`.
 
     Raises:
         ModelError: see `load` and `ModelRunner`.
     """
     # Threads that wait for a core that somebody else uses stall a pass: one core stays free for the other services.
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 2) - 1))
-    loaded = load(settings.model, settings.dtype, settings.device)
-    runner = ModelRunner(
-        loaded,
-        max_sessions=settings.max_sessions,
-        context_tokens=settings.context_tokens or None,
-        numerics=settings.numerics,
-        keep_total=settings.row_class or None,
+    loaded = load(settings.model, settings.dtype, settings.device, packed=settings.packed)
+    options: dict[str, Any] = {
+        "max_sessions": settings.max_sessions,
+        "context_tokens": settings.context_tokens or None,
+        "numerics": settings.numerics,
+        "keep_total": settings.row_class or None,
+        "branch_cells": branch_cells,
+    }
+    runner = (
+        EmulatedRunner(loaded, pass_ms=settings.emulate_pass_ms, row_ms=settings.emulate_row_ms, **options)
+        if settings.emulate_pass_ms
+        else ModelRunner(loaded, **options)
     )
     description = replace(
         loaded.description,

@@ -23,6 +23,7 @@ from sybil_engine.errors import (
     UnsupportedModel,
 )
 from sybil_engine.models import attention
+from sybil_engine.models.packed_linear import pack_linear_layers
 from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.models.tokenizer import TOKENIZER_FILE, TokenizerIdentity, identify
 from sybil_engine.types import ModelDescription
@@ -70,8 +71,11 @@ def describe(ref: str, *, dtype: str = "float32", device: str = "cpu") -> ModelD
     return _description_of(ref, folder, config, identify(folder), dtype, device)
 
 
-def load(ref: str, dtype: str = "float32", device: str = "cpu") -> LoadedModel:
+def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool = True) -> LoadedModel:
     """Load a model for inference: safetensors only, no code from the hub, gradients off.
+
+    Args:
+        packed: keep linear layers packed where nothing is lost by it, see `packed_linear`.
 
     Raises:
         InvalidSettings: no such dtype or device.
@@ -98,7 +102,10 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu") -> LoadedModel:
         raise ModelError(
             f"the weights of {ref} in {folder} cannot be loaded; fetch the model again: {error}"
         ) from error
-    return LoadedModel(ready_for_passes(model, device), description, implementation)
+    model = ready_for_passes(model, device)
+    if packed:
+        pack_linear_layers(model)
+    return LoadedModel(model, description, implementation)
 
 
 def find_folder(ref: str) -> Path:

@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
+import numpy.typing as npt
+
 Shape = tuple[int, int]
 """Sessions and rows a session of one pass, padding included."""
 
@@ -21,6 +24,23 @@ class Rows:
     slot: int
     position: int
     token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TreeRows:
+    """Tokens of one session that may stand on different branches, for one pass.
+
+    Attributes:
+        slot: the session's slot in the cache.
+        token_ids, positions, cells: one a row: what is fed, where its path has it, and where its cell lies.
+        visible: [rows, cells of the slot], bool: the cells of each row's path, its own included.
+    """
+
+    slot: int
+    token_ids: tuple[int, ...]
+    positions: tuple[int, ...]
+    cells: tuple[int, ...]
+    visible: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -12,7 +13,8 @@ from sybil_engine.errors import ContextExceeded, InexactDevice, UnsupportedModel
 from sybil_engine.models import attention
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.numerics import Product, ShapeClass, probe
-from sybil_engine.models.rows import Rows, Shape, pack
+from sybil_engine.models.packed_linear import PackedLinear
+from sybil_engine.models.rows import Rows, Shape, TreeRows, pack
 from sybil_engine.models.slotted_cache import CellShape, SlottedCache
 
 Numerics = Literal["exact", "fast"]
@@ -44,6 +46,7 @@ class ModelRunner:
         chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
         numerics: Numerics = "exact",
         keep_total: int | None = None,
+        branch_cells: int = 0,
     ) -> None:
         """Allocate the cache and, in exact mode, probe which pass shapes agree.
 
@@ -51,6 +54,7 @@ class ModelRunner:
             max_sessions: slots of the cache.
             context_tokens: a shorter context than the model's, None for the whole.
             keep_total: see `numerics.probe`.
+            branch_cells: cells of a slot beyond its context, for tokens that stand beside others.
 
         Raises:
             InexactDevice: exact mode, and no two shapes agree.
@@ -66,7 +70,8 @@ class ModelRunner:
         shape, plain_logits = _plain_pass(loaded)
         self._kv_heads = shape.kv_heads
         self._groups = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads) // shape.kv_heads
-        cells = _round_up(self.context_tokens + chunk_tokens)
+        # One more, which padding rows of trees are written to.
+        cells = _round_up(self.context_tokens + max(chunk_tokens, branch_cells) + 1)
         self.cache = SlottedCache(shape, slots=max_sessions, cells=cells, dtype=self._dtype, device=self._device)
         self._cells = torch.arange(cells, device=self._device)
         self._positions = self._cells.clamp(max=self.context_tokens - 1)
@@ -88,12 +93,17 @@ class ModelRunner:
         return self.shape_class.most_rows if self.shape_class else self.chunk_tokens
 
     @property
+    def tree_cells(self) -> int:
+        """Cells of a slot that the rows of a tree may lie in."""
+        return self.cache.cells - 1
+
+    @property
     def products(self) -> list[Product]:
         """One matrix product of each kind and size that the model is made of."""
         found: dict[tuple[object, ...], Product] = {}
         for module in self._model.modules():
-            if isinstance(module, nn.Linear | Conv1D):
-                weight = module.weight if isinstance(module, nn.Linear) else module.weight.mT
+            if isinstance(module, nn.Linear | Conv1D | PackedLinear):
+                weight = module.weight.mT if isinstance(module, Conv1D) else module.weight
                 key = (type(module), weight.shape, weight.stride(), module.bias is None)
                 found.setdefault(key, Product(module, weight, module.bias))
         return list(found.values())
@@ -123,6 +133,51 @@ class ModelRunner:
                 rows = len(piece.rows.token_ids)
                 result[piece.start : piece.start + rows] = logits[place, :rows]
         return result
+
+    @torch.inference_mode()
+    def forward_tree(self, batch: Sequence[TreeRows]) -> Tensor:
+        """Feed rows that stand on branches, each seeing its own path, in one pass; return the logits of every row.
+
+        In exact mode a pass that fits the shape class has one of its shapes; agreement of bits is only claimed for
+        rows whose cells lie in path order.
+
+        Args:
+            batch: not empty, each session at most once.
+
+        Returns:
+            [total rows, vocabulary_size], float32, in batch order.
+        """
+        needed = (len(batch), max(len(member.token_ids) for member in batch))
+        sessions, rows = self.fit(*needed) or needed
+        span = _round_up(max(max(member.cells) for member in batch) + 1)
+        token_ids = np.zeros((sessions, rows), dtype=np.int64)
+        positions = np.zeros((sessions, rows), dtype=np.int64)
+        cells = np.full((sessions, rows), self.cache.cells - 1, dtype=np.int64)
+        hidden = np.zeros((sessions, rows, span), dtype=np.bool_)
+        for place, member in enumerate(batch):
+            count = len(member.token_ids)
+            token_ids[place, :count] = member.token_ids
+            positions[place, :count] = member.positions
+            cells[place, :count] = member.cells
+            hidden[place, :count] = ~member.visible[:, :span]
+        slots = [member.slot for member in batch] + [self.cache.scratch_slot] * (sessions - len(batch))
+        first = int(cells[0, 0])
+        neighbours = sessions == 1 and bool((cells[0] == np.arange(first, first + rows)).all())
+        self.cache.look_at(
+            slots, range(first, first + rows) if neighbours else torch.from_numpy(cells).to(self._device), span
+        )
+        shared = {"groups": self._groups, "kv_heads": self._kv_heads} if self._ours else {"groups": 1, "kv_heads": 1}
+        mask = attention.fold_mask(torch.from_numpy(hidden).to(self._device), dtype=self._dtype, **shared)
+        logits: Tensor = self._model(
+            input_ids=torch.from_numpy(token_ids).to(self._device),
+            position_ids=torch.from_numpy(positions).to(self._device),
+            attention_mask=mask if self._ours else mask[:, :, :rows],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        if needed == (1, rows):
+            return logits[0].float()
+        return torch.cat([logits[place, : len(member.token_ids)] for place, member in enumerate(batch)]).float()
 
     @torch.inference_mode()
     def fill(self, batch: Sequence[Rows]) -> None:

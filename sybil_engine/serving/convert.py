@@ -30,6 +30,8 @@ _SPECULATION = {
     wire.SPECULATION_OFF: Speculation.OFF,
     wire.SPECULATION_LOCKSTEP: Speculation.LOCKSTEP,
     wire.SPECULATION_PIPELINED: Speculation.PIPELINED,
+    wire.SPECULATION_HEDGED: Speculation.HEDGED,
+    wire.SPECULATION_AUTO: Speculation.AUTO,
 }
 _ACCEPTANCE_RULE = {
     wire.ACCEPTANCE_RULE_UNSPECIFIED: AcceptanceRule.SHARED_NOISE,
@@ -112,6 +114,8 @@ def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:
         acceptance_rule=acceptance_rule_to_wire(opening.acceptance_rule),
         draft_budget=opening.draft_budget,
         logprobs=opening.logprobs,
+        draft_rows=opening.draft_rows,
+        push_tokens=opening.push_tokens,
     )
 
 
@@ -129,6 +133,8 @@ def open_from_wire(message: wire.SessionOpen) -> SessionOpen:
         acceptance_rule=acceptance_rule_from_wire(message.acceptance_rule),
         draft_budget=message.draft_budget,
         logprobs=message.logprobs,
+        draft_rows=max(1, message.draft_rows),
+        push_tokens=max(1, message.push_tokens),
     )
 
 
@@ -181,6 +187,10 @@ def commit_to_wire(commit: Commit) -> wire.Commit:
             sampling_ns=commit.timings.sampling_ns,
         ),
         finish_reason=finish_reason_to_wire(commit.finish_reason),
+        draft_rows=commit.draft_rows,
+        speculation=speculation_to_wire(commit.speculation) if commit.speculation else wire.SPECULATION_UNSPECIFIED,
+        reason=commit.reason,
+        push_tokens=commit.push_tokens,
     )
 
 
@@ -201,6 +211,10 @@ def commit_from_wire(message: wire.Commit) -> Commit:
             sampling_ns=message.timings.sampling_ns,
         ),
         finish_reason=_known(_FINISH_REASON, message.finish_reason, "finish_reason"),
+        draft_rows=max(1, message.draft_rows),
+        speculation=_SPECULATION.get(message.speculation),
+        reason=message.reason,
+        push_tokens=max(1, message.push_tokens),
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
+from sybil_engine.serving.delay_line import DelayLine
+
 _log = logging.getLogger(__name__)
 
 
@@ -33,10 +35,12 @@ class EngineThread(Generic[EngineType]):
 
     Args:
         load: makes the engine; called on the thread, so that the model is touched by no other.
+        link: what sessions' messages pass on their way in and out.
     """
 
-    def __init__(self, load: Callable[[], EngineType], name: str) -> None:
+    def __init__(self, load: Callable[[], EngineType], name: str, link: DelayLine | None = None) -> None:
         self._load = load
+        self.link = link or DelayLine(0)
         self._inbox: deque[Callable[[EngineType], object]] = deque()
         self._wake = threading.Event()
         self._stopping = False

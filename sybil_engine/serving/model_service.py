@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.descriptor import FileDescriptor
 
 from sybil_engine.errors import InvalidRequest, ModelError, SybilError, Unavailable
+from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import Engine, EngineThread
 from sybil_engine.serving.server import running_server
 from sybil_engine.types import ModelDescription
@@ -57,6 +58,7 @@ async def serve_model(
     add_servicer: Callable[[HostedModel[EngineType], grpc.aio.Server], None],
     bound: Callable[[int], None],
     stop: asyncio.Event,
+    delay_ms: float = 0.0,
 ) -> None:
     """Serve a model until `stop` is set, then drain.
 
@@ -64,13 +66,14 @@ async def serve_model(
         file: the proto file of the service.
         description: what is known before the weights are loaded.
         load: makes the engine; runs on the engine's thread.
+        delay_ms: how long messages of sessions are held back, each way, to emulate a link.
         bound: told the port as soon as it listens; the service reports SERVING once the model is loaded.
 
     Raises:
         Unavailable: the address cannot be bound.
         ModelError: what `load` raised.
     """
-    thread = EngineThread(load, name=f"engine-{description.model_id}")
+    thread = EngineThread(load, name=f"engine-{description.model_id}", link=DelayLine(delay_ms / 1e3))
     hosted = HostedModel(thread, description)
     stopped = asyncio.create_task(stop.wait())
     try:

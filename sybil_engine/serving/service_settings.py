@@ -33,3 +33,17 @@ class ServiceSettings:
     context_tokens: int = field(
         default=0, metadata={"help": "most tokens of a session; 0: the model's context", "check": at_least(0)}
     )
+    packed: bool = field(
+        default=True, metadata={"help": "keep linear layers packed where nothing is lost by it (x86, float32)"}
+    )
+    emulate_pass_ms: float = field(
+        default=0.0,
+        metadata={"help": "make every pass take at least this long, idle meanwhile", "check": at_least(0)},
+    )
+    emulate_row_ms: float = field(
+        default=0.0, metadata={"help": "what each row behind the first adds to that", "check": at_least(0)}
+    )
+    emulate_delay_ms: float = field(
+        default=0.0,
+        metadata={"help": "hold every message of a session back this long, each way", "check": at_least(0)},
+    )

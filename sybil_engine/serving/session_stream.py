@@ -67,12 +67,12 @@ class SessionStream(Generic[Session, Event]):
 
         try:
             async for message in messages:
-                self._thread.post(partial(guarded, message))
+                self._thread.link.put(self._thread.post, partial(guarded, message))
         except Exception as error:  # noqa: BLE001 - a message that cannot be decoded, say: its session ends
             self._outbox.put(InvalidRequest(f"a message cannot be read ({error}); reopen the session"))
         else:
             # Behind the messages before it.
-            self._thread.post(lambda _: self._outbox.put(_StreamEnded()))
+            self._thread.link.put(self._thread.post, lambda _: self._outbox.put(_StreamEnded()))
 
     async def events(self) -> AsyncIterator[list[Event]]:
         """Yield what the session emits, as many events at a time as there are.
@@ -99,7 +99,7 @@ async def session_stream(
     opened: list[Any] = []
 
     def open_session(engine: SessionEngine[Any, Any]) -> Any:
-        opened.append(engine.open(opening, outbox.put))
+        opened.append(engine.open(opening, partial(thread.link.put, outbox.put)))
         return opened[0]
 
     def close_session(engine: SessionEngine[Any, Any]) -> None:

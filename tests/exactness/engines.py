@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from drafter_service.drafter import Drafter
+from drafter_service.drafter import Drafter, Share
 from drafter_service.session import DrafterSession
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.runner import ModelRunner
@@ -128,13 +128,19 @@ class CheckedDrafter(Drafter):
 
     passes_checked = 0
 
-    def _run_pass(self, unfed: list[tuple[DrafterSession, list[int]]]) -> None:
-        for session, tokens in unfed:
-            context = session.fed + tokens
-            both = min(len(context), len(session.ledger))
-            assert context[:both] == session.ledger[:both], "the drafter's context left the ledger"
+    def _run_pass(self, shares: list[Share]) -> None:
+        for share in shares:
+            ledger = share.session.ledger
+            for position, token_id in zip(share.rows.positions, share.rows.token_ids, strict=True):
+                if position < len(ledger):
+                    assert token_id == ledger[position], "the drafter's context left the ledger"
+            fed = min(share.session.growth.fed_tokens, len(ledger))
+            assert all(
+                row[: min(fed, position + 1)].any()
+                for row, position in zip(share.rows.visible, share.rows.positions, strict=True)
+            )
             self.passes_checked += 1
-        super()._run_pass(unfed)
+        super()._run_pass(shares)
 
 
 def reopened_at(opening: SessionOpen, token_ids: Sequence[int], cut: int) -> SessionOpen:

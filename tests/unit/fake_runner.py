@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sybil_engine.errors import Exhausted
-from sybil_engine.models.rows import Rows
+from sybil_engine.models.rows import Rows, TreeRows
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.noise import gumbel_noise
 from sybil_engine.sampling import draw_tokens, shape_logits
@@ -90,7 +90,9 @@ class FakeRunner:
     Attributes:
         chunks: every prefilled chunk, in order.
         batches: the rows of every decode pass, in order.
+        tree_batches: the rows of every pass over trees, in order.
         watch: told of all rows before they are fed, with the tokens that stand in the cells before them.
+        watch_tree: told a slot, and for each row of it the tokens that it sees, its own included.
     """
 
     def __init__(self, model: Model = target_model, slots: int = 4, max_rows: int = 6) -> None:
@@ -103,7 +105,11 @@ class FakeRunner:
         self.batches: list[list[Rows]] = []
         self.watch: Callable[[Rows, list[int]], None] = lambda rows, before: None
         self.broken: Exception | None = None
+        self.watch_tree: Callable[[int, list[list[int]]], None] = lambda slot, paths: None
+        self.tree_batches: list[list[TreeRows]] = []
+        self.tree_cells = CONTEXT_TOKENS + 2 * CHUNK_TOKENS
         self._cells: dict[int, list[int]] = {}
+        self._tree: dict[tuple[int, int], tuple[int, int]] = {}
 
     @property
     def as_runner(self) -> ModelRunner:
@@ -128,11 +134,37 @@ class FakeRunner:
             logits += [self.model(prefix) for prefix in prefixes]
         return torch.stack(logits)
 
+    def forward_tree(self, batch: Sequence[TreeRows]) -> Tensor:
+        if self.broken is not None:
+            error, self.broken = self.broken, None
+            raise error
+        assert batch
+        assert len({rows.slot for rows in batch}) == len(batch), "a session is in a pass once"
+        self.tree_batches.append(list(batch))
+        logits = []
+        for rows in batch:
+            assert rows.slot in self.cache.taken
+            assert len(set(rows.cells)) == len(rows.cells) == len(rows.token_ids) == len(rows.positions)
+            for cell, position, token_id in zip(rows.cells, rows.positions, rows.token_ids, strict=True):
+                assert 0 <= token_id < VOCABULARY_SIZE
+                self._tree[rows.slot, cell] = (position, token_id)
+            paths = []
+            for row, (cell, position) in enumerate(zip(rows.cells, rows.positions, strict=True)):
+                assert rows.visible[row, cell], "a row sees its own cell"
+                seen = sorted(self._tree[rows.slot, int(each)] for each in rows.visible[row].nonzero()[0])
+                assert [place for place, _ in seen] == list(range(position + 1)), "a path with gaps, or two branches"
+                paths.append([token_id for _, token_id in seen])
+            self.watch_tree(rows.slot, paths)
+            logits += [self.model(path) for path in paths]
+        return torch.stack(logits)
+
     def _write(self, rows: Rows) -> list[int]:
         assert rows.token_ids
         assert rows.slot in self.cache.taken
         assert rows.position + len(rows.token_ids) <= self.context_tokens
         assert all(0 <= token_id < VOCABULARY_SIZE for token_id in rows.token_ids)
+        for offset, token_id in enumerate(rows.token_ids):
+            self._tree[rows.slot, rows.position + offset] = (rows.position + offset, token_id)
         cells = self._cells.setdefault(rows.slot, [])
         # What stands beyond is overwritten before it is seen; what comes before must have been written.
         assert rows.position <= len(cells), "a pass that sees cells which nobody filled"

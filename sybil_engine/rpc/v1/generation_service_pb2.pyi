@@ -176,12 +176,21 @@ class Completion(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     SPECULATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
     finish_reason: _types_pb2.FinishReason.ValueType
     seed: _builtins.int
     """The seed that was used."""
     speculation: _types_pb2.Speculation.ValueType
+    """As asked for, or the coordinator's default."""
+    reason: _builtins.str
+    """Under AUTO: what was chosen and the figures that decided."""
     @_builtins.property
     def usage(self) -> Global___Usage: ...
+    @_builtins.property
+    def passes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassCount]:
+        """Verify passes by what was in effect; under AUTO there may be several."""
+
     def __init__(
         self,
         *,
@@ -189,14 +198,40 @@ class Completion(_message.Message):
         seed: _builtins.int = ...,
         usage: Global___Usage | None = ...,
         speculation: _types_pb2.Speculation.ValueType = ...,
+        reason: _builtins.str = ...,
+        passes: _abc.Iterable[Global___PassCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "seed", b"seed", "speculation", b"speculation", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "passes", b"passes", "reason", b"reason", "seed", b"seed", "speculation", b"speculation", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Completion: _TypeAlias = Completion  # noqa: Y015
+
+@_typing.final
+class PassCount(_message.Message):
+    """How many verify passes ran under one way to speculate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPECULATION_FIELD_NUMBER: _builtins.int
+    PASSES_FIELD_NUMBER: _builtins.int
+    speculation: _types_pb2.Speculation.ValueType
+    passes: _builtins.int
+    def __init__(
+        self,
+        *,
+        speculation: _types_pb2.Speculation.ValueType = ...,
+        passes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passes", b"passes", "speculation", b"speculation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassCount: _TypeAlias = PassCount  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):

@@ -202,6 +202,8 @@ class SessionOpen(_message.Message):
     ACCEPTANCE_RULE_FIELD_NUMBER: _builtins.int
     DRAFT_BUDGET_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    DRAFT_ROWS_FIELD_NUMBER: _builtins.int
+    PUSH_TOKENS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """For logs; need not be unique."""
     prompt_tokens: _builtins.int
@@ -221,6 +223,10 @@ class SessionOpen(_message.Message):
     """Read by the drafter: how far ahead of the last committed token to draft until a commit says otherwise."""
     logprobs: _builtins.bool
     """Read by the verifier: send the log-probability of each committed token."""
+    draft_rows: _builtins.int
+    """Read by the drafter: as Commit.draft_rows, until a commit says otherwise."""
+    push_tokens: _builtins.int
+    """Read by the drafter: as Commit.push_tokens, until a commit says otherwise."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Every token committed so far, prompt first. At least one."""
@@ -246,10 +252,12 @@ class SessionOpen(_message.Message):
         acceptance_rule: Global___AcceptanceRule.ValueType = ...,
         draft_budget: _builtins.int = ...,
         logprobs: _builtins.bool = ...,
+        draft_rows: _builtins.int = ...,
+        push_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "draft_budget", b"draft_budget", "logprobs", b"logprobs", "max_position", b"max_position", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "speculation", b"speculation", "stop_token_ids", b"stop_token_ids", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "draft_budget", b"draft_budget", "draft_rows", b"draft_rows", "logprobs", b"logprobs", "max_position", b"max_position", "prompt_tokens", b"prompt_tokens", "push_tokens", b"push_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "speculation", b"speculation", "stop_token_ids", b"stop_token_ids", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -400,6 +408,10 @@ class Commit(_message.Message):
     ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
+    DRAFT_ROWS_FIELD_NUMBER: _builtins.int
+    SPECULATION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PUSH_TOKENS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the first committed token."""
     prefix_fingerprint: _builtins.int
@@ -413,6 +425,16 @@ class Commit(_message.Message):
     accepted_tokens: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Set on a session's last commit."""
+    draft_rows: _builtins.int
+    """By how many rows one draft pass may grow the draft tree: its trunk and, with more than one, hedges. 0 counts as 1."""
+    speculation: Global___Speculation.ValueType
+    """What was in effect for this pass; differs from SessionOpen.speculation only under AUTO."""
+    reason: _builtins.str
+    """Under AUTO, on a session's last commit: what was chosen and the figures that decided."""
+    push_tokens: _builtins.int
+    """What the next pass waits for: the drafter holds drafted tokens back until there are so many, and sends those after
+    them one by one. 0 counts as 1.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -438,10 +460,14 @@ class Commit(_message.Message):
         accepted_tokens: _builtins.int = ...,
         timings: Global___PassTimings | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
+        draft_rows: _builtins.int = ...,
+        speculation: Global___Speculation.ValueType = ...,
+        reason: _builtins.str = ...,
+        push_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "draft_budget", b"draft_budget", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "origins", b"origins", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "timings", b"timings", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "draft_budget", b"draft_budget", "draft_rows", b"draft_rows", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "origins", b"origins", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "push_tokens", b"push_tokens", "reason", b"reason", "speculation", b"speculation", "timings", b"timings", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,11 +55,7 @@ def ids(*token_ids: int) -> wire.TokenIds:
         (wire.GenerateRequest(text="a", stop=["x"] * 17), "17 stop strings were given; at most 16"),
         (wire.GenerateRequest(text="a", stop=["x" * 5000]), "5000 characters; at most 1000"),
         (wire.GenerateRequest(text="a", window_tokens=1000), "window_tokens is 1000; it must be at most 64"),
-        (
-            wire.GenerateRequest(text="a", speculation=types_pb2.SPECULATION_HEDGED),
-            "choose one of off, lockstep, pipelined",
-        ),
-        (wire.GenerateRequest(text="a", speculation=99), "choose one of off, lockstep, pipelined"),  # type: ignore[arg-type]
+        (wire.GenerateRequest(text="a", speculation=99), "choose one of off, lockstep, pipelined, hedged, auto"),  # type: ignore[arg-type]
         (wire.GenerateRequest(text="a", acceptance_rule=99), "acceptance_rule"),  # type: ignore[arg-type]
     ],
 )

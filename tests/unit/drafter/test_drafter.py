@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import pytest
 
 from drafter_service.drafter import Drafter
+from drafter_service.growth import Growth
 from drafter_service.session import DrafterSession
-from sybil_engine.draft_tree import DraftTree, Graft
+from sybil_engine.draft_tree import DraftNode, DraftTree, Graft
 from sybil_engine.errors import CommitGap, InvalidRequest, Unavailable
 from sybil_engine.ledger import Ledger
-from sybil_engine.models.rows import Rows
 from sybil_engine.noise import NoiseTape
 from sybil_engine.types import Block, Commit, SamplingParams, SessionOpen, Speculation, TokenOrigin
 from tests.unit.fake_runner import (
@@ -41,10 +41,10 @@ def opening(seed: int, tokens: int = 5, speculation: Speculation = Speculation.P
     return SessionOpen(prompt, tokens, sampling, seed, speculation=speculation, draft_budget=BUDGET)
 
 
-def commit_after(ledger: Ledger, token_ids: tuple[int, ...], draft_budget: int = BUDGET) -> Commit:
+def commit_after(ledger: Ledger, token_ids: tuple[int, ...], draft_budget: int = BUDGET, draft_rows: int = 1) -> Commit:
     end = len(ledger)
     origins = (TokenOrigin.TARGET,) * len(token_ids)
-    return Commit(end, ledger.fingerprint(end), token_ids, origins, draft_budget=draft_budget)
+    return Commit(end, ledger.fingerprint(end), token_ids, origins, draft_budget=draft_budget, draft_rows=draft_rows)
 
 
 @dataclass
@@ -69,20 +69,26 @@ class Watched:
         self.blocks[session.slot] = blocks
         return session
 
-    def check(self, rows: Rows, before: list[int]) -> None:
-        session = self.sessions[rows.slot]
-        context = before + list(rows.token_ids)
-        path = session.ledger[:] + [node.token_id for node in session.tree.best_path()]
-        assert context == path[: len(context)], "the drafter's context is not the ledger's, then the trunk's"
-        assert context[: len(session.ledger)] == session.ledger[: len(context)]
-        self.rows_seen += len(rows.token_ids)
+    def check(self, slot: int, paths: list[list[int]]) -> None:
+        session = self.sessions[slot]
+        trunk = session.ledger[:] + trunk_of(session.growth.tree)
+        for path in paths:
+            both = min(len(path), len(session.ledger))
+            assert path[:both] == session.ledger[:both], "the drafter's context left the ledger"
+            if not session.hedged:
+                assert path == trunk[: len(path)], "the drafter's context is not the ledger's, then the trunk's"
+        self.rows_seen += len(paths)
 
 
 def watched(slots: int = 4, max_rows: int = 6) -> Watched:
     runner = FakeRunner(near_model, slots, max_rows)
     watched = Watched(runner, Drafter(runner.as_runner, description()), {}, {})
-    runner.watch = watched.check
+    runner.watch_tree = watched.check
     return watched
+
+
+def trunk_of(tree: DraftTree) -> list[int]:
+    return [node.token_id for node in tree.best_path()]
 
 
 def drain(drafter: Drafter) -> int:
@@ -104,7 +110,7 @@ def test_at_every_draft_pass_the_context_is_the_ledgers_and_then_the_trunks(seed
         session = rng.choice(sessions)
         if len(session.ledger) > CONTEXT_TOKENS - 8:
             continue
-        trunk = [node.token_id for node in session.tree.best_path()]
+        trunk = trunk_of(session.growth.tree)
         # A part of the trunk, all of it, more than it, or something else: whatever the target may decide.
         agreed = trunk[: rng.randrange(len(trunk) + 1)]
         own = [rng.randrange(VOCABULARY_SIZE) for _ in range(rng.randrange(1 if agreed else 2, 3))]
@@ -143,7 +149,9 @@ def test_every_block_hangs_where_it_says(seed: int) -> None:
     for own in (3, 9, 27):
         drain(it.drafter)
         assert {tree.graft(block) for block in it.blocks[session.slot]} == {Graft.ADDED}
-        assert [node.token_id for node in tree.best_path()] == [node.token_id for node in session.tree.best_path()]
+        assert [node.token_id for node in tree.best_path()] == [
+            node.token_id for node in session.growth.tree.best_path()
+        ]
         it.blocks[session.slot].clear()
         token_ids = (tree.best_path()[0].token_id, own)
         session.advance(commit_after(receiver, token_ids))
@@ -159,16 +167,16 @@ def test_nothing_is_drafted_beyond_the_budget_or_the_last_position(budget: int, 
     drain(it.drafter)
     # The last position is the target's own.
     end = (max_position or CONTEXT_TOKENS) - 1
-    assert len(session.tree.best_path()) == min(budget, end - 5)
+    assert len(session.growth.tree.best_path()) == min(budget, end - 5)
     assert all(block.position + len(block.token_ids) <= end for block in it.blocks[session.slot])
 
 
 def test_a_budget_beyond_what_the_tree_holds_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     it = watched()
     session = it.open(replace(opening(1), draft_budget=1_000))
-    session.tree = DraftTree(session.ledger, capacity_tokens=6)
+    session.growth.tree.capacity_tokens = 6
     drain(it.drafter)
-    assert len(session.tree) == 6
+    assert 5 <= len(session.growth.tree) <= 6
 
 
 def test_a_commit_with_no_budget_switches_drafting_off_and_another_one_on() -> None:
@@ -179,13 +187,13 @@ def test_a_commit_with_no_budget_switches_drafting_off_and_another_one_on() -> N
     assert it.drafter.step() is None
     session.advance(commit_after(session.ledger, (2,), draft_budget=2))
     drain(it.drafter)
-    assert len(session.tree) == 2
+    assert len(session.growth.tree) == 2
 
 
-def test_pipelined_drafts_leave_one_by_one_and_lockstep_drafts_as_one_window() -> None:
-    for speculation, lengths in ((Speculation.PIPELINED, [1] * BUDGET), (Speculation.LOCKSTEP, [BUDGET])):
+def test_drafts_are_held_back_until_there_are_as_many_as_are_waited_for() -> None:
+    for push_tokens, lengths in ((1, [1] * BUDGET), (3, [3, 1]), (BUDGET, [BUDGET]), (BUDGET + 5, [BUDGET])):
         it = watched()
-        session = it.open(opening(1, speculation=speculation))
+        session = it.open(replace(opening(1), push_tokens=push_tokens))
         drain(it.drafter)
         assert [len(block.token_ids) for block in it.blocks[session.slot]] == lengths
 
@@ -195,7 +203,7 @@ def test_sessions_share_draft_passes() -> None:
     for number in range(3):
         it.open(opening(number, tokens=1))
     assert drain(it.drafter) == BUDGET
-    assert [len(batch) for batch in it.runner.batches] == [3] * BUDGET
+    assert [len(batch) for batch in it.runner.tree_batches] == [3] * BUDGET
 
 
 def test_more_sessions_than_rows_take_turns() -> None:
@@ -203,30 +211,34 @@ def test_more_sessions_than_rows_take_turns() -> None:
     sessions = [it.open(opening(number, tokens=1)) for number in range(5)]
     for _ in range(5):
         it.drafter.step()
-    assert sorted(len(session.tree) for session in sessions) == [2] * 5
+    assert sorted(len(session.growth.tree) for session in sessions) == [2] * 5
 
 
 def test_a_gap_or_an_unknown_token_changes_nothing() -> None:
     it = watched()
     session = it.open(opening(1))
     drain(it.drafter)
-    before = (session.ledger[:], [node.token_id for node in session.tree.best_path()], session.draft_budget)
+    before = (session.ledger[:], trunk_of(session.growth.tree), session.draft_budget)
     with pytest.raises(CommitGap):
         session.advance(Commit(9, 0, (1,), (TokenOrigin.TARGET,)))
     with pytest.raises(InvalidRequest, match="out of range"):
         session.advance(commit_after(session.ledger, (VOCABULARY_SIZE,)))
-    assert before == (session.ledger[:], [node.token_id for node in session.tree.best_path()], session.draft_budget)
+    assert before == (
+        session.ledger[:],
+        trunk_of(session.growth.tree),
+        session.draft_budget,
+    )
 
 
 def test_a_repeated_commit_changes_nothing() -> None:
     it = watched()
     session = it.open(opening(1))
     drain(it.drafter)
-    commit = commit_after(session.ledger, (session.tree.best_path()[0].token_id,))
+    commit = commit_after(session.ledger, (session.growth.tree.best_path()[0].token_id,))
     session.advance(commit)
-    before = [node.token_id for node in session.tree.best_path()]
+    before = trunk_of(session.growth.tree)
     session.advance(commit)
-    assert [node.token_id for node in session.tree.best_path()] == before
+    assert trunk_of(session.growth.tree) == before
 
 
 def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots() -> None:
@@ -241,3 +253,84 @@ def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots() -> None:
     assert [type(event) for event in events] == [Unavailable]
     assert runner.cache.slots_in_use == drafter.open_sessions == 0
     assert drafter.step() is None
+
+
+def hedged(seed: int, **changes: object) -> SessionOpen:
+    return replace(opening(seed, speculation=Speculation.HEDGED), **{"draft_rows": 4, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_on_every_branch_the_context_is_a_path_behind_the_ledger(seed: int) -> None:
+    rng = random.Random(seed)
+    it = watched(slots=3, max_rows=rng.choice([3, 6, 12]))
+    sessions = [it.open(replace(hedged(number), draft_budget=6)) for number in range(3)]
+    while min(len(session.ledger) for session in sessions) < CONTEXT_TOKENS - 8:
+        for _ in range(rng.randrange(5)):
+            it.drafter.step()
+        session = rng.choice([each for each in sessions if len(each.ledger) < CONTEXT_TOKENS - 8])
+        token_ids = walk(session.growth.tree.root, rng)
+        if not token_ids or rng.random() < 0.3:
+            token_ids = (*token_ids, rng.randrange(VOCABULARY_SIZE))
+        session.advance(commit_after(session.ledger, token_ids, draft_budget=rng.randrange(8), draft_rows=4))
+    assert it.rows_seen > 100
+
+
+def walk(node: DraftNode, rng: random.Random) -> tuple[int, ...]:
+    """The tokens of a random path in a draft tree: what the target may decide."""
+    tokens: list[int] = []
+    while node.children and rng.random() < 0.8:
+        node = rng.choice(list(node.children.values()))
+        tokens.append(node.token_id)
+    return tuple(tokens)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_commit_that_runs_into_a_hedge_keeps_it_and_feeds_none_of_it_again(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Growth, "_LEAST_CHANCE", 0.0)
+    it = watched(max_rows=12)
+    session = it.open(hedged(seed))
+    drain(it.drafter)
+    root = session.growth.tree.root
+    best = trunk_of(session.growth.tree)[0]
+    hedge = next(node for token, node in root.children.items() if token != best and node.children)
+    behind = next(iter(hedge.children.values())).token_id
+    fed = sum(len(rows.token_ids) for batch in it.runner.tree_batches for rows in batch)
+    session.advance(commit_after(session.ledger, (hedge.token_id,), draft_budget=1, draft_rows=4))
+    assert trunk_of(session.growth.tree)[0] == behind
+    assert not session.wants_draft
+    assert session.unfed_tokens == 0
+    assert fed == sum(len(rows.token_ids) for batch in it.runner.tree_batches for rows in batch)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_behind_a_hedge_the_draft_model_goes_on_as_it_would_without_branches(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Growth, "_LEAST_CHANCE", 0.0)
+    it = watched(max_rows=12)
+    session = it.open(hedged(seed))
+    drain(it.drafter)
+    root = session.growth.tree.root
+    best = trunk_of(session.growth.tree)[0]
+    hedges = [node for token, node in root.children.items() if token != best and node.children]
+    assert hedges
+    for hedge in hedges:
+        prefix = (*session.ledger[:], hedge.token_id)
+        behind = next(iter(hedge.children.values())).token_id
+        assert (
+            behind
+            == plain_tokens(replace(hedged(seed), token_ids=prefix, max_position=len(prefix) + 1), near_model)[-1]
+        )
+
+
+def test_cells_that_fell_off_are_used_again() -> None:
+    it = watched(max_rows=12)
+    session = it.open(hedged(2, draft_budget=8))
+    for own in range(40):
+        drain(it.drafter)
+        session.advance(commit_after(session.ledger, (own % VOCABULARY_SIZE,), draft_budget=8, draft_rows=4))
+    cells = {cell for batch in it.runner.tree_batches for rows in batch for cell in rows.cells}
+    assert len(cells) <= it.runner.tree_cells
+    assert session.growth.free_cells == it.runner.tree_cells - session.growth.fed_tokens

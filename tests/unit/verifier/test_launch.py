@@ -3,29 +3,37 @@
 import pytest
 
 from sybil_engine.types import SessionOpen, Speculation
-from verifier_service.launch import FixedWindow, LearnedWindow, launch_rule
+from verifier_service.choice import Adaptive, Choice, launch_rule
+from verifier_service.launch import BestWindow, FixedWindow, LearnedWindow
+from verifier_service.pace import Pace, PassTimes
+
+
+def pace_of(pass_ns: float = 1e7, row_ns: float = 0.0) -> Pace:
+    times = PassTimes()
+    for rows in range(1, 9):
+        times.add(rows, int(pass_ns + row_ns * (rows - 1)))
+    return Pace(times)
 
 
 def learned(
     acceptance_rate: float, draft_token_ns: float, round_trip_ns: float = 0.0, pass_ns: float = 1e7, most: int = 8
 ) -> LearnedWindow:
-    rule = LearnedWindow(most)
+    rule = LearnedWindow(pace_of(pass_ns), most, hedged=False)
     rule.pace.acceptance_rate.value = acceptance_rate
     rule.pace.draft_token_ns.value = draft_token_ns
     rule.pace.round_trip_ns.value = round_trip_ns
-    rule.pace.pass_ns.value = pass_ns
     return rule
 
 
 @pytest.mark.parametrize("ready_tokens", range(5))
 def test_lockstep_waits_for_the_whole_window_whatever_is_ready(ready_tokens: int) -> None:
-    wait = FixedWindow(4).wait(ready_tokens)
+    wait = FixedWindow(pace_of(), 4).wait(ready_tokens)
     assert wait.tokens == 4
     assert 100_000_000 <= wait.patience_ns < 10**9
 
 
 def test_without_speculation_nothing_is_waited_for_or_drafted() -> None:
-    rule = launch_rule(SessionOpen((1,), 1, window_tokens=5), 8)
+    rule = launch_rule(SessionOpen((1,), 1, window_tokens=5), 8, pace_of(), Choice())
     assert rule.wait(0).tokens == 0
     assert rule.draft_budget() == 0
 
@@ -82,16 +90,16 @@ def test_the_budget_grows_with_acceptance_within_bounds() -> None:
 def test_a_session_may_ask_for_a_smaller_window_but_not_for_a_larger_one() -> None:
     for speculation in (Speculation.LOCKSTEP, Speculation.PIPELINED):
         asked = [SessionOpen((1,), 1, speculation=speculation, window_tokens=tokens) for tokens in (0, 2, 100)]
-        windows = [launch_rule(each, 6).max_window_tokens for each in asked]
-        assert windows == [4 if speculation is Speculation.LOCKSTEP else 6, 2, 6]
+        windows = [launch_rule(each, 6, pace_of(), Choice()).max_window_tokens for each in asked]
+        assert windows == [6, 2, 6]
 
 
 def test_a_rule_learns_acceptance_from_tested_tokens_only() -> None:
     rule = learned(0.5, 1e6)
-    rule.pace.saw_pass(10, tested_tokens=0, accepted_tokens=0)
+    rule.pace.saw_pass(tested_tokens=0, accepted_tokens=0)
     assert rule.pace.acceptance_rate.value == 0.5
     for _ in range(200):
-        rule.pace.saw_pass(10, tested_tokens=4, accepted_tokens=3)
+        rule.pace.saw_pass(tested_tokens=4, accepted_tokens=3)
     assert rule.pace.acceptance_rate.value == pytest.approx(0.75, abs=0.08)
 
 
@@ -103,3 +111,77 @@ def test_a_rule_learns_the_round_trip_only_from_the_first_block_after_a_miss() -
         rule.pace.saw_block(2, draft_ns=4_000_000, since_miss_ns=4_700_000)
     assert rule.pace.round_trip_ns.value == pytest.approx(700_000, rel=0.01)
     assert rule.pace.draft_token_ns.value == pytest.approx(2_000_000, rel=0.01)
+
+
+def test_pass_times_are_a_line_through_what_was_seen() -> None:
+    times = PassTimes()
+    for turn in range(200):
+        rows = turn % 7 + 1
+        times.add(rows, 5_000_000 + 300_000 * rows + (turn % 3 - 1) * 10_000)
+    assert times.row_ns == pytest.approx(300_000, rel=0.02)
+    assert times.expected_ns(20) == pytest.approx(11_000_000, rel=0.02)
+
+
+@pytest.mark.parametrize("seen", [[], [4] * 50])
+def test_without_passes_of_different_rows_a_row_costs_nothing_and_nothing_breaks(seen: list[int]) -> None:
+    times = PassTimes()
+    for rows in seen:
+        times.add(rows, 3_000_000)
+    assert times.row_ns == 0
+    assert times.expected_ns(9) == pytest.approx(3e6 if seen else 1e7)
+
+
+def test_rows_that_cost_as_much_as_a_pass_keep_windows_short() -> None:
+    def window(row_ns: float) -> int:
+        rule = BestWindow(pace_of(1e7, row_ns), 8)
+        rule.pace.draft_token_ns.value = 1e5
+        return rule.draft_budget()
+
+    windows = [window(share * 1e7) for share in (0, 0.1, 0.5, 1)]
+    assert windows == sorted(windows, reverse=True)
+    assert windows[0] == 8
+    assert windows[-1] == 1
+
+
+SPEEDS = {Speculation.OFF: 1.0, Speculation.LOCKSTEP: 1.4, Speculation.PIPELINED: 1.5, Speculation.HEDGED: 2.0}
+
+
+def tried(choice: Choice, stretches: int, speeds: dict[Speculation, float]) -> list[Speculation]:
+    ways = []
+    for _ in range(stretches):
+        ways.append(choice.next())
+        choice.ran(ways[-1], int(1000 * speeds[ways[-1]]), 1000)
+    return ways
+
+
+def test_the_fastest_way_is_taken_most_of_the_time() -> None:
+    choice = Choice()
+    tried(choice, 20, SPEEDS)
+    assert choice.best is Speculation.HEDGED
+    ways = tried(choice, 400, SPEEDS)
+    assert ways.count(Speculation.HEDGED) >= 0.87 * 400
+    cost = sum(1 - SPEEDS[way] / 2.0 for way in ways) / 400
+    assert cost < 0.05
+
+
+@pytest.mark.parametrize("fastest", [Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED])
+def test_the_choice_follows_what_changes_and_comes_back(fastest: Speculation) -> None:
+    choice = Choice()
+    tried(choice, 50, SPEEDS)
+    tried(choice, 150, {**SPEEDS, fastest: 3.0})
+    assert choice.best is fastest
+    tried(choice, 300, SPEEDS)
+    assert choice.best is Speculation.HEDGED
+
+
+def test_an_adaptive_session_changes_its_mind_while_it_runs_and_says_why() -> None:
+    choice = Choice()
+    rule = Adaptive(pace_of(), 8, choice)
+    seen = set()
+    now_ns = 0
+    for _ in range(600):
+        seen.add(rule.speculation)
+        now_ns += int(1e6 / SPEEDS[rule.speculation])
+        rule.committed(1, now_ns)
+    assert seen == set(SPEEDS)
+    assert rule.reason.startswith("hedged: tokens/s of a session hedged ")

@@ -1,0 +1,199 @@
+"""How one session's draft tree grows: which tokens are fed next, where their cells lie, and what survives a commit."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from drafter_service.calibration import Calibration
+from sybil_engine.draft_tree import DraftNode, DraftTree
+from sybil_engine.ledger import Ledger
+from sybil_engine.models.rows import TreeRows
+from sybil_engine.sampling import Guess
+from sybil_engine.types import Block, BlockOrigin
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """A token whose cell is filled.
+
+    Attributes:
+        guesses: what may follow it, most likely first.
+    """
+
+    cell: int
+    guesses: tuple[Guess, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sprout:
+    """A guess that may be fed next, so that the tree grows behind it.
+
+    Attributes:
+        parent: the token before it, which is fed.
+        chance: that the target's tokens come through here.
+        on_trunk: whether it is the best guess after best guesses.
+    """
+
+    parent: DraftNode
+    token_id: int
+    chance: float
+    on_trunk: bool
+
+
+class Growth:
+    """Ledger, draft tree and cells of one session. Rollback is what `advance` does when the ledger disagrees.
+
+    Each fed token has a cell of its own, wherever one is free; a row sees the cells of its path. So a branch that the
+    commits run into keeps its cells, and nothing that survives is fed again.
+
+    Args:
+        ledger: read, never written.
+        cells: of the session's slot that may be used.
+    """
+
+    # A hedge is grown only while it has this chance to be reached.
+    _LEAST_CHANCE = 0.03
+
+    def __init__(self, ledger: Ledger, cells: int, calibration: Calibration) -> None:
+        self._ledger = ledger
+        self._calibration = calibration
+        self.tree = DraftTree(ledger)
+        self._free = list(range(cells))
+        self._committed_cells: list[int] = []
+        self._seen_by_all = np.zeros(cells, dtype=np.bool_)
+        self._fed: dict[int, Fed] = {}
+
+    @property
+    def fed_tokens(self) -> int:
+        """The ledger's tokens whose cells are filled: its first ones."""
+        return len(self._committed_cells)
+
+    @property
+    def free_cells(self) -> int:
+        return len(self._free)
+
+    def advance(self) -> None:
+        """Follow the ledger: what it agrees with keeps its cells, the rest gives them back."""
+        for position in range(self.tree.position, len(self._ledger)):
+            if fed := self._fed.get(self._ledger.fingerprint(position)):
+                self._calibration.saw(fed.guesses, self._ledger[position])
+        while self.fed_tokens < len(self._ledger):
+            fed = self._fed.get(self._ledger.fingerprint(self.fed_tokens + 1))
+            if fed is None:
+                break
+            self._commit_cell(fed.cell)
+        self.tree.advance()
+        for fingerprint in [each for each in self._fed if each not in self.tree]:
+            cell = self._fed.pop(fingerprint).cell
+            if not self._seen_by_all[cell]:
+                heapq.heappush(self._free, cell)
+
+    def feed_prompt(self, tokens: int) -> None:
+        """Note that so many more tokens were fed in chunks, cell after cell."""
+        for _ in range(tokens):
+            self._commit_cell(heapq.heappop(self._free))
+
+    def feed_ledger(self, slot: int, most_rows: int) -> TreeRows:
+        """Rows for the ledger's next tokens that have no cell; they count as fed from now on."""
+        start = self.fed_tokens
+        token_ids = self._ledger[start : start + most_rows]
+        visible = []
+        for _ in token_ids:
+            self._commit_cell(heapq.heappop(self._free))
+            visible.append(self._seen_by_all.copy())
+        return TreeRows(
+            slot,
+            tuple(token_ids),
+            tuple(range(start, start + len(token_ids))),
+            tuple(self._committed_cells[start:]),
+            np.stack(visible),
+        )
+
+    def feed_sprouts(self, slot: int, sprouts: Sequence[Sprout]) -> TreeRows:
+        """Rows for sprouts; `grow` says afterwards what follows them."""
+        cells = [heapq.heappop(self._free) for _ in sprouts]
+        visible = np.repeat(self._seen_by_all[None], len(sprouts), axis=0)
+        for row, (sprout, cell) in enumerate(zip(sprouts, cells, strict=True)):
+            visible[row, cell] = True
+            for node in self._path(sprout.parent):
+                visible[row, self._fed[node.fingerprint].cell] = True
+        return TreeRows(
+            slot,
+            tuple(sprout.token_id for sprout in sprouts),
+            tuple(sprout.parent.position + 1 for sprout in sprouts),
+            tuple(cells),
+            visible,
+        )
+
+    def grow_root(self, guesses: tuple[Guess, ...]) -> Block:
+        """Take what follows the ledger's last token, which was fed.
+
+        Returns:
+            The drafted token, as a block.
+        """
+        self._fed[self.tree.root.fingerprint] = Fed(self._committed_cells[-1], guesses)
+        return self._draft(self.tree.root, (guesses[0].token_id,), BlockOrigin.TRUNK)
+
+    def grow(self, sprout: Sprout, cell: int, guesses: tuple[Guess, ...]) -> Block:
+        """Take what follows a sprout, which was fed.
+
+        Returns:
+            What is newly drafted, as a block: the token behind the sprout, and a hedge's own token before it.
+        """
+        origin = BlockOrigin.TRUNK if sprout.on_trunk else BlockOrigin.HEDGE
+        node = sprout.parent.children.get(sprout.token_id)
+        if node is not None:
+            block = self._draft(node, (guesses[0].token_id,), origin)
+        else:
+            block = self._draft(sprout.parent, (sprout.token_id, guesses[0].token_id), origin)
+            node = sprout.parent.children[sprout.token_id]
+        self._fed[node.fingerprint] = Fed(cell, guesses)
+        return block
+
+    def sprouts(self, depth: int, hedged: bool) -> list[Sprout]:
+        """What may be fed next: the trunk's tip first, then hedges, the likeliest first.
+
+        Args:
+            depth: how far beyond the ledger tokens may stand, those that come out of feeding included.
+            hedged: whether to grow anything but the trunk.
+        """
+        if len(self.tree) + 2 > self.tree.capacity_tokens:
+            return []
+        found = list(self._sprouts_behind(self.tree.root, 1.0, True, depth - 1, hedged))
+        found.sort(key=lambda sprout: (not sprout.on_trunk, -sprout.chance))
+        return found[: len(self._free)]
+
+    def _sprouts_behind(
+        self, node: DraftNode, chance: float, on_trunk: bool, depth: int, hedged: bool
+    ) -> Iterator[Sprout]:
+        fed = self._fed.get(node.fingerprint)
+        if fed is None or depth < 1:
+            return
+        for rank, guess in enumerate(fed.guesses if hedged else fed.guesses[:1]):
+            guess_on_trunk = on_trunk and rank == 0
+            guess_chance = chance * self._calibration.chance(guess.certainty) if hedged else 1.0
+            if guess_chance < self._LEAST_CHANCE and not guess_on_trunk:
+                continue
+            child = node.children.get(guess.token_id)
+            if child is not None and child.fingerprint in self._fed:
+                yield from self._sprouts_behind(child, guess_chance, guess_on_trunk, depth - 1, hedged)
+            else:
+                yield Sprout(node, guess.token_id, guess_chance, guess_on_trunk)
+
+    def _draft(self, node: DraftNode, token_ids: tuple[int, ...], origin: BlockOrigin) -> Block:
+        block = Block(node.position + 1, node.fingerprint, token_ids, origin)
+        self.tree.graft(block)
+        return block
+
+    def _path(self, node: DraftNode) -> Iterator[DraftNode]:
+        """A node and those before it, up to the root, whose cell everybody sees."""
+        while node is not self.tree.root:
+            yield node
+            assert node.parent is not None
+            node = node.parent
+
+    def _commit_cell(self, cell: int) -> None:
+        self._committed_cells.append(cell)
+        self._seen_by_all[cell] = True

@@ -1,0 +1,38 @@
+"""An emulated link: whatever is put on it is delivered a set time later, in order."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+
+class DelayLine:
+    """Delivers calls after a delay, from a thread of its own; without a delay, at once and on the caller's thread.
+
+    A thread, because an event loop's timers are only good to a millisecond.
+    """
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        self._held: deque[tuple[float, Callable[[Any], object], Any]] = deque()
+        self._filled = threading.Event()
+        if delay_s:
+            threading.Thread(target=self._run, name="delay-line", daemon=True).start()
+
+    def put(self, deliver: Callable[[Any], object], message: Any) -> None:
+        """Call `deliver(message)` when the delay is over."""
+        if not self._delay_s:
+            deliver(message)
+            return
+        self._held.append((time.monotonic() + self._delay_s, deliver, message))
+        self._filled.set()
+
+    def _run(self) -> None:
+        while True:
+            self._filled.wait()
+            self._filled.clear()
+            while self._held:
+                due, deliver, message = self._held.popleft()
+                time.sleep(max(0.0, due - time.monotonic()))
+                deliver(message)

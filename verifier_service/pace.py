@@ -1,0 +1,106 @@
+"""What is measured while the engine runs: pass times by rows, draft times, round trips, acceptance."""
+
+
+class MovingMean:
+    """A mean that forgets: the newest value has a fixed weight."""
+
+    def __init__(self, prior: float, weight: float) -> None:
+        self.value = prior
+        self._weight = weight
+
+    def add(self, value: float) -> None:
+        self.value += self._weight * (value - self.value)
+
+
+class PassTimes:
+    """How long a pass of so many rows takes on this device: a line through the passes seen, the latest counting most.
+
+    Until something is seen: ten milliseconds, and nothing for a row.
+    """
+
+    _KEPT = 0.99
+    _PRIOR_NS = 10e6
+    _LEAST_SPREAD = 0.1
+
+    def __init__(self) -> None:
+        self._weight = self._rows = self._ns = self._rows_rows = self._rows_ns = 0.0
+
+    def add(self, rows: int, pass_ns: int) -> None:
+        """Learn from a pass."""
+        self._weight = self._KEPT * self._weight + 1
+        self._rows = self._KEPT * self._rows + rows
+        self._ns = self._KEPT * self._ns + pass_ns
+        self._rows_rows = self._KEPT * self._rows_rows + rows * rows
+        self._rows_ns = self._KEPT * self._rows_ns + rows * pass_ns
+
+    @property
+    def row_ns(self) -> float:
+        """What another row adds; never less than nothing."""
+        spread = self._weight * self._rows_rows - self._rows**2
+        if spread <= self._LEAST_SPREAD * self._weight**2:
+            return 0.0
+        return max(0.0, (self._weight * self._rows_ns - self._rows * self._ns) / spread)
+
+    def expected_ns(self, rows: int) -> float:
+        """Time of a pass of so many rows."""
+        if not self._weight:
+            return self._PRIOR_NS
+        mean_rows, mean_ns = self._rows / self._weight, self._ns / self._weight
+        # However steep the line: a pass of fewer rows is not expected to take less than a tenth of what was seen.
+        return max(mean_ns + self.row_ns * (rows - mean_rows), mean_ns / 10)
+
+
+class Pace:
+    """What is measured of one session, and of the device it runs on."""
+
+    # Before anything is measured: a drafter ten times as fast as its target, half a millisecond away.
+    _PRIOR_DRAFT_TOKEN_NS = 1e6
+    _PRIOR_ROUND_TRIP_NS = 0.5e6
+    _PRIOR_ACCEPTANCE_RATE = 0.7
+
+    def __init__(self, pass_times: PassTimes) -> None:
+        self.pass_times = pass_times
+        self.draft_token_ns = MovingMean(self._PRIOR_DRAFT_TOKEN_NS, weight=0.2)
+        self.round_trip_ns = MovingMean(self._PRIOR_ROUND_TRIP_NS, weight=0.2)
+        self.acceptance_rate = MovingMean(self._PRIOR_ACCEPTANCE_RATE, weight=0.05)
+
+    def saw_block(self, tokens: int, draft_ns: int, since_miss_ns: int | None) -> None:
+        """Learn from drafted tokens.
+
+        Args:
+            draft_ns: time spent drafting them.
+            since_miss_ns: if they are the first after a commit that left nothing drafted, the time since it.
+        """
+        self.draft_token_ns.add(draft_ns / tokens)
+        if since_miss_ns is not None:
+            self.round_trip_ns.add(max(0, since_miss_ns - draft_ns))
+
+    def saw_pass(self, tested_tokens: int, accepted_tokens: int) -> None:
+        """Learn from a verify pass."""
+        for index in range(tested_tokens):
+            self.acceptance_rate.add(1.0 if index < accepted_tokens else 0.0)
+
+    def arrival_ns(self, ready_tokens: int, missing_tokens: int) -> float:
+        """Expected time from a commit until missing tokens are here: with some ready, drafting goes on already."""
+        if not missing_tokens:
+            return 0.0
+        round_trip_ns = 0 if ready_tokens else self.round_trip_ns.value
+        return round_trip_ns + missing_tokens * self.draft_token_ns.value
+
+    def committed_tokens(self, window_tokens: int) -> float:
+        """What a pass that judges so many drafted tokens commits on average."""
+        return sum(self.acceptance_rate.value**depth for depth in range(window_tokens + 1))
+
+    def best_window(self, ready_tokens: int, most_tokens: int) -> int:
+        """The window worth waiting for, when `ready_tokens` are here: it commits the most tokens per unit of time.
+
+        With acceptance a, a pass that judges w tokens commits (1 - a^(w+1)) / (1 - a) of them on average, and takes
+        its own time plus the wait until the w tokens are here.
+        """
+
+        def committed_per_ns(window_tokens: int) -> float:
+            arrival_ns = self.arrival_ns(ready_tokens, window_tokens - ready_tokens)
+            pass_ns = self.pass_times.expected_ns(window_tokens + 1)
+            return self.committed_tokens(window_tokens) / (pass_ns + arrival_ns)
+
+        return max(range(ready_tokens, max(ready_tokens, most_tokens) + 1), key=committed_per_ns)
