@@ -128,10 +128,10 @@ class DraftTree:
             self._by_fingerprint = {node.fingerprint: node for node in self._root.walk()}
         return drafted_tokens
 
-    def best_path(self) -> list[DraftNode]:
-        """The trunk's tokens from the root on; where the trunk ends, or was left, the oldest hedge's."""
+    def best_path(self, start: DraftNode | None = None) -> list[DraftNode]:
+        """The trunk's tokens behind `start`, else the root; where the trunk ends, or was left, the oldest hedge's."""
         path = []
-        node = self._root.best_child()
+        node = (start or self._root).best_child()
         while node is not None:
             path.append(node)
             node = node.best_child()

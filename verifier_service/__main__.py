@@ -28,6 +28,7 @@ async def serve(
     from sybil_engine.models.loading import describe, tokenizer_json
     from sybil_engine.rpc.v1 import verifier_service_pb2, verifier_service_pb2_grpc
     from sybil_engine.serving.model_service import serve_model
+    from verifier_service.row_control import BRANCH_CELLS
     from verifier_service.servicer import VerifierServicer
     from verifier_service.verifier import Verifier
 
@@ -36,7 +37,7 @@ async def serve(
         settings.port,
         verifier_service_pb2.DESCRIPTOR,
         describe(settings.model, dtype=settings.dtype, device=settings.device),
-        lambda: Verifier(*host_model(settings), settings.max_window_tokens),
+        lambda: Verifier(*host_model(settings, BRANCH_CELLS), settings.max_window_tokens),
         lambda hosted, server: verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
             VerifierServicer(hosted, tokenizer_json(settings.model)), server
         ),

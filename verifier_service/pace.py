@@ -1,5 +1,7 @@
 """What is measured while the engine runs: pass times by rows, draft times, round trips, acceptance."""
 
+from collections.abc import Sequence
+
 
 class MovingMean:
     """A mean that forgets: the newest value has a fixed weight."""
@@ -57,12 +59,14 @@ class Pace:
     _PRIOR_DRAFT_TOKEN_NS = 1e6
     _PRIOR_ROUND_TRIP_NS = 0.5e6
     _PRIOR_ACCEPTANCE_RATE = 0.7
+    _PRIOR_HEDGE_RATES = (0.4, 0.15, 0.1)
 
     def __init__(self, pass_times: PassTimes) -> None:
         self.pass_times = pass_times
         self.draft_token_ns = MovingMean(self._PRIOR_DRAFT_TOKEN_NS, weight=0.2)
         self.round_trip_ns = MovingMean(self._PRIOR_ROUND_TRIP_NS, weight=0.2)
         self.acceptance_rate = MovingMean(self._PRIOR_ACCEPTANCE_RATE, weight=0.05)
+        self._hedge_rates = [MovingMean(prior, weight=0.03) for prior in self._PRIOR_HEDGE_RATES]
 
     def saw_block(self, tokens: int, draft_ns: int, since_miss_ns: int | None) -> None:
         """Learn from drafted tokens.
@@ -79,6 +83,19 @@ class Pace:
         """Learn from a verify pass."""
         for index in range(tested_tokens):
             self.acceptance_rate.add(1.0 if index < accepted_tokens else 0.0)
+
+    def saw_correction(self, hedges: Sequence[int], token_id: int) -> None:
+        """Learn from a rejection.
+
+        Args:
+            hedges: the tokens that were hedged in the rejected one's place, the oldest first.
+        """
+        for rate, hedged in zip(self._hedge_rates, hedges, strict=False):
+            rate.add(float(hedged == token_id))
+
+    def hedge_rate(self, rank: int) -> float:
+        """The chance that a rejected token's place belongs to the hedge of this rank."""
+        return self._hedge_rates[rank].value if rank < len(self._hedge_rates) else 0.0
 
     def arrival_ns(self, ready_tokens: int, missing_tokens: int) -> float:
         """Expected time from a commit until missing tokens are here: with some ready, drafting goes on already."""

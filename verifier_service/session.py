@@ -50,6 +50,11 @@ class VerifierSession:
         self._saw_block_since_commit = False
 
     @property
+    def room_tokens(self) -> int:
+        """Drafted tokens that the next pass may judge before the session's last token, which is the target's own."""
+        return self.max_position - len(self.ledger) - 1
+
+    @property
     def prefill_tokens(self) -> int:
         """Prompt tokens to be fed before decode passes: the last one belongs to the first decode pass."""
         return self.ledger.prompt_tokens - 1 - self.fed_tokens
@@ -79,7 +84,7 @@ class VerifierSession:
     def due_in_ns(self, now_ns: int) -> int:
         """Time until the next pass is due; 0 or less when it is."""
         # A pass draws one token beyond the drafted ones: those that the session has no room for are not waited for.
-        waited_for = min(self._wait.tokens, self.max_position - len(self.ledger) - 1)
+        waited_for = min(self._wait.tokens, self.room_tokens)
         replays = self.fed_tokens < len(self.ledger) - 1
         if replays or self._drafter_silent or len(self.tree.best_path()) >= waited_for:
             return 0
@@ -100,6 +105,17 @@ class VerifierSession:
         if self._wait.tokens and not self._saw_block_since_commit and not len(self.tree):
             self._drafter_silent = True
         return now_ns - self._waits_since_ns
+
+    def learn(self, trunk: Sequence[int], drawn: Sequence[int]) -> None:
+        """Learn from what a pass drew where the trunk's tokens were judged, before it is committed."""
+        accepted_tokens = count_accepted(trunk, drawn)
+        self.rule.pace.saw_pass(min(accepted_tokens + 1, len(trunk)), accepted_tokens)
+        if accepted_tokens < len(trunk):
+            node = self.tree.root
+            for token_id in trunk[:accepted_tokens]:
+                node = node.children[token_id]
+            hedges = [token_id for token_id in node.children if token_id != trunk[accepted_tokens]]
+            self.rule.pace.saw_correction(hedges, drawn[accepted_tokens])
 
     def commit(
         self,
@@ -125,7 +141,6 @@ class VerifierSession:
         ended_inside_window = finish_reason is not None and len(token_ids) <= accepted_tokens
         # Behind a session's end nothing is tested.
         window_tokens = accepted_tokens if ended_inside_window else len(drafted)
-        self.rule.pace.saw_pass(min(accepted_tokens + 1, window_tokens), accepted_tokens)
         speculation = self.rule.speculation
         self.rule.committed(len(token_ids), now_ns)
         commit = Commit(

@@ -2,44 +2,37 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from sybil_engine.acceptance import count_accepted
 from sybil_engine.errors import Unavailable
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.noise import NoiseTape
 from sybil_engine.sampling import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening
-from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen, Speculation
+from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen
 from verifier_service.choice import Choice, launch_rule
 from verifier_service.pace import Pace, PassTimes
+from verifier_service.row_control import RowControl, Share
 from verifier_service.session import VerifierSession
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """One session's rows in a pass: committed tokens whose cells are not filled yet, then drafted ones.
+class _Judged:
+    """A share, and what the target drew at its rows."""
 
-    Attributes:
-        drafted: judged in this pass. None when the committed tokens alone fill the share: then nothing is drawn.
-    """
-
-    session: VerifierSession
-    committed: tuple[int, ...]
-    drafted: tuple[int, ...] | None
+    share: Share
+    token_ids: list[int]
+    logprobs: list[float]
 
     @property
-    def rows(self) -> Rows:
-        return Rows(self.session.slot, self.session.fed_tokens, self.committed + (self.drafted or ()))
-
-    @property
-    def drawn_rows(self) -> int:
-        """The last committed token's row draws the first token, each drafted token's row the next one."""
-        return 0 if self.drafted is None else len(self.drafted) + 1
+    def accepted_tokens(self) -> int:
+        return count_accepted(self.share.drafted or (), self.token_ids)
 
 
 class Verifier:
@@ -52,11 +45,11 @@ class Verifier:
     def __init__(self, runner: ModelRunner, description: ModelDescription, max_window_tokens: int) -> None:
         self._runner = runner
         self.description = description
-        self._max_window_tokens = min(max_window_tokens, runner.max_rows - 1)
         # In the order in which they were last served.
         self._sessions: dict[int, VerifierSession] = {}
         self._last_pass_end_ns = time.monotonic_ns()
         self._pass_times = PassTimes()
+        self._row_control = RowControl(runner, max_window_tokens, self._pass_times)
         self._choice = Choice()
 
     @property
@@ -76,7 +69,7 @@ class Verifier:
             max_position=check_opening(opening, vocabulary_size, self.description.context_tokens),
             vocabulary_size=vocabulary_size,
             slot=self._runner.cache.allocate(),
-            rule=launch_rule(opening, self._max_window_tokens, Pace(self._pass_times), self._choice),
+            rule=launch_rule(opening, self._row_control.max_window_tokens, Pace(self._pass_times), self._choice),
             noise=NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device),
             emit=emit,
             now_ns=time.monotonic_ns(),
@@ -123,71 +116,42 @@ class Verifier:
             session.start_waiting(time.monotonic_ns())
 
     def _run_pass(self, due: list[VerifierSession]) -> None:
-        shares = self._worth_while([self._share(session, self._runner.max_rows // len(due)) for session in due])
+        chosen = self._row_control.choose(due)
+        shares = [share for session in chosen for share in session]
         start_ns = time.monotonic_ns()
         gap_ns = start_ns - self._last_pass_end_ns
         waits_ns = [session.launch(start_ns) for session in due]
         logits = self._runner.forward([share.rows for share in shares])
         forward_ns = time.monotonic_ns() - start_ns
         drawn = iter(self._draw(shares, logits))
-        for share, wait_ns in zip(shares, waits_ns, strict=True):
-            session = share.session
+        for (trunk, *branches), wait_ns in zip(chosen, waits_ns, strict=True):
+            session = trunk.session
             self._yield_turn(session)
-            if share.drafted is None:
-                session.fed_tokens += len(share.committed)
+            if trunk.drafted is None:
+                session.fed_tokens += len(trunk.committed)
                 continue
-            token_ids, logprobs = next(drawn)
+            judged = [_Judged(share, *next(drawn)) for share in (trunk, *branches)]
+            session.learn(trunk.drafted, judged[0].token_ids)
+            # Of branches that reach equally far the trunk comes first: its cells lie where they belong.
+            best = max(judged, key=lambda each: each.accepted_tokens)
+            self._keep(best.share)
             sampling_ns = time.monotonic_ns() - start_ns - forward_ns
             timings = PassTimings(wait_ns=wait_ns, gap_ns=gap_ns, forward_ns=forward_ns, sampling_ns=sampling_ns)
-            commit = session.commit(share.drafted, token_ids, logprobs, timings, time.monotonic_ns())
+            commit = session.commit(
+                best.share.drafted or (), best.token_ids, best.logprobs, timings, time.monotonic_ns()
+            )
             if commit.finish_reason:
                 self.close(session)
             session.emit(commit)
         self._last_pass_end_ns = time.monotonic_ns()
         self._pass_times.add(len(logits), self._last_pass_end_ns - start_ns)
 
-    def _share(self, session: VerifierSession, most_rows: int) -> Share:
-        committed = tuple(session.ledger[session.fed_tokens :][:most_rows])
-        if session.fed_tokens + len(committed) < len(session.ledger):
-            return Share(session, committed, drafted=None)
-        # A pass draws one token beyond the drafted ones: none is judged that the session has no room for.
-        room = session.max_position - len(session.ledger) - 1
-        most_drafted = min(most_rows - len(committed), session.rule.max_window_tokens, room)
-        path = session.tree.best_path()[:most_drafted]
-        return Share(session, committed, drafted=tuple(node.token_id for node in path))
-
-    def _worth_while(self, shares: list[Share]) -> list[Share]:
-        """Keep the drafted rows that raise the tokens that all sessions together may expect per unit of time.
-
-        A row is worth the chance that everything before it is accepted, and itself. The likeliest come first; once one
-        costs more of the pass's time than it brings, none behind it pays. Lockstep asked for its window and gets it.
-        """
-        rows = sum(len(share.rows.token_ids) for share in shares)
-        row_ns = self._pass_times.row_ns
-        chances = sorted(
-            (
-                (share.session.rule.pace.acceptance_rate.value ** (depth + 1), place)
-                for place, share in enumerate(shares)
-                if share.session.rule.speculation in (Speculation.PIPELINED, Speculation.HEDGED)
-                for depth in range(len(share.drafted or ()))
-            ),
-            reverse=True,
-        )
-        kept = [len(share.drafted or ()) for share in shares]
-        for _, place in chances:
-            kept[place] = 0
-        rows -= len(chances)
-        expected = sum(share.drafted is not None for share in shares) or 1.0
-        for chance, place in chances:
-            if chance * self._pass_times.expected_ns(rows) < row_ns * expected:
-                break
-            kept[place] += 1
-            rows += 1
-            expected += chance
-        return [
-            share if share.drafted is None else replace(share, drafted=share.drafted[:count])
-            for share, count in zip(shares, kept, strict=True)
-        ]
+    def _keep(self, share: Share) -> None:
+        """Move the cells of the share that was chosen to where its positions are."""
+        if share.first_cell is not None:
+            self._runner.cache.move(
+                share.session.slot, share.first_cell, share.session.fed_tokens, len(share.rows.token_ids)
+            )
 
     def _draw(self, shares: list[Share], logits: Tensor) -> Iterator[tuple[list[int], list[float]]]:
         """Draw the tokens of each share that draws any, with their log-probabilities if they are asked for."""

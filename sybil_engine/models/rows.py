@@ -17,13 +17,16 @@ class Rows:
 
     Attributes:
         slot: the session's slot in the cache.
-        position: of the first token, and the cell it is written to; every cell before it is visible.
+        position: of the first token; every cell before it is visible.
         token_ids: in order, each seeing those before it.
+        first_cell: the cell that the first token is written to; None for the one of its position. Tokens of a branch
+            lie elsewhere, and are seen behind the cells before `position` all the same.
     """
 
     slot: int
     position: int
     token_ids: tuple[int, ...]
+    first_cell: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +94,8 @@ def _cut(batch: Sequence[Rows], most_rows: int) -> list[Piece]:
     for rows in batch:
         for index, offset in enumerate(range(0, len(rows.token_ids), most_rows)):
             token_ids = rows.token_ids[offset : offset + most_rows]
-            pieces.append(Piece(Rows(rows.slot, rows.position + offset, token_ids), index, start))
+            assert rows.first_cell is None or not offset, "a branch fits one pass"
+            pieces.append(Piece(Rows(rows.slot, rows.position + offset, token_ids, rows.first_cell), index, start))
             start += len(token_ids)
     return pieces
 

@@ -93,6 +93,11 @@ class ModelRunner:
         return self.shape_class.most_rows if self.shape_class else self.chunk_tokens
 
     @property
+    def branch_cells(self) -> range:
+        """Cells of a slot that no position has, for tokens that stand beside others."""
+        return range(self.context_tokens, self.cache.cells - 1)
+
+    @property
     def tree_cells(self) -> int:
         """Cells of a slot that the rows of a tree may lie in."""
         return self.cache.cells - 1
@@ -218,11 +223,21 @@ class ModelRunner:
     def _feed(self, batch: Sequence[Rows], shape: Shape, model: Any) -> Any:
         sessions, rows = shape
         span = _round_up(max(member.position for member in batch) + rows)
-        if sessions == 1:
+        branches = any(member.first_cell is not None for member in batch)
+        if branches:
+            empty = sessions - len(batch)
+            starts = [member.position for member in batch] + [0] * empty
+            first_cells = [member.position if member.first_cell is None else member.first_cell for member in batch]
+            slots = [member.slot for member in batch] + [self.cache.scratch_slot] * empty
+            cells = torch.tensor(starts, device=self._device).unsqueeze(1) + self._cells[:rows]
+            written = torch.tensor(first_cells + [0] * empty, device=self._device).unsqueeze(1) + self._cells[:rows]
+            order = self._cells[:span].repeat(sessions, 1).scatter_(1, cells, written)
+            self.cache.look_at(slots, written, span, order)
+        elif sessions == 1:
             (only,) = batch
-            written = range(only.position, only.position + rows)
-            cells = self._cells[written.start : written.stop].unsqueeze(0)
-            self.cache.look_at((only.slot,), written, span)
+            own = range(only.position, only.position + rows)
+            cells = self._cells[own.start : own.stop].unsqueeze(0)
+            self.cache.look_at((only.slot,), own, span)
         else:
             empty = sessions - len(batch)
             starts = [member.position for member in batch] + [0] * empty

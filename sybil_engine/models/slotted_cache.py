@@ -65,14 +65,21 @@ class SlottedCache(Cache):
             raise ValueError(f"slot {slot} is not taken; release each allocated slot once")
         heapq.heappush(self._free, slot)
 
-    def look_at(self, slots: Sequence[int], cells: Tensor | range, span: int) -> None:
+    def look_at(self, slots: Sequence[int], cells: Tensor | range, span: int, order: Tensor | None = None) -> None:
         """Aim the next forward pass: which cells it writes and which it sees.
 
         Args:
             slots: one a session of the pass.
             cells: [sessions, rows] int64, or for a single session the range of its cells.
             span: the pass sees the first `span` cells of each slot.
+            order: [sessions, span] int64, the cells it sees instead, in this order.
         """
+        if order is not None:
+            assert isinstance(cells, Tensor)
+            slot_index = torch.tensor(slots, device=self.keys.device).unsqueeze(1)
+            sides = self.keys.unbind(0), self.values.unbind(0)
+            self._view = _View(*sides, None, *sides, (slot_index, cells), order)
+            return
         first, sessions = slots[0], len(slots)
         if all(slot == first + place for place, slot in enumerate(slots)):
             window = slice(first, first + sessions)
@@ -92,6 +99,11 @@ class SlottedCache(Cache):
             written_keys, written_values = self.keys.unbind(0), self.values.unbind(0)
             where = (torch.tensor(slots, device=self.keys.device).unsqueeze(1), cells)
         self._view = _View(visible_keys, visible_values, gather, written_keys, written_values, where)
+
+    def move(self, slot: int, start: int, to: int, count: int) -> None:
+        """Copy cells of a slot to another place in it that they do not overlap."""
+        for side in (self.keys, self.values):
+            side[:, slot, :, to : to + count] = side[:, slot, :, start : start + count]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -113,6 +125,13 @@ class SlottedCache(Cache):
             slots, cells = view.where
             view.written_keys[layer_idx][slots, :, cells] = key_states.transpose(1, 2)
             view.written_values[layer_idx][slots, :, cells] = value_states.transpose(1, 2)
+        if view.order is not None:
+            assert view.where is not None
+            slots, _ = view.where
+            return (
+                view.visible_keys[layer_idx][slots, :, view.order].transpose(1, 2),
+                view.visible_values[layer_idx][slots, :, view.order].transpose(1, 2),
+            )
         if view.gather is None:
             return view.visible_keys[layer_idx], view.visible_values[layer_idx]
         return (
@@ -135,3 +154,4 @@ class _View:
     written_keys: tuple[Tensor, ...]
     written_values: tuple[Tensor, ...]
     where: tuple[Tensor, Tensor] | None
+    order: Tensor | None = None

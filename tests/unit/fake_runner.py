@@ -68,6 +68,7 @@ class FakeCache:
         self.slots = slots
         self.taken: set[int] = set()
         self.keys = torch.empty(0)
+        self.move: Callable[[int, int, int, int], None] = lambda slot, start, to, count: None
 
     @property
     def slots_in_use(self) -> int:
@@ -110,6 +111,10 @@ class FakeRunner:
         self.tree_cells = CONTEXT_TOKENS + 2 * CHUNK_TOKENS
         self._cells: dict[int, list[int]] = {}
         self._tree: dict[tuple[int, int], tuple[int, int]] = {}
+        self.branch_cells = range(CONTEXT_TOKENS, CONTEXT_TOKENS + 96)
+        self.moved: list[tuple[int, ...]] = []
+        self._branches: dict[tuple[int, int], tuple[int, ...]] = {}
+        self.cache.move = self._move
 
     @property
     def as_runner(self) -> ModelRunner:
@@ -125,11 +130,11 @@ class FakeRunner:
             error, self.broken = self.broken, None
             raise error
         assert batch
-        assert len({rows.slot for rows in batch}) == len(batch), "a session is in a pass once"
+        assert len({(rows.slot, rows.first_cell) for rows in batch}) == len(batch), "a cell is written once in a pass"
         self.batches.append(list(batch))
         logits = []
         for rows in batch:
-            before = self._write(rows)
+            before = self._write(rows) if rows.first_cell is None else self._write_branch(rows)
             prefixes = [before + list(rows.token_ids[: count + 1]) for count in range(len(rows.token_ids))]
             logits += [self.model(prefix) for prefix in prefixes]
         return torch.stack(logits)
@@ -157,6 +162,22 @@ class FakeRunner:
             self.watch_tree(rows.slot, paths)
             logits += [self.model(path) for path in paths]
         return torch.stack(logits)
+
+    def fit(self, sessions: int, rows: int) -> tuple[int, int] | None:
+        return (sessions, rows) if sessions * rows <= 4 * self.max_rows else None
+
+    def _write_branch(self, rows: Rows) -> list[int]:
+        assert rows.first_cell is not None
+        assert rows.first_cell in self.branch_cells
+        assert rows.first_cell + len(rows.token_ids) - 1 in self.branch_cells
+        self._branches[rows.slot, rows.first_cell] = rows.token_ids
+        return self._cells[rows.slot][: rows.position]
+
+    def _move(self, slot: int, start: int, to: int, count: int) -> None:
+        self.moved.append((slot, start, to, count))
+        cells = self._cells[slot]
+        del cells[to:]
+        cells += self._branches[slot, start][:count]
 
     def _write(self, rows: Rows) -> list[int]:
         assert rows.token_ids

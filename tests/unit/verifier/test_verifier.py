@@ -60,6 +60,7 @@ def opening(seed: int, speculation: Speculation = Speculation.OFF, tokens: int =
         max_position=tokens + more,
         speculation=speculation,
         draft_budget=0 if speculation is Speculation.OFF else 4,
+        draft_rows=4 if speculation in (Speculation.HEDGED, Speculation.AUTO) else 1,
     )
 
 
@@ -169,7 +170,7 @@ def test_without_speculation_a_session_says_the_plain_tokens(seed: int, tokens: 
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("speculation", [Speculation.LOCKSTEP, Speculation.PIPELINED])
+@pytest.mark.parametrize("speculation", [each for each in Speculation if each is not Speculation.OFF])
 @pytest.mark.parametrize("drafter", DRAFTERS)
 @pytest.mark.parametrize("faults", [0.0, 0.5])
 def test_whatever_is_drafted_the_committed_tokens_are_the_plain_ones(
@@ -195,7 +196,7 @@ def test_whatever_is_drafted_the_committed_tokens_are_the_plain_ones(
     if drafter == "perfect" and not faults:
         assert all(commit.accepted_tokens == commit.window_tokens for commit in client.commits)
         assert len(client.commits) < 20
-    if drafter == "bad" and client.opening.sampling.greedy and not faults:
+    if drafter == "bad" and client.opening.sampling.greedy and not faults and speculation is not Speculation.HEDGED:
         assert sum(commit.accepted_tokens for commit in client.commits) == 0
 
 
@@ -444,3 +445,84 @@ def test_the_drafters_prefill_is_not_taken_for_its_round_trip(clock: FakeClock) 
     before_ns = client.session.rule.pace.round_trip_ns.value
     assert client.session.offer(block_of(client, (1,)), 10**12) is Graft.ADDED
     assert client.session.rule.pace.round_trip_ns.value == before_ns
+
+
+# ------------------------------------------------------------------------------------------------------------ branches
+
+
+def hedged_client(seed: int, clock: FakeClock) -> tuple[Client, FakeRunner, list[int]]:
+    """A session whose prompt is fed, and the target's own tokens behind it."""
+    runner = FakeRunner()
+    client = Client(verifier_on(runner), opening(seed, Speculation.HEDGED, tokens=1, more=30), clock)
+    return client, runner, plain_tokens(client.opening)[1:]
+
+
+def next_commit(client: Client) -> None:
+    commits = len(client.commits)
+    while len(client.commits) == commits:
+        client.clock.pass_s(client.verifier.step() or 0)
+
+
+def other_than(*token_ids: int) -> int:
+    return next(token_id for token_id in range(VOCABULARY_SIZE) if token_id not in token_ids)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_one_pass_commits_through_a_rejection_into_a_branch(seed: int, depth: int, clock: FakeClock) -> None:
+    client, runner, own = hedged_client(seed, clock)
+    wrong = other_than(own[depth])
+    trunk = (*own[:depth], wrong, 1, 1)[:4]
+    client.session.offer(block_of(client, trunk), 0)
+    client.session.offer(replace(block_of(client, (*own[:4],)), origin=BlockOrigin.HEDGE), 0)
+    next_commit(client)
+    commit = client.commits[0]
+    assert commit.token_ids == tuple(own[:5])
+    assert commit.accepted_tokens == 4
+    assert runner.moved, "the branch's cells go where its positions are"
+    # What comes after it sees the branch's cells.
+    for _ in range(100):
+        if client.finished:
+            break
+        clock.pass_s(client.verifier.step() or 0)
+    assert client.tokens == plain_tokens(client.opening)
+    client.leave()
+
+
+def test_a_branch_that_is_wrong_too_leaves_the_trunk_its_tokens(clock: FakeClock) -> None:
+    client, runner, own = hedged_client(1, clock)
+    wrong = other_than(own[1])
+    client.session.offer(block_of(client, (own[0], wrong)), 0)
+    client.session.offer(replace(block_of(client, (own[0], other_than(own[1], wrong))), origin=BlockOrigin.HEDGE), 0)
+    next_commit(client)
+    assert client.commits[0].token_ids == tuple(own[:2])
+    assert not runner.moved
+    assert any(rows.first_cell is not None for rows in runner.batches[-1]), "it was judged"
+    client.leave()
+
+
+def test_branches_whose_rows_cost_more_than_they_bring_are_not_judged(clock: FakeClock) -> None:
+    client, runner, own = hedged_client(1, clock)
+    for rows in range(1, 9):
+        client.session.rule.pace.pass_times.add(rows, 10_000_000 * rows)
+    client.session.offer(block_of(client, (own[0], other_than(own[1]))), 0)
+    client.session.offer(replace(block_of(client, own[:3]), origin=BlockOrigin.HEDGE), 0)
+    next_commit(client)
+    assert [rows.first_cell for rows in runner.batches[-1]] == [None]
+    client.leave()
+
+
+def test_hedges_that_hit_are_learned_by_rank(clock: FakeClock) -> None:
+    client, _, own = hedged_client(1, clock)
+    pace = client.session.rule.pace
+    before = [pace.hedge_rate(rank) for rank in range(3)]
+    client.session.offer(block_of(client, (other_than(own[0]),)), 0)
+    wrong_too = other_than(own[0], other_than(own[0]))
+    client.session.offer(replace(block_of(client, (wrong_too,)), origin=BlockOrigin.HEDGE), 0)
+    client.session.offer(replace(block_of(client, (own[0],)), origin=BlockOrigin.HEDGE), 0)
+    next_commit(client)
+    after = [pace.hedge_rate(rank) for rank in range(3)]
+    assert after[0] < before[0]
+    assert after[1] > before[1]
+    assert after[2] == before[2]
+    client.leave()
