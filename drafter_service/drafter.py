@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from drafter_service.calibration import Calibration
 from drafter_service.growth import Sprout
 from drafter_service.session import DrafterSession
@@ -11,12 +13,15 @@ from sybil_engine.errors import Unavailable
 from sybil_engine.models.rows import Rows, TreeRows
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.noise import NoiseTape
-from sybil_engine.sampling import Draw, Guess, rank_rows
+from sybil_engine.pass_times import PassTimes
+from sybil_engine.sampling import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.opening import check_opening
 from sybil_engine.types import Block, ModelDescription, SessionOpen
 
 BRANCH_CELLS = 128
-_GUESSES = 4
+_GUESSES = 6
+# Hedges grow in the slack: by as many rows as make a pass of the trunk alone longer by a quarter.
+_SLACK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Drafter:
 
     def __init__(self, runner: ModelRunner, description: ModelDescription) -> None:
         self._runner = runner
+        self._pass_times = PassTimes()
         # What certainty means depends on whether noise takes part.
         self._calibrations = {greedy: Calibration() for greedy in (False, True)}
         self.description = description
@@ -109,7 +115,8 @@ class Drafter:
         """Choose a session's rows: the ledger's tokens that have no cell, else what its tree grows by."""
         if session.unfed_tokens:
             return Share(session, session.growth.feed_ledger(session.slot, most_rows), ())
-        sprouts = session.sprouts()[:most_rows]
+        slack_rows = max(2, self._pass_times.rows_within(_SLACK))
+        sprouts = session.sprouts()[: int(min(most_rows, slack_rows))]
         return Share(session, session.growth.feed_sprouts(session.slot, sprouts), tuple(sprouts))
 
     def _run_pass(self, shares: list[Share]) -> None:
@@ -133,13 +140,21 @@ class Drafter:
             ]
         if not draws:
             return
-        hedged = any(share.session.hedged for share in shares)
-        guesses = iter(
-            rank_rows(logits if len(guessing) == len(logits) else logits[guessing], draws, _GUESSES if hedged else 1)
-        )
+        guesses = iter(self._guess(logits if len(guessing) == len(logits) else logits[guessing], draws, shares))
         draft_ns = time.monotonic_ns() - start_ns
+        self._pass_times.add(len(logits), draft_ns)
         for share in shares:
             self._grow(share, guesses, draft_ns)
+
+    def _guess(self, logits: Tensor, draws: list[Draw], shares: list[Share]) -> list[tuple[Guess, ...]]:
+        """What follows each row that guesses."""
+        count = _GUESSES if any(share.session.hedged for share in shares) else 1
+        ranked = rank_rows(logits, draws, count)
+        ratio_tapes = {id(share.session.noise) for share in shares if share.session.opening.tests_ratios}
+        for row, draw in enumerate(draws):
+            if id(draw.noise) in ratio_tapes:
+                ranked[row] = (draw_cut_row(logits[row], draw),)
+        return ranked
 
     def _grow(self, share: Share, guesses: Iterator[tuple[Guess, ...]], draft_ns: int) -> None:
         growth = share.session.growth

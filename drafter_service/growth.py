@@ -134,7 +134,7 @@ class Growth:
             The drafted token, as a block.
         """
         self._fed[self.tree.root.fingerprint] = Fed(self._committed_cells[-1], guesses)
-        return self._draft(self.tree.root, (guesses[0].token_id,), BlockOrigin.TRUNK)
+        return self._draft(self.tree.root, (), guesses[0], BlockOrigin.TRUNK)
 
     def grow(self, sprout: Sprout, cell: int, guesses: tuple[Guess, ...]) -> Block:
         """Take what follows a sprout, which was fed.
@@ -145,9 +145,9 @@ class Growth:
         origin = BlockOrigin.TRUNK if sprout.on_trunk else BlockOrigin.HEDGE
         node = sprout.parent.children.get(sprout.token_id)
         if node is not None:
-            block = self._draft(node, (guesses[0].token_id,), origin)
+            block = self._draft(node, (), guesses[0], origin)
         else:
-            block = self._draft(sprout.parent, (sprout.token_id, guesses[0].token_id), origin)
+            block = self._draft(sprout.parent, (sprout.token_id,), guesses[0], origin)
             node = sprout.parent.children[sprout.token_id]
         self._fed[node.fingerprint] = Fed(cell, guesses)
         return block
@@ -182,8 +182,9 @@ class Growth:
             else:
                 yield Sprout(node, guess.token_id, guess_chance, guess_on_trunk)
 
-    def _draft(self, node: DraftNode, token_ids: tuple[int, ...], origin: BlockOrigin) -> Block:
-        block = Block(node.position + 1, node.fingerprint, token_ids, origin)
+    def _draft(self, node: DraftNode, before: tuple[int, ...], guess: Guess, origin: BlockOrigin) -> Block:
+        distributions = (guess.distribution,) if guess.distribution else ()
+        block = Block(node.position + 1, node.fingerprint, (*before, guess.token_id), origin, distributions)
         self.tree.graft(block)
         return block
 

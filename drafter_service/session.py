@@ -50,7 +50,8 @@ class DrafterSession:
     @property
     def hedged(self) -> bool:
         """Whether runner-up tokens are followed, too."""
-        return self.draft_rows > 1
+        # The ratio test's exactness rests on one draft a position.
+        return self.draft_rows > 1 and not self.opening.tests_ratios
 
     @property
     def prefill_tokens(self) -> int:

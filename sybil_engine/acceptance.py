@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 # Floats in the engine; fractions where the rule is proved by enumeration.
 Probabilities = NDArray[Any]
 
+CUT_TOKENS = 64
+"""The most likely tokens of a draft distribution that the ratio test draws from and that are sent."""
+
 
 def count_accepted(draft_token_ids: Sequence[int], target_token_ids: Sequence[int]) -> int:
     """Count the drafted tokens that stand under shared noise: those before the first that the target did not draw.
@@ -25,7 +28,7 @@ def count_accepted(draft_token_ids: Sequence[int], target_token_ids: Sequence[in
     return len(draft_token_ids)
 
 
-def cut_to_most_likely(probabilities: Probabilities, keep_tokens: int = 64) -> Probabilities:
+def cut_to_most_likely(probabilities: Probabilities, keep_tokens: int = CUT_TOKENS) -> Probabilities:
     """Cut a draft distribution to its most likely tokens and renormalise: what the drafter draws from and sends.
 
     The ratio test stays exact because the draft is drawn from exactly this cut. Ties go to the lowest token id.

@@ -12,8 +12,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from sybil_engine.acceptance import CUT_TOKENS
 from sybil_engine.noise import NoiseTape
-from sybil_engine.types import SamplingParams
+from sybil_engine.types import Distribution, SamplingParams
 
 
 def shape_logits(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -95,10 +96,12 @@ class Guess:
 
     Attributes:
         certainty: the model's own probability for it, under the session's noise.
+        distribution: under the ratio test, what the token was drawn from.
     """
 
     token_id: int
     certainty: float
+    distribution: Distribution | None = None
 
 
 def rank_rows(logits: Tensor, draws: Sequence[Draw], count: int) -> list[tuple[Guess, ...]]:
@@ -129,6 +132,23 @@ def rank_rows(logits: Tensor, draws: Sequence[Draw], count: int) -> list[tuple[G
         ]
         ranked.append((Guess(first, certainties[0]), *runners_up[: count - 1]))
     return ranked
+
+
+def draw_cut_row(logits: Tensor, draw: Draw) -> Guess:
+    """Draw one row's token from its most likely tokens alone, and say from what: a draft for the ratio test.
+
+    Args:
+        logits: [vocabulary], float32.
+    """
+    shaped = shape_logits(logits.unsqueeze(0), draw.params)[0]
+    kept, token_ids = shaped.sort(descending=True, stable=True)
+    possible = int((kept[:CUT_TOKENS] > -math.inf).sum())
+    probabilities = torch.softmax(kept[:possible], dim=-1)
+    token_ids = token_ids[:possible]
+    noise = draw.noise.rows(draw.position, 1)[0]
+    chosen = int((kept[:possible] + noise[token_ids]).argmax())
+    distribution = Distribution(tuple(token_ids.tolist()), tuple(probabilities.tolist()))
+    return Guess(int(token_ids[chosen]), distribution.probabilities[chosen], distribution)
 
 
 def _keep_most_likely(shaped: Tensor, top_k: int, top_p: float) -> Tensor:

@@ -176,6 +176,11 @@ class SessionOpen:
     draft_rows: int = 1
     push_tokens: int = 1
 
+    @property
+    def tests_ratios(self) -> bool:
+        """Whether drafted tokens are judged by the ratio test. Greedy ones stand if they are the target's, either way."""
+        return self.acceptance_rule is AcceptanceRule.RATIO_TEST and not self.sampling.greedy
+
     def __post_init__(self) -> None:
         if not self.token_ids:
             raise InvalidRequest("the prompt is empty; send at least one token")

@@ -29,7 +29,7 @@ AGREEMENT_WEIGHT = 1.0
 TARGET_RATES = Rates(matrix_lr=2.5e-3, vector_lr=1.5e-3, matrix_decay=0.2)
 DRAFT_RATES = Rates(matrix_lr=6e-3, vector_lr=3e-3, matrix_decay=0.02)
 PLAN = Plan(
-    phases=(Phase(window_tokens=1024, rows=8, piece_rows=2, tokens=540 * 8 * 1024),),
+    phases=(Phase(window_tokens=1024, rows=8, piece_rows=2, tokens=430 * 8 * 1024),),
     course=Course(warmup_share=0.03, decay_share=0.9),
     seed=SEED,
 )

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
+from sybil_engine.pass_times import PassTimes
 from sybil_engine.types import Speculation
-from verifier_service.pace import PassTimes
 from verifier_service.session import VerifierSession
 
 MOST_BRANCHES = 3
@@ -140,7 +140,7 @@ class RowControl:
 def _branches(place: int, trunk: Share) -> Iterator[_Branch]:
     """The branches that leave a trunk's path within the window."""
     session = trunk.session
-    if trunk.drafted is None or session.rule.speculation is not Speculation.HEDGED:
+    if trunk.drafted is None or session.rule.speculation is not Speculation.HEDGED or session.opening.tests_ratios:
         return
     pace = session.rule.pace
     acceptance_rate = pace.acceptance_rate.value

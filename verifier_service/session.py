@@ -70,6 +70,9 @@ class VerifierSession:
         if max(block.token_ids) >= self._vocabulary_size:
             # A drafter's output layer may be padded further than ours. No commit will ever agree with such a token.
             return Graft.UNKNOWN
+        if self.opening.tests_ratios and len(block.distributions) != len(block.token_ids):
+            # Nobody can say how likely the draft was, so nobody can judge it.
+            return Graft.UNKNOWN
         self._drafter_silent = False
         tree_was_empty = len(self.tree) == 0
         graft = self.tree.graft(block)

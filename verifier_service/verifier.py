@@ -13,11 +13,13 @@ from sybil_engine.errors import Unavailable
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.noise import NoiseTape
+from sybil_engine.pass_times import PassTimes
 from sybil_engine.sampling import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening
 from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen
 from verifier_service.choice import Choice, launch_rule
-from verifier_service.pace import Pace, PassTimes
+from verifier_service.pace import Pace
+from verifier_service.ratio_test import judge_window
 from verifier_service.row_control import RowControl, Share
 from verifier_service.session import VerifierSession
 
@@ -173,12 +175,30 @@ class Verifier:
         start = 0
         for share in drawing:
             rows = slice(start, start + share.drawn_rows)
+            own = token_ids[rows]
+            if share.session.opening.tests_ratios:
+                own = _judge_by_ratios(share, shaped[rows], own[-1])
             logprobs: list[float] = []
             if share.session.opening.logprobs:
-                logprobs = torch.log_softmax(shaped[rows], dim=-1).gather(-1, drawn[rows, None]).squeeze(-1).tolist()
-            yield token_ids[rows], logprobs
+                chosen = torch.tensor(own, device=shaped.device).unsqueeze(-1)
+                logprobs = torch.log_softmax(shaped[rows][: len(own)], dim=-1).gather(-1, chosen).squeeze(-1).tolist()
+            yield own, logprobs
             start = rows.stop
 
     def _yield_turn(self, session: VerifierSession) -> None:
         """Move a session that was served behind the others, so that none starves."""
         self._sessions[session.slot] = self._sessions.pop(session.slot)
+
+
+def _judge_by_ratios(share: Share, shaped: Tensor, free_token_id: int) -> list[int]:
+    """What a share under the ratio test commits; see `judge_window`."""
+    session = share.session
+    nodes = session.tree.best_path()[: len(share.drafted or ())]
+    return judge_window(
+        shaped.cpu(),
+        [node.token_id for node in nodes],
+        [node.distribution for node in nodes if node.distribution],
+        free_token_id,
+        session.opening.seed,
+        len(session.ledger),
+    )

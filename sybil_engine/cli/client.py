@@ -13,7 +13,7 @@ from sybil_engine.cli.stats import Usage
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc, types_pb2
 from sybil_engine.serving import convert
-from sybil_engine.types import FinishReason
+from sybil_engine.types import FinishReason, Speculation
 
 # As in serving/server.py, whose import would load server code that a client does not need.
 _CHANNEL_OPTIONS = (
@@ -141,6 +141,7 @@ def _request_to_wire(request: CompletionRequest) -> wire.GenerateRequest:
         seed=request.seed,
         stop=request.stop,
         window_tokens=request.window_tokens,
+        acceptance_rule=convert.acceptance_rule_to_wire(request.acceptance_rule),
     )
     if request.max_tokens is not None:
         message.max_tokens = request.max_tokens
@@ -159,4 +160,8 @@ def _ending_from_wire(completion: wire.Completion) -> Ending:
         finish_reason=_FINISH_REASONS.get(completion.finish_reason),
         seed=completion.seed,
         usage=Usage(*(getattr(usage, field.name) for field in fields(Usage))),
+        passes={
+            convert.speculation_from_wire(each.speculation, Speculation.OFF): each.passes for each in completion.passes
+        },
+        reason=completion.reason,
     )

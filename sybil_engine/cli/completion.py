@@ -1,10 +1,11 @@
 """One completion as the client sees it: what is asked, the pieces that stream back, and how it ended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sybil_engine.cli.stats import Usage
 from sybil_engine.errors import InvalidRequest
-from sybil_engine.types import FinishReason, ModelDescription, SamplingParams, Speculation, TokenOrigin
+from sybil_engine.types import AcceptanceRule, FinishReason, ModelDescription, SamplingParams, Speculation, TokenOrigin
 
 _MOST_TOKENS = 2**31 - 1
 _MOST_STOPS = 16
@@ -30,6 +31,7 @@ class CompletionRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     speculation: Speculation | None = None
+    acceptance_rule: AcceptanceRule = AcceptanceRule.SHARED_NOISE
     window_tokens: int = 0
 
     def __post_init__(self) -> None:
@@ -67,11 +69,18 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a completion ended, and what it took."""
+    """How a completion ended, and what it took.
+
+    Attributes:
+        passes: verify passes by how they speculated.
+        reason: under `auto`, what was chosen and why.
+    """
 
     finish_reason: FinishReason | None
     seed: int
     usage: Usage
+    passes: Mapping[Speculation, int] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

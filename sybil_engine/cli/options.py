@@ -9,7 +9,7 @@ import click
 
 from sybil_engine.cli.completion import CompletionRequest
 from sybil_engine.models.presets import PRESETS
-from sybil_engine.types import SamplingParams, Speculation
+from sybil_engine.types import AcceptanceRule, SamplingParams, Speculation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -55,6 +55,13 @@ def request_options(command: Command) -> Command:
         click.option(
             "--speculation", type=click.Choice(SPECULATIONS), help="How to draft ahead; the text is the same."
         ),
+        click.option(
+            "--acceptance",
+            type=click.Choice([rule.value for rule in AcceptanceRule]),
+            default=AcceptanceRule.SHARED_NOISE.value,
+            show_default=True,
+            help="How drafted tokens are judged. Under the ratio test the text depends on what was drafted.",
+        ),
         click.option("--window", type=int, default=0, help="Most drafted tokens one pass judges; 0: automatic."),
     )
 
@@ -83,6 +90,7 @@ def request_from(prompt: str, options: Mapping[str, Any]) -> CompletionRequest:
         max_tokens=options["max_tokens"],
         stop=tuple(options["stop"]),
         speculation=Speculation(options["speculation"]) if options["speculation"] else None,
+        acceptance_rule=AcceptanceRule(options["acceptance"]),
         window_tokens=options["window"],
     )
 

@@ -144,6 +144,8 @@ def figures(completion: Completion) -> str:
         f"seed {ending.seed}",
         f"finish reason {ending.finish_reason.value if ending.finish_reason else '-'}",
     ]
+    if ending.reason:
+        parts.append(f"chosen {ending.reason}")
     return " · ".join(parts)
 
 
@@ -164,6 +166,8 @@ def as_json(completion: Completion) -> str:
             "origins": [origin.value for origin in completion.origins],
             "finish_reason": ending.finish_reason.value if ending.finish_reason else None,
             "seed": ending.seed,
+            "passes": {speculation.value: passes for speculation, passes in ending.passes.items()},
+            "reason": ending.reason,
             "stats": asdict(Stats.of(ending.usage)),
         },
         ensure_ascii=False,

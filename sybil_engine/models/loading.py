@@ -23,6 +23,7 @@ from sybil_engine.errors import (
     UnsupportedModel,
 )
 from sybil_engine.models import attention
+from sybil_engine.models.fused_norm import fuse_norms
 from sybil_engine.models.packed_linear import pack_linear_layers
 from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.models.tokenizer import TOKENIZER_FILE, TokenizerIdentity, identify
@@ -75,7 +76,7 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
     """Load a model for inference: safetensors only, no code from the hub, gradients off.
 
     Args:
-        packed: keep linear layers packed where nothing is lost by it, see `packed_linear`.
+        packed: use quicker layers where nothing is lost by it, see `packed_linear` and `fused_norm`.
 
     Raises:
         InvalidSettings: no such dtype or device.
@@ -105,6 +106,7 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
     model = ready_for_passes(model, device)
     if packed:
         pack_linear_layers(model)
+        fuse_norms(model)
     return LoadedModel(model, description, implementation)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from sybil_engine.errors import ContextExceeded, InvalidRequest
-from sybil_engine.types import AcceptanceRule, SessionOpen
+from sybil_engine.types import SessionOpen
 
 
 def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: int) -> int:
@@ -13,12 +13,10 @@ def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: in
         The position at which the session ends.
 
     Raises:
-        InvalidRequest: a token id or a rule that this service does not know.
+        InvalidRequest: a token id that this service does not know.
         ContextExceeded: no room for another token.
     """
     check_token_ids(opening.token_ids, vocabulary_size)
-    if opening.acceptance_rule is not AcceptanceRule.SHARED_NOISE:
-        raise InvalidRequest("acceptance_rule is ratio-test; this version serves shared-noise only")
     max_position = min(opening.max_position or context_tokens, context_tokens)
     if len(opening.token_ids) >= max_position:
         raise ContextExceeded(

@@ -7,13 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from drafter_service.drafter import BRANCH_CELLS as DRAFT_BRANCH_CELLS
 from drafter_service.drafter import Drafter, Share
 from drafter_service.session import DrafterSession
 from sybil_engine.models.loading import LoadedModel
+from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.types import Block, Commit, ModelDescription, SessionOpen, Speculation
+from verifier_service.row_control import BRANCH_CELLS
 from verifier_service.session import VerifierSession
 from verifier_service.verifier import Verifier
 
@@ -57,15 +61,35 @@ class Pair:
     """A target and a draft model, each behind its engine."""
 
     def __init__(self, target: LoadedModel, draft: LoadedModel, *, draft_numerics: str = "fast") -> None:
-        self.target_runner = ModelRunner(target, max_sessions=SLOTS, context_tokens=512, numerics="exact")
+        self.target_runner = ModelRunner(
+            target, max_sessions=SLOTS, context_tokens=512, numerics="exact", branch_cells=BRANCH_CELLS
+        )
         draft_runner = ModelRunner(
             draft,
             max_sessions=SLOTS,
             context_tokens=512,
             numerics="exact" if draft_numerics == "exact" else "fast",
+            branch_cells=DRAFT_BRANCH_CELLS,
         )
+        self.branches_judged = self.branches_kept = 0
+        self._count_branches()
         self.verifier = Verifier(self.target_runner, target.description, MAX_WINDOW_TOKENS)
         self.drafter = CheckedDrafter(draft_runner, draft.description)
+
+    def _count_branches(self) -> None:
+        """Watch the target's runner: how many branches it feeds, and how many end up where their positions are."""
+        forward, move = self.target_runner.forward, self.target_runner.cache.move
+
+        def counting_forward(batch: Sequence[Rows]) -> Tensor:
+            self.branches_judged += sum(rows.first_cell is not None for rows in batch)
+            return forward(batch)
+
+        def counting_move(slot: int, start: int, to: int, count: int) -> None:
+            self.branches_kept += 1
+            move(slot, start, to, count)
+
+        self.target_runner.forward = counting_forward  # type: ignore[method-assign]
+        self.target_runner.cache.move = counting_move  # type: ignore[method-assign]
 
     def complete(
         self, openings: Sequence[SessionOpen], *, together: int = 1, schedule_seed: int = 0, lost_blocks: float = 0.0

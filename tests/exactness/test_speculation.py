@@ -50,6 +50,7 @@ def openings(pair_name: str, speculation: Speculation, seed_offset: int = 0) -> 
             max_position=len(prompt) + TOKENS,
             speculation=speculation,
             draft_budget=4,
+            draft_rows=4 if speculation in (Speculation.HEDGED, Speculation.AUTO) else 1,
         )
         for number, prompt in enumerate(prompts(pair_name))
     ]
@@ -68,17 +69,20 @@ def plain(pair: Pair, pair_name: str) -> list[list[int]]:
     return _PLAIN[pair_name]
 
 
-@pytest.mark.parametrize("speculation", [Speculation.LOCKSTEP, Speculation.PIPELINED])
+@pytest.mark.parametrize("speculation", [Speculation.LOCKSTEP, Speculation.PIPELINED, Speculation.HEDGED])
 def test_speculation_changes_no_token(
     pair: Pair, pair_name: str, plain: Sequence[list[int]], speculation: Speculation
 ) -> None:
     # A lockstep verifier waits a tenth of a second for a block that is lost.
-    lost_blocks = 0.1 if speculation is Speculation.PIPELINED else 0.0
+    lost_blocks = 0.0 if speculation is Speculation.LOCKSTEP else 0.1
     done = pair.complete(openings(pair_name, speculation), together=3, schedule_seed=1, lost_blocks=lost_blocks)
     assert [each.token_ids for each in done] == list(plain)
     tested, accepted = (sum(getattr(each, f"{name}_tokens") for each in done) for name in ("tested", "accepted"))
     assert 0.2 < accepted / tested < 1, "drafts that are never right, or never wrong, prove nothing"
     assert pair.drafter.passes_checked
+    if speculation is Speculation.HEDGED:
+        assert pair.branches_judged > 50, "branches that are never judged prove nothing"
+        assert pair.branches_kept > 5
 
 
 def test_company_changes_no_token(pair: Pair, pair_name: str, plain: Sequence[list[int]]) -> None:

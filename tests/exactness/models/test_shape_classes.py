@@ -15,6 +15,7 @@ from tests.unit.models.random_models import random_model
 SESSIONS = 5
 GENERATED = 24
 CONTEXT_TOKENS = 640
+BRANCH_CELLS = 96
 
 
 RANDOM, EMBEDDED = ("llama", "gpt2", "qwen2"), ("embedded-target", "embedded-draft")
@@ -32,7 +33,7 @@ def runner(request: pytest.FixtureRequest, dtype: str) -> Iterator[ModelRunner]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     loaded = load(kind, dtype) if kind in EMBEDDED else random_model(kind, getattr(torch, dtype))
-    yield ModelRunner(loaded, max_sessions=SESSIONS, context_tokens=CONTEXT_TOKENS)
+    yield ModelRunner(loaded, max_sessions=SESSIONS, context_tokens=CONTEXT_TOKENS, branch_cells=BRANCH_CELLS)
     torch.set_num_threads(before)
 
 
@@ -121,3 +122,31 @@ def test_replayed_tokens_leave_the_cells_of_the_first_run(runner: ModelRunner) -
     runner.fill([Rows(slot, 100, tuple(text[100:]))])
     runner.cache.release(slot)
     assert torch.equal(runner.cache.keys[:, slot, :, :130], cells)
+
+
+@pytest.mark.parametrize("start", [40, 250, 400])
+def test_a_branch_beside_the_trunk_computes_what_it_would_compute_alone(runner: ModelRunner, start: int) -> None:
+    chance = random.Random(start)
+    rows = min(4, runner.max_rows)
+    prompt = random_tokens(runner, start, chance)
+    trunk, *branches = [random_tokens(runner, rows, chance) for _ in range(3)]
+    slot = runner.cache.allocate()
+    prefill(runner, slot, prompt)
+    alone = [runner.forward([Rows(slot, start, tuple(tokens))]).clone() for tokens in (*branches, trunk)]
+    keys = runner.cache.keys[:, slot, :, start : start + rows].clone()
+    batch = [Rows(slot, start, tuple(trunk))]
+    batch += [
+        Rows(slot, start, tuple(tokens), runner.branch_cells.start + 32 * place)
+        for place, tokens in enumerate(branches)
+    ]
+    together = runner.forward(batch).split(rows)
+    assert torch.equal(together[0], alone[-1])
+    for mine, theirs in zip(together[1:], alone, strict=False):
+        assert torch.equal(mine, theirs)
+    # The trunk's cells are what they were; a branch's, once moved, are what it would have left behind alone.
+    assert torch.equal(runner.cache.keys[:, slot, :, start : start + rows], keys)
+    runner.cache.move(slot, runner.branch_cells.start, start, rows)
+    moved = runner.cache.keys[:, slot, :, start : start + rows].clone()
+    runner.forward([Rows(slot, start, tuple(branches[0]))])
+    assert torch.equal(runner.cache.keys[:, slot, :, start : start + rows], moved)
+    runner.cache.release(slot)

@@ -2,10 +2,11 @@
 
 import pytest
 
+from sybil_engine.pass_times import PassTimes
 from sybil_engine.types import SessionOpen, Speculation
 from verifier_service.choice import Adaptive, Choice, launch_rule
 from verifier_service.launch import BestWindow, FixedWindow, LearnedWindow
-from verifier_service.pace import Pace, PassTimes
+from verifier_service.pace import Pace
 
 
 def pace_of(pass_ns: float = 1e7, row_ns: float = 0.0) -> Pace:

@@ -1,0 +1,44 @@
+"""RMS norms in one call of torch instead of six: in passes of a few rows most of a norm's time goes by the call."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+_TOLERANCE = 1e-6
+
+
+class FusedRMSNorm(nn.Module):
+    """x / sqrt(mean(x ** 2) + epsilon) * weight, over the last axis."""
+
+    def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
+        super().__init__()
+        self.weight = weight
+        self._epsilon = epsilon
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Normalise [..., width]."""
+        return functional.rms_norm(hidden, self.weight.shape, self.weight, self._epsilon)
+
+
+@torch.inference_mode()
+def fuse_norms(model: PreTrainedModel) -> int:
+    """Replace in place, in float32 models, every norm that computes what `FusedRMSNorm` does: each is tried.
+
+    Returns:
+        How many were replaced.
+    """
+    replaced = 0
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
+            if not isinstance(weight, nn.Parameter) or weight.ndim != 1 or not isinstance(epsilon, float):
+                continue
+            if weight.dtype != torch.float32:
+                continue
+            fused = FusedRMSNorm(weight, epsilon)
+            trial = torch.linspace(-2.0, 3.0, 3 * weight.numel(), device=weight.device).view(3, -1)
+            if torch.allclose(module(trial), fused(trial), rtol=_TOLERANCE * 10, atol=_TOLERANCE):
+                setattr(parent, name, fused)
+                replaced += 1
+    return replaced

@@ -1,0 +1,88 @@
+"""The figures say what docs/benchmarks.md says they say."""
+
+import pytest
+
+from benchmarks.differences import find_differences
+from benchmarks.figures import by_category, measured_figures, verifier_idle, with_best_lockstep
+from benchmarks.measurement import Measurement, median_interval, speed_ratio
+from benchmarks.run import Task
+
+
+def measurement(tokens: int, duration_s: float, **counts: float) -> Measurement:
+    return Measurement(tuple(range(tokens)), duration_s, counts)
+
+
+def test_a_ratio_is_the_median_of_the_ratios_prompt_by_prompt() -> None:
+    fast = [measurement(10, 1), measurement(10, 10), measurement(10, 100)]
+    slow = [measurement(10, 2), measurement(10, 30), measurement(10, 100)]
+    ratio = speed_ratio(fast, slow)
+    assert ratio.median == pytest.approx(2)
+    assert 1 <= ratio.low <= ratio.median <= ratio.high <= 3
+
+
+def test_an_interval_narrows_with_more_values() -> None:
+    few, many = median_interval([1, 2, 3, 4, 5]), median_interval([1, 2, 3, 4, 5] * 40)
+    assert many.high - many.low < few.high - few.low
+
+
+def test_the_verifier_is_idle_for_what_its_passes_leave_of_decode_time() -> None:
+    # Five passes of 20 ms, the first before the first token; 100 ms from the first token to the last.
+    session = measurement(9, 1, verify_passes=5, verify_ns=100e6, total_ns=150e6, time_to_first_token_ns=50e6)
+    assert verifier_idle([session]) == pytest.approx(1 - 80 / 100)
+    assert verifier_idle([measurement(9, 1)]) is None
+
+
+def test_the_fastest_lockstep_window_is_reported_as_lockstep() -> None:
+    measured = {
+        "off": [measurement(10, 3)],
+        "lockstep-3": [measurement(10, 2)],
+        "lockstep-5": [measurement(10, 1)],
+        "auto": [measurement(10, 1)],
+    }
+    kept, window_tokens = with_best_lockstep(measured, (3, 5, 7))
+    assert window_tokens == 5
+    assert list(kept) == ["off", "lockstep", "auto"]
+    assert kept["lockstep"] == measured["lockstep-5"]
+    assert with_best_lockstep({"off": measured["off"]}, (3,)) == ({"off": measured["off"]}, None)
+
+
+def test_every_pair_of_arms_has_a_ratio_each_way() -> None:
+    figures = measured_figures({name: [measurement(10, 1)] for name in ("off", "auto", "transformers")})
+    assert len(figures["ratios"]) == 6
+    assert figures["ratios"]["auto/transformers"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert figures["arms"]["transformers"]["acceptance_rate"] is None
+
+
+def test_rates_are_those_of_all_completions_together() -> None:
+    times = {"total_ns": 4e6, "time_to_first_token_ns": 1e6, "verify_ns": 4e6, "overlap_ns": 2e6}
+    counts = times | {"drafted_tokens": 9, "tested_tokens": 4, "accepted_tokens": 3}
+    counts |= {"completion_tokens": 8, "verify_passes": 4}
+    other = dict.fromkeys(counts, 0.0) | {"tested_tokens": 4, "drafted_tokens": 3, "verify_passes": 4}
+    arm = measured_figures({"auto": [measurement(8, 1, **counts), measurement(8, 1, **other)]})["arms"]["auto"]
+    assert arm["acceptance_rate"] == 3 / 8
+    assert arm["draft_efficiency"] == 3 / 12
+    assert arm["tokens_per_pass"] == 1
+    assert arm["wasted_draft_tokens"] == 4
+
+
+def test_each_category_keeps_its_own_measurements() -> None:
+    tasks = [Task((1,), 0, "code"), Task((2,), 1, "doctest"), Task((3,), 2, "code")]
+    measured = {"off": [measurement(1, 1), measurement(2, 1), measurement(3, 1)]}
+    categories = by_category(measured, tasks)
+    assert [len(each.token_ids) for each in categories["code"]["off"]] == [1, 3]
+    assert [len(each.token_ids) for each in categories["doctest"]["off"]] == [2]
+
+
+def test_a_difference_names_its_place_and_its_margin() -> None:
+    tasks = [Task((1,), 0), Task((2,), 1), Task((3,), 2)]
+    off = [Measurement((7, 8, 9), 1), Measurement((7, 8, 9), 1), Measurement((7, 8, 9), 1)]
+    auto = [Measurement((7, 8, 9), 1), Measurement((7, 5, 9), 1), Measurement((7, 8), 1)]
+    asked = []
+
+    def judge(task: Task, generated: tuple[int, ...], token_id: int, other_token_id: int) -> float:
+        asked.append((task, generated, token_id, other_token_id))
+        return 0.25
+
+    found = find_differences({"off": off, "auto": auto}, "off", ["auto"], tasks, judge)
+    assert [(each.task, each.index, each.margin) for each in found] == [(1, 1, 0.25), (2, 2, None)]
+    assert asked == [(tasks[1], (7,), 5, 8)]

@@ -1,0 +1,113 @@
+"""Under the ratio test, served: whatever is drafted, committed tokens have the target's distribution."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+
+from drafter_service.drafter import Drafter
+from sybil_engine.noise import NoiseTape
+from sybil_engine.types import AcceptanceRule, Block, Commit, SamplingParams, SessionOpen, Speculation
+from tests.exactness.test_sampler_distribution import ACCEPT_ABOVE, REJECT_BELOW, chi_square_p_value
+from tests.unit.fake_runner import VOCABULARY_SIZE, FakeClock, FakeRunner, description, near_model, target_model
+from verifier_service import ratio_test
+from verifier_service.verifier import Verifier
+
+SEEDS = range(7_000, 8_000)
+PROMPT = (3, 1, 4)
+TOKENS = 3
+# Cold enough that a few sequences take most of the probability.
+SAMPLING = SamplingParams(temperature=0.6)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    clock = FakeClock()
+    monkeypatch.setattr("verifier_service.verifier.time", clock)
+    monkeypatch.setattr("drafter_service.drafter.time", clock)
+    monkeypatch.setattr(NoiseTape, "_STRETCH_VALUES", 8 * VOCABULARY_SIZE)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def completions(speculation: Speculation, seeds: Sequence[int]) -> list[tuple[int, ...]]:
+    """What sessions commit behind the prompt; the window is two tokens, so the third place is drawn freely at times."""
+    verifier = Verifier(FakeRunner(max_rows=4).as_runner, description(), 2)
+    drafter = Drafter(FakeRunner(near_model).as_runner, description())
+    done = []
+    for seed in seeds:
+        opening = SessionOpen(
+            PROMPT,
+            len(PROMPT),
+            SAMPLING,
+            seed,
+            max_position=len(PROMPT) + TOKENS + 2,
+            speculation=speculation,
+            draft_budget=3,
+            draft_rows=4,
+            acceptance_rule=AcceptanceRule.RATIO_TEST,
+        )
+        commits: list[Commit | Exception] = []
+        blocks: list[Block | Exception] = []
+        session = verifier.open(opening, commits.append)
+        draft = drafter.open(opening, blocks.append)
+        chance = random.Random(seed)
+        seen = 0
+        while not commits or not isinstance(commits[-1], Commit) or commits[-1].finish_reason is None:
+            for _ in range(chance.randrange(5)):
+                drafter.step()
+            for block in blocks:
+                assert isinstance(block, Block)
+                session.offer(block, 0)
+            blocks.clear()
+            verifier.step()
+            for commit in commits[seen:]:
+                assert isinstance(commit, Commit), commit
+                if not commit.finish_reason:
+                    draft.advance(commit)
+            seen = len(commits)
+        drafter.close(draft)
+        done.append(tuple(session.ledger[len(PROMPT) :][:TOKENS]))
+    return done
+
+
+def expected(length: int, prefix: tuple[int, ...] = ()) -> dict[tuple[int, ...], float]:
+    """The target's probability of every sequence of tokens behind the prompt; unlikely branches are pruned."""
+    if length == 0:
+        return {prefix: 1.0}
+    probabilities = torch.softmax(target_model((*PROMPT, *prefix)) / SAMPLING.temperature, dim=-1).tolist()
+    found = {}
+    for token_id, probability in enumerate(probabilities):
+        if probability > 0.01:
+            for sequence, rest in expected(length - 1, (*prefix, token_id)).items():
+                found[sequence] = probability * rest
+    return found
+
+
+def p_value(observed: Sequence[tuple[int, ...]]) -> float:
+    likely = expected(TOKENS)
+    counts = Counter(observed)
+    seen = [counts[sequence] for sequence in likely]
+    wanted = [len(observed) * probability for probability in likely.values()]
+    return chi_square_p_value(
+        torch.tensor([*seen, len(observed) - sum(seen)]), torch.tensor([*wanted, len(observed) - sum(wanted)])
+    )
+
+
+@pytest.mark.parametrize("speculation", [Speculation.LOCKSTEP, Speculation.PIPELINED, Speculation.HEDGED])
+def test_committed_tokens_have_the_targets_distribution(speculation: Speculation) -> None:
+    assert p_value(completions(speculation, SEEDS)) > ACCEPT_ABOVE
+
+
+def test_accepting_whatever_is_drafted_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ratio_test, "passes_ratio_test", lambda draft, target, coin: True)
+    assert p_value(completions(Speculation.PIPELINED, SEEDS)) < REJECT_BELOW
+
+
+def test_corrections_from_the_targets_whole_distribution_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ratio_test, "correction_distribution", lambda draft, target: target)
+    assert p_value(completions(Speculation.PIPELINED, SEEDS)) < REJECT_BELOW
