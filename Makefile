@@ -50,7 +50,7 @@ protos: setup ## Generate sybil_engine/rpc/v1 from protos/
 	@$(PROTOC) --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
 
 bench: setup ## Measure the engine and its peers; ARGS=--help says what there is
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/sybil bench $(ARGS)
 
 compose-test: setup ## Build the image, bring the stack up, kill the drafter, take it down (needs Docker)
 	@$(BIN)/pytest --compose tests/e2e/test_compose.py $(ARGS)

@@ -1,1 +1,1 @@
-"""Measurements: every arm in one run, interleaved, on the same prompts and to the same end of text."""
+"""The instrument behind `sybil bench`: every arm and peer in one run, interleaved, on the same prompts and seeds."""

@@ -1,13 +1,13 @@
-"""Who is measured: this engine under each policy of speculation, and `transformers` on the same models."""
+"""Who is measured: this engine under each policy of speculation, and peers on the same models."""
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import grpc
 
 from benchmarks.measurement import Measurement
+from sybil_engine.errors import Unavailable
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc as wire_grpc
 from sybil_engine.serving.convert import sampling_to_wire, speculation_to_wire
@@ -29,11 +29,11 @@ class Arm(ABC):
 class EngineArm(Arm):
     """This engine, over its public gRPC port."""
 
-    def __init__(self, channel: grpc.aio.Channel, speculation: Speculation, window_tokens: int) -> None:
-        self.name = speculation.value
+    def __init__(self, channel: grpc.aio.Channel, speculation: Speculation, window_tokens: int, name: str = "") -> None:
+        self.name = name or speculation.value
+        self.speculation = speculation
+        self.window_tokens = window_tokens
         self._stub = wire_grpc.GenerationServiceStub(channel)
-        self._speculation = speculation
-        self._window_tokens = window_tokens
 
     async def complete(
         self, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams, seed: int
@@ -43,49 +43,39 @@ class EngineArm(Arm):
             sampling=sampling_to_wire(sampling),
             seed=seed,
             max_tokens=max_tokens,
-            speculation=speculation_to_wire(self._speculation),
-            window_tokens=self._window_tokens,
+            speculation=speculation_to_wire(self.speculation),
+            window_tokens=self.window_tokens,
         )
         token_ids: list[int] = []
         usage = wire.Usage()
         start = time.perf_counter()
-        async for response in self._stub.Generate(request):
-            token_ids += response.token_ids
-            if response.HasField("completion"):
-                usage = response.completion.usage
+        try:
+            async for response in self._stub.Generate(request):
+                token_ids += response.token_ids
+                if response.HasField("completion"):
+                    usage = response.completion.usage
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(
+                f"the arm {self.name} ended after {len(token_ids)} tokens: {error.details() or error.code().name}"
+            ) from error
         duration_s = time.perf_counter() - start
         counts = {descriptor.name: float(getattr(usage, descriptor.name)) for descriptor in usage.DESCRIPTOR.fields}
         return Measurement(tuple(token_ids), duration_s, counts)
 
 
-class TransformersArm(Arm):
-    """`transformers` `generate()`, in this process and with every core.
+def lockstep_name(window_tokens: int) -> str:
+    """The name of the lockstep arm with this window, while the best one is being searched."""
+    return f"{Speculation.LOCKSTEP.value}-{window_tokens}"
 
-    Args:
-        options: of `generate()`: none, an assistant_model, or prompt_lookup_num_tokens.
-    """
 
-    def __init__(self, name: str, model: Any, options: dict[str, Any]) -> None:
-        self.name = name
-        self._model = model
-        self._options = options
-
-    async def complete(
-        self, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams, seed: int
-    ) -> Measurement:
-        import torch
-
-        torch.manual_seed(seed)
-        drawing = {} if sampling.greedy else {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-        inputs = torch.tensor([list(prompt)])
-        start = time.perf_counter()
-        output = self._model.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=max_tokens,
-            do_sample=not sampling.greedy,
-            **drawing,
-            **self._options,
-        )
-        duration_s = time.perf_counter() - start
-        return Measurement(tuple(output[0, len(prompt) :].tolist()), duration_s)
+def engine_arms(
+    channel: grpc.aio.Channel, speculations: Sequence[Speculation], lockstep_windows: Sequence[int], window_tokens: int
+) -> list[EngineArm]:
+    """An arm for each kind of speculation; for lockstep, one for each of its windows."""
+    arms = []
+    for speculation in speculations:
+        if speculation is Speculation.LOCKSTEP:
+            arms += [EngineArm(channel, speculation, each, lockstep_name(each)) for each in lockstep_windows]
+        else:
+            arms.append(EngineArm(channel, speculation, window_tokens))
+    return arms

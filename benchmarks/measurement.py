@@ -47,6 +47,11 @@ def median_interval(values: Sequence[float], seed: int = 0) -> Interval:
     return Interval(statistics.median(values), medians[_RESAMPLES // 40], medians[-_RESAMPLES // 40 - 1])
 
 
+def median_speed(measurements: Sequence[Measurement]) -> float:
+    """The middle completion's tokens per second."""
+    return statistics.median(each.tokens_per_second for each in measurements)
+
+
 def speed_ratio(numerator: Sequence[Measurement], denominator: Sequence[Measurement]) -> Interval:
     """How much faster one arm is than another, prompt by prompt.
 

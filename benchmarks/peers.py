@@ -1,25 +1,190 @@
-"""Loads `transformers` on the pair that is measured."""
+"""`transformers` on the pair that is measured: with its defaults, and with the best setting that a search finds."""
 
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import TransformersArm
+from benchmarks.arms import Arm
+from benchmarks.measurement import Measurement, median_speed
+from benchmarks.run import Task
+from sybil_engine.types import SamplingParams
 
-_LOOKUP_TOKENS = 10  # the value that transformers' own documentation uses
+TUNED = "-tuned"
+_SEARCHED_TOKENS = 48
+_ASSISTANT_TOKENS = (3, 5, 8)
+_LOOKUP_TOKENS = (3, 5, 10)
+# The value that transformers' own documentation uses; there is no default.
+_DOCUMENTED_LOOKUP_TOKENS = 10
 
 
-def load_peers(names: tuple[str, ...], target: Path, draft: Path, dtype: str) -> list[TransformersArm]:
-    """Load the models once and make an arm of each name."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+@dataclass(frozen=True, slots=True)
+class PeerSetting:
+    """How `generate()` is called.
 
-    def model(folder: Path) -> Any:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True).eval()
+    Attributes:
+        threads: processor threads of a pass.
+        assistant_tokens: how many tokens the assistant guesses, always as many; None: transformers' own rule.
+        lookup_tokens: how many tokens are copied from the prompt; 0: none.
+    """
 
-    target_model = model(target)
-    tokenizer = AutoTokenizer.from_pretrained(target)
-    options: dict[str, dict[str, Any]] = {"transformers": {}}
-    if "transformers-assisted" in names:
-        options["transformers-assisted"] = {"assistant_model": model(draft)}
-    options["transformers-lookup"] = {"prompt_lookup_num_tokens": _LOOKUP_TOKENS, "tokenizer": tokenizer}
-    return [TransformersArm(name, target_model, options[name]) for name in names]
+    dtype: str
+    threads: int
+    assisted: bool = False
+    assistant_tokens: int | None = None
+    lookup_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A search's outcome.
+
+    Attributes:
+        searched: every setting that was tried, with its tokens per second.
+    """
+
+    default: PeerSetting
+    best: PeerSetting
+    searched: tuple[tuple[PeerSetting, float], ...]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {
+            "default": asdict(self.default),
+            "best": asdict(self.best),
+            "searched": [{"setting": asdict(setting), "tokens_per_second": speed} for setting, speed in self.searched],
+        }
+
+
+class PeerModels:
+    """The pair as `transformers` loads it; each dtype once."""
+
+    def __init__(self, target: Path, draft: Path | None, device: str) -> None:
+        self._folders = {"target": target, "draft": draft}
+        self.device = device
+        self.model = cache(self._load)
+
+    def _load(self, role: str, dtype: str) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        folder = self._folders[role]
+        assert folder is not None
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
+        return model.to(self.device).eval()
+
+
+class TransformersArm(Arm):
+    """`transformers` `generate()`, in this process."""
+
+    def __init__(self, name: str, models: PeerModels, setting: PeerSetting) -> None:
+        self.name = name
+        self.setting = setting
+        self._models = models
+
+    async def complete(
+        self, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams, seed: int
+    ) -> Measurement:
+        import torch
+
+        target = self._models.model("target", self.setting.dtype)
+        options = self._options()
+        drawing = {} if sampling.greedy else {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        inputs = torch.tensor([list(prompt)], device=self._models.device)
+        torch.set_num_threads(self.setting.threads)
+        torch.manual_seed(seed)
+        start = time.perf_counter()
+        output = target.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=max_tokens,
+            do_sample=not sampling.greedy,
+            **drawing,
+            **options,
+        )
+        # Fetching the tokens waits for a GPU.
+        token_ids = tuple(output[0, len(prompt) :].tolist())
+        return Measurement(token_ids, time.perf_counter() - start)
+
+    def _options(self) -> dict[str, Any]:
+        setting = self.setting
+        if setting.lookup_tokens:
+            return {"prompt_lookup_num_tokens": setting.lookup_tokens}
+        if not setting.assisted:
+            return {}
+        assistant = self._models.model("draft", setting.dtype)
+        config = assistant.generation_config
+        config.num_assistant_tokens = setting.assistant_tokens
+        # transformers stops guessing when the assistant is unsure, unless it is told never to.
+        config.assistant_confidence_threshold = None if setting.assistant_tokens is None else 0.0
+        config.num_assistant_tokens_schedule = None if setting.assistant_tokens is None else "constant"
+        return {"assistant_model": assistant}
+
+
+class PeerSearch:
+    """Finds each peer's best setting: type and threads first, then what is its own."""
+
+    def __init__(
+        self,
+        models: PeerModels,
+        dtype: str,
+        dtypes: Sequence[str],
+        tasks: Sequence[Task],
+        sampling: SamplingParams,
+        max_tokens: int,
+        progress: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            dtype: of the defaults.
+            dtypes: tried beside it.
+            tasks: what each setting is timed on.
+        """
+        cores = os.cpu_count() or 1
+        self._models = models
+        self._default = PeerSetting(dtype, threads=cores)
+        self._places = [
+            PeerSetting(each, threads)
+            for each in dict.fromkeys((dtype, *dtypes))
+            for threads in dict.fromkeys((cores, max(1, cores // 2)))
+        ]
+        self._tasks = tasks
+        self._sampling = sampling
+        self._max_tokens = min(max_tokens, _SEARCHED_TOKENS)
+        self._progress = progress
+        self._best_place: Found | None = None
+
+    async def find(self, name: str) -> Found:
+        """Search for the best setting of a peer."""
+        if self._best_place is None:
+            self._best_place = await self._search("transformers", self._default, self._places)
+        place = self._best_place.best
+        match name:
+            case "transformers-assisted":
+                default = replace(self._default, assisted=True)
+                own = [replace(place, assisted=True, assistant_tokens=tokens) for tokens in _ASSISTANT_TOKENS]
+                return await self._search(name, default, [default, replace(place, assisted=True), *own])
+            case "transformers-lookup":
+                default = replace(self._default, lookup_tokens=_DOCUMENTED_LOOKUP_TOKENS)
+                own = [replace(place, lookup_tokens=tokens) for tokens in _LOOKUP_TOKENS]
+                return await self._search(name, default, [default, *own])
+            case _:
+                return self._best_place
+
+    async def _search(self, name: str, default: PeerSetting, settings: Sequence[PeerSetting]) -> Found:
+        searched = []
+        settings = list(dict.fromkeys(settings))
+        for number, setting in enumerate(settings, start=1):
+            self._progress(f"searching for the best setting of {name}, {number} of {len(settings)}")
+            arm = TransformersArm(name, self._models, setting)
+            # The first completion warms up.
+            timed = [
+                await arm.complete(task.prompt, self._max_tokens, self._sampling, task.seed)
+                for task in (self._tasks[0], *self._tasks)
+            ]
+            searched.append((setting, median_speed(timed[1:])))
+        best, _ = max(searched, key=lambda pair: pair[1])
+        return Found(default, best, tuple(searched))

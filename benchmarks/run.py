@@ -1,6 +1,6 @@
 """Runs the arms, interleaved prompt by prompt."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.arms import Arm
@@ -14,6 +14,16 @@ class Task:
 
     prompt: tuple[int, ...]
     seed: int
+    category: str = ""
+
+
+async def warm_up(
+    arms: Sequence[Arm], task: Task, sampling: SamplingParams, max_tokens: int, progress: Callable[[str], None]
+) -> None:
+    """Complete one task with every arm, unmeasured."""
+    for arm in arms:
+        progress(f"warming up {arm.name}")
+        await arm.complete(task.prompt, max_tokens, sampling, task.seed)
 
 
 async def run_interleaved(
@@ -21,29 +31,21 @@ async def run_interleaved(
     tasks: Sequence[Task],
     sampling: SamplingParams,
     max_tokens: int,
-    progress: Callable[[str], None],
+    completed: Callable[[int, Arm, Measurement], None],
 ) -> dict[str, list[Measurement]]:
-    """Complete every task with every arm, the arms taking turns at going first; a first round warms up unmeasured.
+    """Complete every task with every arm, the arms taking turns at going first.
+
+    Args:
+        completed: told the number of the task, the arm and its measurement after each completion.
 
     Returns:
         By arm, one measurement a task, in order.
     """
-    for arm in arms:
-        progress(f"warming up {arm.name}")
-        await arm.complete(tasks[0].prompt, max_tokens, sampling, tasks[0].seed)
     measured: dict[str, list[Measurement]] = {arm.name: [] for arm in arms}
     for number, task in enumerate(tasks):
         turn = number % len(arms)
         for arm in (*arms[turn:], *arms[:turn]):
-            progress(f"prompt {number + 1} of {len(tasks)}: {arm.name}")
-            measured[arm.name].append(await arm.complete(task.prompt, max_tokens, sampling, task.seed))
+            measurement = await arm.complete(task.prompt, max_tokens, sampling, task.seed)
+            measured[arm.name].append(measurement)
+            completed(number, arm, measurement)
     return measured
-
-
-def count_differences(measured: Mapping[str, Sequence[Measurement]], reference: str, names: Sequence[str]) -> int:
-    """Count the completions whose tokens differ from the reference arm's."""
-    return sum(
-        ours.token_ids != theirs.token_ids
-        for name in names
-        for ours, theirs in zip(measured[name], measured[reference], strict=True)
-    )

@@ -54,7 +54,7 @@ class Growth:
     """
 
     # A hedge is grown only while it has this chance to be reached.
-    _LEAST_CHANCE = 0.03
+    _LEAST_CHANCE = 0.005
 
     def __init__(self, ledger: Ledger, cells: int, calibration: Calibration) -> None:
         self._ledger = ledger

@@ -178,7 +178,7 @@ class SessionOpen:
 
     @property
     def tests_ratios(self) -> bool:
-        """Whether drafted tokens are judged by the ratio test. Greedy ones stand if they are the target's, either way."""
+        """Whether the ratio test judges drafted tokens; greedy ones stand if they are the target's either way."""
         return self.acceptance_rule is AcceptanceRule.RATIO_TEST and not self.sampling.greedy
 
     def __post_init__(self) -> None:

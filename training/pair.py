@@ -2,7 +2,8 @@
 
 A target trained alone knows its corpus half by heart and is sure of itself in ways that no small model can follow.
 Here it grows by a few layers, and both models go on together: the target still learns next tokens, and both pay for
-where their distributions differ. Peers of different size that learn from each other: Zhang et al. 2018, arXiv 1706.00384.
+where their distributions differ. Peers of different size that learn from each other: Zhang et al. 2018, arXiv
+1706.00384.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def pair_loss(pair: Pair, agreement_weight: float) -> Loss:
             next_token, divergence, difference = costs(
                 target_hidden, draft_hidden, pair.target.lm_head.weight, pair.draft.lm_head.weight, next_token_ids
             )
-        return next_token + agreement_weight * (divergence + difference)
+        total: Tensor = next_token + agreement_weight * (divergence + difference)
+        return total
 
     return loss
 

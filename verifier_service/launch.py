@@ -7,7 +7,7 @@ from typing import Protocol
 from sybil_engine.types import Speculation
 from verifier_service.pace import Pace
 
-DRAFT_ROWS = 8
+DRAFT_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class LearnedWindow:
 
     _PATIENCE = 2
     # A token is drafted ahead only while it has this chance to be reached by the commits.
-    _LEAST_SURVIVAL = 0.1
+    _LEAST_SURVIVAL = 0.02
 
     reason = ""
 

@@ -22,7 +22,7 @@ from sybil_engine.cli.running import run
 
 _PREFIX = "SYBIL_"
 # These begin with our prefix, too, but are for others.
-_OTHERS = ("SYBIL_ADDRESS", "SYBIL_DRAFTER_", "SYBIL_VERIFIER_", "SYBIL_COORDINATOR_")
+_OTHERS = ("SYBIL_ADDRESS", "SYBIL_DRAFTER_", "SYBIL_VERIFIER_", "SYBIL_COORDINATOR_", "SYBIL_BENCH_")
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,11 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
         raise ModelError(
             f"the weights of {ref} in {folder} cannot be loaded; fetch the model again: {error}"
         ) from error
-    model = ready_for_passes(model, device)
+    ready = ready_for_passes(model, device)
     if packed:
-        pack_linear_layers(model)
-        fuse_norms(model)
-    return LoadedModel(model, description, implementation)
+        pack_linear_layers(ready)
+        fuse_norms(ready)
+    return LoadedModel(ready, description, implementation)
 
 
 def find_folder(ref: str) -> Path:

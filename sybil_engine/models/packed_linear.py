@@ -7,6 +7,8 @@ numbers exactly, so packing never changes what a model is: that is so for weight
 those saved as bfloat16 that have no numbers below about 1e-5 (`training` rounds these).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -47,7 +49,7 @@ def pack_linear_layers(model: PreTrainedModel) -> int:
     """
     if "fbgemm" not in torch.backends.quantized.supported_engines:
         return 0
-    found = [
+    found: list[tuple[nn.Module, str, Any]] = [
         (parent, name, module)
         for parent in model.modules()
         for name, module in parent.named_children()

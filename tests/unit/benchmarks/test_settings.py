@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import environments, plan
+from benchmarks import plan
 from benchmarks.plan import Plan
 from benchmarks.settings import ARMS, PREFIX, BenchSettings
 from sybil_engine.cli.__main__ import main
@@ -93,7 +93,7 @@ def test_a_machine_without_a_gpu_is_told_so(
 
 
 def test_two_hosts_need_two_cores(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments.os, "sched_getaffinity", lambda _: {3})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3})
     assert main(["bench", "--env", "two-hosts"]) == 2
     assert "only core 3 may be used here" in capsys.readouterr().err
 
@@ -143,7 +143,7 @@ def test_emulated_devices_are_the_services_own_flags() -> None:
 
 
 def test_two_hosts_share_no_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environments.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
     hosts = planned("--env", "two-hosts").environment
     assert (hosts.verifier_cores, hosts.drafter_cores) == ((0, 1), (2,))
     assert _flags(hosts.verifier_arguments) == {"--threads": "2"}

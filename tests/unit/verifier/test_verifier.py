@@ -450,11 +450,11 @@ def test_the_drafters_prefill_is_not_taken_for_its_round_trip(clock: FakeClock) 
 # ------------------------------------------------------------------------------------------------------------ branches
 
 
-def hedged_client(seed: int, clock: FakeClock) -> tuple[Client, FakeRunner, list[int]]:
+def hedged_client(seed: int, clock: FakeClock) -> tuple[Client, FakeRunner, tuple[int, ...]]:
     """A session whose prompt is fed, and the target's own tokens behind it."""
     runner = FakeRunner()
     client = Client(verifier_on(runner), opening(seed, Speculation.HEDGED, tokens=1, more=30), clock)
-    return client, runner, plain_tokens(client.opening)[1:]
+    return client, runner, tuple(plain_tokens(client.opening)[1:])
 
 
 def next_commit(client: Client) -> None:
@@ -474,7 +474,7 @@ def test_one_pass_commits_through_a_rejection_into_a_branch(seed: int, depth: in
     wrong = other_than(own[depth])
     trunk = (*own[:depth], wrong, 1, 1)[:4]
     client.session.offer(block_of(client, trunk), 0)
-    client.session.offer(replace(block_of(client, (*own[:4],)), origin=BlockOrigin.HEDGE), 0)
+    client.session.offer(replace(block_of(client, own[:4]), origin=BlockOrigin.HEDGE), 0)
     next_commit(client)
     commit = client.commits[0]
     assert commit.token_ids == tuple(own[:5])

@@ -1,0 +1,130 @@
+"""Where the services of a run are: on which cores or devices, behind which link, with passes of which duration."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.settings import BenchSettings
+from sybil_engine.errors import InvalidSettings
+
+_EMULATED_MS = {"verify_ms": 30.0, "draft_ms": 3.0, "rtt_ms": 1.0, "row_ms": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One of the four, as flags and cores.
+
+    Attributes:
+        description: what JSON and report say of it.
+        verifier_arguments, drafter_arguments: flags of the services.
+        verifier_cores, drafter_cores: processors that they are pinned to; none: all. The coordinator stands with the
+            drafter.
+        delay_ns: what the emulated link adds to each message from or to the verifier.
+        peer_device: where the peers run.
+    """
+
+    description: dict[str, Any]
+    verifier_arguments: tuple[str, ...] = ()
+    drafter_arguments: tuple[str, ...] = ()
+    verifier_cores: tuple[int, ...] = ()
+    drafter_cores: tuple[int, ...] = ()
+    delay_ns: int = 0
+    peer_device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        return str(self.description["name"])
+
+    @property
+    def label(self) -> str:
+        """What stands above every table and plot."""
+        match self.name:
+            case "emulated":
+                times = {name: self.description[name] for name in _EMULATED_MS}
+                return (
+                    f"EMULATED devices: verify pass {times['verify_ms']:g} ms + {times['row_ms']:g} ms a further row, "
+                    f"draft pass {times['draft_ms']:g} ms, round trip {times['rtt_ms']:g} ms"
+                )
+            case "two-hosts":
+                return f"two hosts: verifier on cores {self.verifier_cores}, drafter on cores {self.drafter_cores}"
+            case _:
+                return self.name
+
+
+def environment_of(settings: BenchSettings) -> Environment:
+    """The environment that the settings ask for.
+
+    Raises:
+        InvalidSettings: this machine does not offer it, or a flag belongs to another one.
+    """
+    given = [name for name in _EMULATED_MS if getattr(settings, name) is not None]
+    if given and settings.env != "emulated":
+        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise InvalidSettings(f"{flags} is for --env emulated, but --env is {settings.env}; leave one of them out")
+    match settings.env:
+        case "native":
+            return Environment({"name": "native", "emulated": False})
+        case "two-hosts":
+            return _two_hosts()
+        case "emulated":
+            return _emulated(settings)
+        case "gpu":
+            return _gpu(settings)
+
+
+def _two_hosts() -> Environment:
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise InvalidSettings(
+            f"--env two-hosts needs two processor cores, one for each host, but only core {cores[0]} may be used here; "
+            "choose --env native"
+        )
+    half = (len(cores) + 1) // 2
+    verifier_cores, drafter_cores = tuple(cores[:half]), tuple(cores[half:])
+    return Environment(
+        {
+            "name": "two-hosts",
+            "emulated": False,
+            "verifier_cores": verifier_cores,
+            "drafter_cores": drafter_cores,
+            "link": "loopback",
+        },
+        # Services count the machine's cores, not those they are pinned to.
+        verifier_arguments=("--threads", str(len(verifier_cores))),
+        drafter_arguments=("--threads", str(len(drafter_cores))),
+        verifier_cores=verifier_cores,
+        drafter_cores=drafter_cores,
+    )
+
+
+def _emulated(settings: BenchSettings) -> Environment:
+    times_ms = {
+        name: default if getattr(settings, name) is None else float(getattr(settings, name))
+        for name, default in _EMULATED_MS.items()
+    }
+    delay_ms = times_ms["rtt_ms"] / 2
+    verifier = {"pass": times_ms["verify_ms"], "row": times_ms["row_ms"], "delay": delay_ms}
+    return Environment(
+        {"name": "emulated", "emulated": True, **times_ms},
+        verifier_arguments=tuple(part for name, ms in verifier.items() for part in (f"--emulate-{name}-ms", repr(ms))),
+        drafter_arguments=("--emulate-pass-ms", repr(times_ms["draft_ms"])),
+        delay_ns=round(delay_ms * 1e6),
+    )
+
+
+def _gpu(settings: BenchSettings) -> Environment:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InvalidSettings("--env gpu needs a CUDA device, and torch sees none here; choose another --env")
+    return Environment(
+        {
+            "name": "gpu",
+            "emulated": False,
+            "device": torch.cuda.get_device_name(),
+            "draft_device": settings.draft_device,
+        },
+        verifier_arguments=("--device", "cuda"),
+        drafter_arguments=("--device", settings.draft_device),
+        peer_device="cuda",
+    )

@@ -1,0 +1,88 @@
+"""One service in a process of its own, for a benchmark: `python -m benchmarks.hosted KIND CORES [FLAG...]`.
+
+It writes JSON lines to stdout, {"waiting": what for} and then {"address": where}, and ends when its stdin does: whoever
+started it may die in any way, and nothing is left.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from importlib import import_module
+
+from sybil_engine.errors import SybilError
+
+# Named, not imported: services never meet in one process.
+_ENTRIES = {"verifier": "verifier_service.__main__", "drafter": "drafter_service.__main__"}
+COORDINATOR = "coordinator"
+_HOST = "127.0.0.1"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until stdin ends; returns the exit status."""
+    kind, cores, *arguments = argv
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    if cores:
+        # Before any library counts the cores.
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
+    try:
+        asyncio.run(_host(kind, arguments))
+    except SybilError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+async def _host(kind: str, arguments: Sequence[str]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wait_for_the_end() -> None:
+        # Not through sys.stdin, whose lock this thread would still hold when the interpreter ends.
+        while os.read(0, 4096):
+            pass
+        loop.call_soon_threadsafe(stop.set)
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    if kind == COORDINATOR:
+        await _host_coordinator(arguments, stop)
+        return
+    serve = import_module(_ENTRIES[kind]).serve
+    argv = (*arguments, "--host", _HOST, "--port", "0")
+    # Without the environment: a run is what its flags say.
+    await serve(argv, {}, lambda port: _say(address=f"{_HOST}:{port}"), stop)
+
+
+async def _host_coordinator(arguments: Sequence[str], stop: asyncio.Event) -> None:
+    from coordinator.fleet import running_fleet
+    from coordinator.settings import CoordinatorSettings
+    from sybil_engine.settings import parse
+
+    argv = (*arguments, "--host", _HOST, "--port", "0", "--no-ray")
+    settings = parse(CoordinatorSettings, argv, {}, "SYBIL_COORDINATOR_")
+
+    async def serve() -> None:
+        async with running_fleet(settings, lambda line: _say(waiting=line)) as fleet:
+            _say(address=fleet.address)
+            await stop.wait()
+
+    serving, stopping = asyncio.create_task(serve()), asyncio.create_task(stop.wait())
+    # It may be told to stop while it still waits for the services.
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not serving.done():
+        serving.cancel()
+    await asyncio.wait((serving,))
+    if not serving.cancelled():
+        await serving
+
+
+def _say(**values: str) -> None:
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

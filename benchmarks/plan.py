@@ -1,0 +1,179 @@
+"""What a run will do, checked as far as it can be before anything starts."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.environments import Environment, environment_of
+from benchmarks.prompts import BenchPrompt, read_prompts
+from benchmarks.settings import PEERS, BenchSettings
+from sybil_engine.cli.options import Models
+from sybil_engine.cli.pairs import NO_DRAFTER, Pair, pair_of
+from sybil_engine.errors import InvalidSettings
+from sybil_engine.types import Speculation
+
+# The verifier's own default.
+_MOST_WINDOW_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run of the instrument.
+
+    Attributes:
+        peers: none, if there is nobody to compare with.
+    """
+
+    settings: BenchSettings
+    environment: Environment
+    pair: Pair
+    prompts: tuple[BenchPrompt, ...]
+    peers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, settings: BenchSettings) -> "Plan":
+        """Check the settings against one another and this machine; loads no weights and starts nothing.
+
+        Raises:
+            InvalidSettings: something that was asked for is impossible here.
+            UserMistake: half a pair is named.
+        """
+        plan = cls(
+            settings,
+            environment_of(settings),
+            pair_of(Models(settings.preset, settings.target or None, settings.draft or None)),
+            tuple(read_prompts(settings.prompts, settings.count)),
+            _peers(settings),
+        )
+        plan._check_pair()
+        _check_outputs(settings)
+        return plan
+
+    @property
+    def speculations(self) -> tuple[Speculation, ...]:
+        return tuple(Speculation(name) for name in dict.fromkeys(self.settings.arms))
+
+    @property
+    def lockstep_windows(self) -> tuple[int, ...]:
+        """In tokens; 0 leaves it to the policy."""
+        return tuple(dict.fromkeys(map(int, self.settings.lockstep_windows))) or (0,)
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        return tuple(dict.fromkeys(map(float, self.settings.temperatures)))
+
+    @property
+    def drafts(self) -> bool:
+        return self.pair.draft != NO_DRAFTER
+
+    @cached_property
+    def target(self) -> str:
+        """The target model's reference; grown now, if it has to be."""
+        return _grown(self.pair.target, self.settings.grow_target)
+
+    @cached_property
+    def draft(self) -> str:
+        """The same for the draft model."""
+        return _grown(self.pair.draft, self.settings.grow_draft)
+
+    @property
+    def verifier_arguments(self) -> tuple[str, ...]:
+        """The verifier's flags, but for those of the environment."""
+        settings = self.settings
+        most_window_tokens = max(_MOST_WINDOW_TOKENS, settings.window, *self.lockstep_windows)
+        return (
+            *("--model", self.target, "--dtype", settings.dtype, "--numerics", settings.numerics),
+            *("--max-window-tokens", str(most_window_tokens)),
+            *(("--threads", str(settings.target_threads)) if settings.target_threads else ()),
+            *settings.verifier_arguments,
+        )
+
+    @property
+    def drafter_arguments(self) -> tuple[str, ...] | None:
+        """The drafter's; None if there is none."""
+        settings = self.settings
+        if not self.drafts:
+            return None
+        return (
+            *("--model", self.draft, "--dtype", settings.dtype),
+            *(("--threads", str(settings.draft_threads)) if settings.draft_threads else ()),
+            *settings.drafter_arguments,
+        )
+
+    def _check_pair(self) -> None:
+        settings = self.settings
+        if not self.drafts:
+            drafting = [each.value for each in self.speculations if each is not Speculation.OFF]
+            drafting += [peer for peer in self.peers if peer == "transformers-assisted"]
+            drafting += ["--grow-draft"] if settings.grow_draft else []
+            if drafting:
+                raise InvalidSettings(
+                    f"--draft none leaves {', '.join(drafting)} without a draft model; name one, or choose --arms off "
+                    "and other --peers"
+                )
+        if settings.grow_target or settings.grow_draft:
+            from benchmarks.grown import check_growth
+
+            for ref, size in ((self.pair.target, settings.grow_target), (self.pair.draft, settings.grow_draft)):
+                if size:
+                    check_growth(ref, size)
+        if not self.pair.is_known:
+            from sybil_engine.cli.pairs import check_pair
+
+            check_pair(self.pair)
+
+
+def _grown(ref: str, size: str) -> str:
+    if not size:
+        return ref
+    from benchmarks.grown import grow
+
+    return str(grow(ref, size))
+
+
+def _peers(settings: BenchSettings) -> tuple[str, ...]:
+    named = settings.peers
+    if named is None:
+        emulated, alone = settings.env == "emulated", settings.draft == NO_DRAFTER
+        left_out = {*(PEERS if emulated else ()), *(("transformers-assisted",) if alone else ())}
+        named = tuple(peer for peer in PEERS if peer not in left_out)
+    named = tuple(peer for peer in dict.fromkeys(named) if peer != "none")
+    if named and settings.env == "emulated":
+        raise InvalidSettings(
+            f"--peers {','.join(named)} cannot run under --env emulated: their passes have no set duration; leave "
+            "--peers out"
+        )
+    for peer in named:
+        package = peer.partition("-")[0]
+        if find_spec(package) is None:
+            raise InvalidSettings(
+                f"--peers {peer} needs the package {package}, which is not installed; install it with "
+                f"`pip install {package}`, or say --peers none"
+            )
+    return named
+
+
+def _check_outputs(settings: BenchSettings) -> None:
+    """Refuse to measure what could not be written down."""
+    if settings.json:
+        file = Path(settings.json)
+        folder_fits = file.absolute().parent.is_dir() and os.access(file.absolute().parent, os.W_OK)
+        if file.is_dir() or not folder_fits or (file.exists() and not os.access(file, os.W_OK)):
+            raise InvalidSettings(f"--json {file} cannot be written; name a file in a folder that can be")
+    if settings.report:
+        if find_spec("matplotlib") is None:
+            raise InvalidSettings(
+                "--report needs the package matplotlib, which is not installed; install it with "
+                "`pip install sybil-engine[bench]`, or leave --report out"
+            )
+        try:
+            Path(settings.report).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=settings.report):
+                pass
+        except OSError as error:
+            raise InvalidSettings(
+                f"--report {settings.report} cannot be written: {error.strerror}; name a folder that can be"
+            ) from None

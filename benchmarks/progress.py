@@ -1,0 +1,65 @@
+"""How far a run is, on stderr: a bar on a terminal, a line for each prompt elsewhere."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from benchmarks.measurement import Measurement, median_speed
+
+_REPEAT_S = 15.0
+
+
+class BenchProgress:
+    """Says what is being done, and the speeds so far."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            # The cores are busy enough with what is measured.
+            refresh_per_second=1,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+        self._said_s = float("-inf")
+        self._step = ""
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bar while the block runs."""
+        if not self._console.is_terminal:
+            yield
+            return
+        with self._bar:
+            yield
+
+    def say(self, step: str) -> None:
+        """Something is being waited for."""
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=step)
+            return
+        now_s = time.monotonic()
+        if step.split(" (")[0] != self._step or now_s - self._said_s > _REPEAT_S:
+            self._step, self._said_s = step.split(" (")[0], now_s
+            self._console.print(Text(f"sybil: {step}"), soft_wrap=True)
+
+    def begin(self, completions: int) -> None:
+        """So many completions follow."""
+        self._bar.reset(self._task, total=completions)
+
+    def advance(self, what: str, speeds: Mapping[str, Sequence[Measurement]], prompt_ended: bool) -> None:
+        """One completion is done."""
+        so_far = ", ".join(f"{name} {median_speed(each):.1f}" for name, each in speeds.items() if each)
+        if self._console.is_terminal:
+            self._bar.update(self._task, advance=1, description=what)
+        elif prompt_ended:
+            self._console.print(Text(f"sybil: {what}; tokens/s so far: {so_far}"), soft_wrap=True)

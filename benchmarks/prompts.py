@@ -1,0 +1,68 @@
+"""What is completed: the built-in prompts, or those of a file."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sybil_engine.cli.prompts import built_in_prompts
+from sybil_engine.errors import InvalidSettings
+
+UNSORTED = "prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class BenchPrompt:
+    """One prompt.
+
+    Attributes:
+        category: prompts of one category are reported together; the built-in ones are code, docstring or doctest.
+    """
+
+    text: str
+    category: str = UNSORTED
+
+
+def read_prompts(file: str, count: int) -> list[BenchPrompt]:
+    """The first few prompts of a file, or of the built-in ones, a category at a time.
+
+    Args:
+        file: JSON lines, each with a `prompt` and perhaps a `category`; empty: the built-in prompts.
+
+    Raises:
+        InvalidSettings: the file cannot be read, or a line is no prompt.
+    """
+    if file:
+        prompts = _from_file(Path(file))
+    else:
+        prompts = [BenchPrompt(prompt.prompt, prompt.category) for prompt in built_in_prompts()]
+    ranks: dict[str, int] = {}
+    ranked = []
+    for prompt in prompts:
+        ranks[prompt.category] = rank = ranks.get(prompt.category, -1) + 1
+        ranked.append((rank, prompt))
+    return [prompt for _, prompt in sorted(ranked, key=lambda pair: pair[0])][:count]
+
+
+def _from_file(file: Path) -> list[BenchPrompt]:
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not valid UTF-8"
+        raise InvalidSettings(f"--prompts {file} cannot be read: {reason}; name a file of JSON lines") from None
+    prompts = [_prompt(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not prompts:
+        raise InvalidSettings(f"--prompts {file} holds no prompt; write JSON lines with a `prompt` field into it")
+    return prompts
+
+
+def _prompt(file: Path, number: int, line: str) -> BenchPrompt:
+    try:
+        record: Any = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or not record["prompt"]:
+        raise InvalidSettings(
+            f"line {number} of {file} is not a prompt; each line must be a JSON object with a text called `prompt`"
+        )
+    return BenchPrompt(record["prompt"], str(record.get("category", UNSORTED)))

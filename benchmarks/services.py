@@ -1,0 +1,148 @@
+"""Drafter, verifier and coordinator as processes of a benchmark's own, at addresses and on cores that it knows.
+
+They are the processes that a fleet runs, without Ray, through which tokens never pass: Ray would choose the processes,
+and a benchmark must pin them and speak to each.
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.environments import Environment
+from benchmarks.hosted import COORDINATOR
+from sybil_engine.errors import Unavailable
+
+Report = Callable[[str], None]
+_START_S = 900
+_STOP_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServices:
+    """Where they listen: host:port of each; no drafter if there is none."""
+
+    coordinator: str
+    verifier: str
+    drafter: str | None
+
+
+@asynccontextmanager
+async def running_services(
+    environment: Environment,
+    verifier_arguments: Sequence[str],
+    drafter_arguments: Sequence[str] | None,
+    report: Report,
+) -> AsyncIterator[RunningServices]:
+    """Start the three and wait until they serve; leaving the block ends their processes.
+
+    Args:
+        verifier_arguments, drafter_arguments: their flags, which win over the environment's; None: no drafter.
+        report: told in words what is being waited for.
+
+    Raises:
+        Unavailable: one of them does not come up.
+    """
+    async with AsyncExitStack() as stack:
+        argv = (*environment.verifier_arguments, *verifier_arguments)
+        verifier = await stack.enter_async_context(hosted("verifier", environment.verifier_cores, argv))
+        processes = [verifier]
+        if drafter_arguments is not None:
+            argv = (*environment.drafter_arguments, *drafter_arguments)
+            drafter = await stack.enter_async_context(hosted("drafter", environment.drafter_cores, argv))
+            processes.append(drafter)
+        addresses = [await each.address(report, processes) for each in processes]
+        flags = ["--verifiers", addresses[0], "--start-s", str(_START_S), "--drafter-start-s", str(_START_S)]
+        if drafter_arguments is not None:
+            flags += ["--drafters", addresses[1]]
+        coordinator = await stack.enter_async_context(hosted(COORDINATOR, environment.drafter_cores, flags))
+        address = await coordinator.address(report, [*processes, coordinator])
+        yield RunningServices(address, addresses[0], addresses[1] if drafter_arguments is not None else None)
+
+
+@dataclass(slots=True)
+class HostedService:
+    """A process that hosts a service."""
+
+    kind: str
+    process: Process
+    errors: IO[bytes]
+
+    async def address(self, report: Report, others: Sequence["HostedService"]) -> str:
+        """Where it listens, as soon as it says so.
+
+        Args:
+            others: whose end makes waiting useless, this one among them.
+        """
+        report(f"waiting for the {self.kind} to start")
+        reading = asyncio.create_task(self._read_address(report))
+        ends = [(asyncio.create_task(each.process.wait()), each) for each in others]
+        tasks: list[asyncio.Task[Any]] = [reading, *(task for task, _ in ends)]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task, service in ends:
+                if task.done():
+                    raise Unavailable(f"the {service.kind} ended at its start: {service.last_words()}")
+            return await reading
+        finally:
+            for each in tasks:
+                each.cancel()
+
+    async def _read_address(self, report: Report) -> str:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            with suppress(ValueError):
+                said = json.loads(line)
+                if "address" in said:
+                    return str(said["address"])
+                report(str(said["waiting"]))
+        await self.process.wait()
+        raise Unavailable(f"the {self.kind} ended at its start: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The last line that it wrote to stderr."""
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit status {self.process.returncode}"
+
+
+@asynccontextmanager
+async def hosted(kind: str, cores: Sequence[int], arguments: Sequence[str]) -> AsyncIterator[HostedService]:
+    """A service in a process of its own, which ends with the block."""
+    with tempfile.TemporaryFile() as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "benchmarks.hosted",
+            kind,
+            ",".join(map(str, cores)),
+            *arguments,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=errors,
+            cwd=Path.cwd(),
+            # Ctrl-C is for this process to handle.
+            start_new_session=True,
+        )
+        try:
+            yield HostedService(kind, process, errors)
+        finally:
+            await _end(process)
+
+
+async def _end(process: Process) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        async with asyncio.timeout(_STOP_S):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

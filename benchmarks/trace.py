@@ -1,0 +1,177 @@
+"""One session with every message written down: the coordinator's own pipeline, in this process, between recorders."""
+
+import statistics
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from dataclasses import dataclass, field
+
+from benchmarks.run import Task
+from benchmarks.services import RunningServices
+from coordinator.clients import DrafterClient, VerifierClient
+from coordinator.patience import Patience
+from coordinator.pipeline import DrafterStream, Pipeline, VerifierStream
+from coordinator.policies import policy
+from coordinator.usage import Meter
+from sybil_engine.errors import Unavailable
+from sybil_engine.types import Block, Commit, SamplingParams, SessionOpen, Speculation
+
+_PINGS = 15
+
+
+@dataclass(slots=True)
+class BlockEvent:
+    """A block on its way, by this process's clock.
+
+    Attributes:
+        arrived_ns: from the drafter.
+        offered_ns: written on to the verifier; None if it never was.
+    """
+
+    block: Block
+    arrived_ns: int
+    offered_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitEvent:
+    """A commit that arrived."""
+
+    commit: Commit
+    arrived_ns: int
+
+
+@dataclass(slots=True)
+class Trace:
+    """All blocks and commits of one session, in the order in which they arrived.
+
+    Attributes:
+        verifier_wire_ns, drafter_wire_ns: one way between here and there, the emulated delay included: half of the
+            median round trip of an empty call.
+    """
+
+    arm: str
+    task: Task
+    verifier_wire_ns: int
+    drafter_wire_ns: int
+    blocks: list[BlockEvent] = field(default_factory=list)
+    commits: list[CommitEvent] = field(default_factory=list)
+
+
+class RecordedVerifier:
+    """A verifier stream that notes what passes; implements the pipeline's VerifierStream."""
+
+    def __init__(self, stream: VerifierStream, trace: Trace) -> None:
+        self._stream = stream
+        self._trace = trace
+
+    async def open(self, opening: SessionOpen) -> None:
+        await self._stream.open(opening)
+
+    async def offer(self, block: Block) -> None:
+        offered_ns = time.perf_counter_ns()
+        await self._stream.offer(block)
+        # The pipeline hands on the very block that it got.
+        for event in reversed(self._trace.blocks):
+            if event.block is block:
+                event.offered_ns = offered_ns
+                return
+
+    async def commits(self) -> AsyncIterator[Commit]:
+        async for commit in self._stream.commits():
+            self._trace.commits.append(CommitEvent(commit, time.perf_counter_ns()))
+            yield commit
+
+
+class RecordedDrafter:
+    """A drafter stream that notes what passes; implements the pipeline's DrafterStream."""
+
+    def __init__(self, stream: DrafterStream, trace: Trace) -> None:
+        self._stream = stream
+        self._trace = trace
+
+    async def open(self, opening: SessionOpen) -> None:
+        await self._stream.open(opening)
+
+    async def advance(self, commit: Commit) -> None:
+        await self._stream.advance(commit)
+
+    async def blocks(self) -> AsyncIterator[Block]:
+        async for block in self._stream.blocks():
+            self._trace.blocks.append(BlockEvent(block, time.perf_counter_ns()))
+            yield block
+
+
+class Tracer:
+    """Runs single sessions against a run's services."""
+
+    def __init__(self, services: RunningServices, delay_ns: int) -> None:
+        """
+        Args:
+            delay_ns: what the emulated link adds to each message from or to the verifier.
+        """
+        self._services = services
+        self._delay_ns = delay_ns
+
+    async def run(
+        self,
+        arm: str,
+        speculation: Speculation,
+        window_tokens: int,
+        task: Task,
+        sampling: SamplingParams,
+        max_tokens: int,
+    ) -> Trace:
+        """Complete one task and return all that was sent."""
+        async with AsyncExitStack() as stack:
+            verifier = VerifierClient(self._services.verifier)
+            stack.push_async_callback(verifier.close)
+            drafter = DrafterClient(self._services.drafter) if self._services.drafter else None
+            if drafter:
+                stack.push_async_callback(drafter.close)
+            trace = Trace(
+                arm,
+                task,
+                verifier_wire_ns=await _one_way_ns(verifier) + self._delay_ns,
+                drafter_wire_ns=await _one_way_ns(drafter) if drafter else 0,
+            )
+            description = await verifier.describe()
+            opening = SessionOpen(
+                token_ids=task.prompt,
+                prompt_tokens=len(task.prompt),
+                sampling=sampling,
+                seed=task.seed,
+                stop_token_ids=frozenset(description.end_token_ids),
+                max_position=len(task.prompt) + max_tokens,
+                session_id=f"trace-{arm}",
+            )
+
+            @contextmanager
+            def open_verifier() -> Iterator[VerifierStream]:
+                with verifier.session() as stream:
+                    yield RecordedVerifier(stream, trace)
+
+            @contextmanager
+            def open_drafter() -> Iterator[DrafterStream]:
+                if drafter is None:
+                    raise Unavailable("this run has no drafter")
+                with drafter.session() as stream:
+                    yield RecordedDrafter(stream, trace)
+
+            pipeline = Pipeline(
+                opening, policy(speculation, window_tokens), open_verifier, open_drafter, Meter(), Patience()
+            )
+            async with aclosing(pipeline.run()) as session:
+                async for _ in session:
+                    pass
+        return trace
+
+
+async def _one_way_ns(client: VerifierClient | DrafterClient) -> int:
+    """Half of the median round trip of a call that does nothing."""
+    times_ns = []
+    for _ in range(_PINGS):
+        start_ns = time.perf_counter_ns()
+        await client.describe()
+        times_ns.append(time.perf_counter_ns() - start_ns)
+    return round(statistics.median(times_ns) / 2)

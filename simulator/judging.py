@@ -1,0 +1,82 @@
+"""What a drafter would have guessed along the target's text, and what each rule of acceptance makes of it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simulator.trace import RANKS, Trace
+from sybil_engine.noise import NoiseTape, Stream, uniform_noise
+from sybil_engine.sampling import shape_logits
+from sybil_engine.types import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One prompt to complete."""
+
+    prompt_id: str
+    category: str
+    token_ids: tuple[int, ...]
+    seed: int
+
+
+def judge(task: Task, params: SamplingParams, text: Tensor, target_logits: Tensor, draft_logits: Tensor) -> Trace:
+    """Say what the drafter would have guessed along a text, and what the ratio test would have made of it.
+
+    Args:
+        text: [tokens], the target's.
+        target_logits, draft_logits: [tokens, vocabulary], float32, each row given the text before its token.
+    """
+    tokens, vocabulary_size = draft_logits.shape
+    start = len(task.token_ids)
+    draft_shaped = shape_logits(draft_logits, params)
+    draft_probabilities = _probabilities(draft_shaped, params)
+    target_probabilities = _probabilities(shape_logits(target_logits, params), params)
+    scores = draft_shaped
+    if not params.greedy:
+        noise = NoiseTape(task.seed, vocabulary_size).rows(start, tokens)
+        scores = torch.log_softmax(draft_shaped, dim=-1) + noise
+    shared_scores, shared_ids = _best(scores)
+    _, own_ids = _best(draft_shaped)
+    coins = uniform_noise([task.seed] * tokens, range(start, start + tokens), 3, Stream.COIN)
+    drafted, wanted = (each.gather(1, text[:, None])[:, 0] for each in (draft_probabilities, target_probabilities))
+    accepted = coins[:, 0] * wanted < drafted
+    # Where the coin falls against it, the ratio test had judged a token that the drafter likes more than the target.
+    excess = (draft_probabilities - target_probabilities).clamp(min=0)
+    rejected_ids = _draw(excess, coins[:, 1])
+    return Trace(
+        prompt_id=task.prompt_id,
+        category=task.category,
+        temperature=params.temperature,
+        seed=task.seed,
+        target_ids=text.numpy(),
+        shared_ids=shared_ids.numpy(),
+        shared_scores=shared_scores.numpy(),
+        own_ids=own_ids.numpy(),
+        own_probabilities=draft_probabilities.gather(1, own_ids).numpy(),
+        overlap=torch.minimum(draft_probabilities, target_probabilities).sum(dim=-1).numpy(),
+        accepted=accepted.numpy(),
+        own_draft_ids=torch.where(accepted, text, rejected_ids).numpy(),
+        bonus_chance=(draft_probabilities * target_probabilities).sum(dim=-1).numpy(),
+        bonus_matched=(coins[:, 2] < drafted).numpy(),
+    )
+
+
+def _probabilities(shaped: Tensor, params: SamplingParams) -> Tensor:
+    if params.greedy:
+        return torch.zeros_like(shaped).scatter_(1, shaped.argmax(dim=-1, keepdim=True), 1.0)
+    return torch.softmax(shaped, dim=-1)
+
+
+def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The best scores and their tokens; ties go to the lowest token id."""
+    ordered, token_ids = torch.sort(scores, dim=-1, descending=True, stable=True)
+    return ordered[:, :RANKS].contiguous(), token_ids[:, :RANKS].contiguous()
+
+
+def _draw(weights: Tensor, coins: Tensor) -> Tensor:
+    """Draw a token of each row, by weights that need not sum to 1."""
+    sums = weights.cumsum(dim=-1)
+    drawn = torch.searchsorted(sums, (coins * sums[:, -1])[:, None], right=True)[:, 0]
+    return drawn.clamp(max=weights.shape[1] - 1)

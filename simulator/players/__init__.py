@@ -1,0 +1,1 @@
+"""Policies of speculation, each an event simulation over one trace."""

@@ -1,0 +1,56 @@
+"""PEARL: the drafter never waits, and the position after a window is judged with the next window."""
+
+from dataclasses import dataclass
+
+from simulator.players.player import Outcome
+from simulator.point import Point
+from simulator.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Pearl:
+    """Pre-verify: after a rejection a pass on the committed text alone judges the first token of the window that is
+    being drafted meanwhile. Post-verify: a pass judges one window while the next one is drafted, and yields no token of
+    its own when all are accepted. A rejection ends everything in flight.
+
+    Published as rounds in which both sides wait for one another; played as if blocks and verdicts were pushed, which
+    can only be faster.
+
+    Source: Liu et al. 2024 (arXiv 2408.11850).
+    """
+
+    window_tokens: int
+
+    @property
+    def setting(self) -> str:
+        return f"window {self.window_tokens}"
+
+    def play(self, trace: Trace, point: Point) -> Outcome:
+        """See `Player.play`."""
+        rejections = trace.own_rejections
+        now_ms = idle_ms = drafting_since_ms = 0.0
+        position = passes = 0
+
+        def arrival_ms(drafted_tokens: int) -> float:
+            return drafting_since_ms + drafted_tokens * point.draft_ms + point.one_way_ms
+
+        while position < len(trace):
+            start = position
+            waited_ms = max(0.0, arrival_ms(1) - (now_ms + point.verify_ms))
+            now_ms += point.verify_ms + waited_ms
+            idle_ms += waited_ms
+            passes += 1
+            position = start + 1
+            alive = rejections[start] > start
+            # The first window lost a token to pre-verify; a window of one token is spent by it.
+            end = start + self.window_tokens if self.window_tokens > 1 else start + 2
+            while alive and position < len(trace):
+                waited_ms = max(0.0, arrival_ms(end - start) - now_ms)
+                now_ms += waited_ms + point.pass_ms(end - position)
+                idle_ms += waited_ms
+                passes += 1
+                alive = rejections[position] >= end
+                position = end if alive else rejections[position] + 1
+                end += self.window_tokens
+            drafting_since_ms = now_ms + point.one_way_ms
+        return Outcome(len(trace), passes, now_ms, idle_ms)

@@ -1,0 +1,60 @@
+"""What every player is: a policy that turns a trace and a point into a time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from simulator.point import Point
+from simulator.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What playing came to; outcomes of several traces add up.
+
+    Attributes:
+        duration_ms: until the end of the pass that commits the last token.
+        idle_ms: how much of it no verify pass was running.
+    """
+
+    tokens: int = 0
+    passes: int = 0
+    duration_ms: float = 0.0
+    idle_ms: float = 0.0
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        return Outcome(
+            self.tokens + other.tokens,
+            self.passes + other.passes,
+            self.duration_ms + other.duration_ms,
+            self.idle_ms + other.idle_ms,
+        )
+
+    @property
+    def tokens_per_second(self) -> float:
+        return 1e3 * self.tokens / self.duration_ms
+
+    @property
+    def tokens_per_pass(self) -> float:
+        return self.tokens / self.passes
+
+    @property
+    def verifier_idle(self) -> float:
+        """Share of the time during which no verify pass was running."""
+        return self.idle_ms / self.duration_ms
+
+
+class Player(Protocol):
+    """One policy with one setting of its own."""
+
+    @property
+    def setting(self) -> str:
+        """What distinguishes it from the same policy's other settings."""
+
+    def play(self, trace: Trace, point: Point) -> Outcome:
+        """Produce the trace's text."""
+
+
+def play_all(player: Player, traces: Iterable[Trace], point: Point) -> Outcome:
+    """Produce the text of every trace, one after the other."""
+    return sum((player.play(trace, point) for trace in traces), Outcome())

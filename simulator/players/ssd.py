@@ -1,0 +1,109 @@
+"""SSD, also called Saguaro: while a window is judged, a continuation is drafted for each of its likely outcomes."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simulator.players.player import Outcome
+from simulator.point import Point
+from simulator.trace import RANKS, Trace
+
+UNIFORM_GUESSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ssd:
+    """An outcome is how many tokens were accepted and which token follows them. For each number of accepted tokens the
+    drafter prepares a window behind its most likely next tokens. If the outcome is among them, its window leaves at
+    once; if not, one is drafted while the verifier waits.
+
+    Preparing takes one pass that feeds the window on its way, and one for each token of the next windows, all outcomes
+    at once, for the same time. After a miss, preparing is dropped at once.
+
+    Args:
+        fan_outs: [window + 1], guesses prepared behind each number of accepted tokens.
+
+    Source: Kumar, Dao, May 2026 (arXiv 2603.03251), without its sampling that trades acceptance for hits.
+    """
+
+    window_tokens: int
+    fan_outs: tuple[int, ...]
+
+    @property
+    def setting(self) -> str:
+        if len(set(self.fan_outs)) == 1:
+            return f"window {self.window_tokens}"
+        return f"window {self.window_tokens}, {'/'.join(map(str, self.fan_outs))}"
+
+    def play(self, trace: Trace, point: Point) -> Outcome:
+        """See `Player.play`."""
+        rejections = trace.own_rejections
+        drafting_ms = self.window_tokens * point.draft_ms
+        preparing_ms = drafting_ms + point.draft_ms
+        idle_ms = start_ms = drafting_ms + point.one_way_ms
+        end_ms = 0.0
+        position = passes = 0
+        while position < len(trace):
+            end_ms = start_ms + point.pass_ms(self.window_tokens)
+            passes += 1
+            accepted = min(rejections[position] - position, self.window_tokens)
+            position += accepted + 1
+            if position >= len(trace):
+                break
+            ranks = trace.bonus_ranks if accepted == self.window_tokens else trace.correction_ranks
+            told_ms = end_ms + point.one_way_ms
+            if ranks[position - 1] < self.fan_outs[accepted]:
+                sent_ms = max(told_ms, start_ms - point.one_way_ms + preparing_ms)
+            else:
+                sent_ms = told_ms + drafting_ms
+            start_ms = sent_ms + point.one_way_ms
+            idle_ms += start_ms - end_ms
+        return Outcome(len(trace), passes, end_ms, idle_ms)
+
+
+def uniform_fan_outs(window_tokens: int) -> tuple[int, ...]:
+    """Three guesses behind each number of accepted tokens."""
+    return (UNIFORM_GUESSES,) * (window_tokens + 1)
+
+
+def geometric_fan_outs(window_tokens: int, acceptance_rate: float, exponent: float) -> tuple[int, ...]:
+    """As many guesses as three each, shared out by how likely each number of accepted tokens is.
+
+    With a chance of F**-exponent that F guesses miss, the fewest misses come from fan-outs in proportion to the
+    outcome's probability to the power 1 / (1 + exponent). No more than the 8 guesses that a trace holds.
+
+    Args:
+        acceptance_rate: below 1.
+
+    Source: Kumar, Dao, May 2026 (capped geometric series).
+    """
+    chances = [acceptance_rate**accepted * (1 - acceptance_rate) for accepted in range(window_tokens)]
+    chances.append(acceptance_rate**window_tokens)
+    weights = [chance ** (1 / (1 + exponent)) for chance in chances]
+    budget = UNIFORM_GUESSES * (window_tokens + 1)
+    fan_outs = [0] * len(weights)
+    # Whichever outcome has the fewest guesses for its weight gets the next one.
+    for _ in range(budget):
+        growing = [index for index, fan_out in enumerate(fan_outs) if fan_out < RANKS]
+        if not growing:
+            break
+        fan_outs[max(growing, key=lambda index: weights[index] / (fan_outs[index] + 0.5))] += 1
+    return tuple(fan_outs)
+
+
+def miss_exponent(traces: Sequence[Trace]) -> float:
+    """The exponent of the power law that fits best how often F guesses miss, F from 2 to 8."""
+    ranks = [
+        bonus if accepted else correction
+        for trace in traces
+        for accepted, bonus, correction in zip(
+            trace.accepted.tolist(), trace.bonus_ranks, trace.correction_ranks, strict=True
+        )
+    ]
+    products = squares = 0.0
+    for guesses in range(2, RANKS + 1):
+        # One imagined miss keeps a trace that never misses finite.
+        miss_rate = (sum(rank >= guesses for rank in ranks) + 1) / (len(ranks) + 1)
+        products -= math.log(miss_rate) * math.log(guesses)
+        squares += math.log(guesses) ** 2
+    return products / squares

@@ -1,0 +1,76 @@
+"""Where a simulation takes place: how long passes and messages take."""
+
+import math
+from dataclasses import dataclass, replace
+
+from sybil_engine.errors import InvalidSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Times of one pair of devices, in milliseconds.
+
+    Attributes:
+        verify_ms: a verify pass of one row.
+        draft_ms: a draft pass, however many tokens it extends.
+        round_trip_ms: from drafter to verifier and back.
+        row_ms: what each drafted token adds to the verify pass that judges it.
+
+    Raises:
+        InvalidSettings: a time is negative or not finite, or a verify pass takes none.
+    """
+
+    verify_ms: float
+    draft_ms: float
+    round_trip_ms: float
+    row_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in self.times().items():
+            if not (math.isfinite(value) and value >= 0):
+                raise InvalidSettings(f"{name} is {value:g} ms; it must be a finite number, 0 or more")
+        if self.verify_ms == 0:
+            raise InvalidSettings("verify is 0 ms; a verify pass must take some time for anything to be faster than it")
+
+    def times(self) -> dict[str, float]:
+        """Its times by the names that people give them."""
+        return {
+            "verify": self.verify_ms,
+            "draft": self.draft_ms,
+            "round trip": self.round_trip_ms,
+            "row": self.row_ms,
+        }
+
+    @property
+    def one_way_ms(self) -> float:
+        return self.round_trip_ms / 2
+
+    def pass_ms(self, drafted_rows: int) -> float:
+        """Time of a verify pass that judges so many drafted tokens."""
+        return self.verify_ms + drafted_rows * self.row_ms
+
+    def without_overhead(self) -> "Point":
+        """The same verifier beside a drafter that takes no time and no way."""
+        return replace(self, draft_ms=0.0, round_trip_ms=0.0)
+
+    def __str__(self) -> str:
+        row = f", row {self.row_ms:g} ms" if self.row_ms else ""
+        return f"verify {self.verify_ms:g} ms, draft {self.draft_ms:g} ms, round trip {self.round_trip_ms:g} ms{row}"
+
+
+DEFAULT_POINTS = ((30.0, 3.0, 1.0), (30.0, 1.5, 15.0), (12.0, 1.0, 0.2))
+
+
+def parse_point(text: str, row_ms: float = 0.0) -> Point:
+    """Read `verify,draft,rtt`, in milliseconds.
+
+    Raises:
+        InvalidSettings: not three numbers, or impossible ones.
+    """
+    try:
+        verify_ms, draft_ms, round_trip_ms = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidSettings(
+            f"{text!r} is not a point; write three times in ms as verify,draft,rtt, for example 30,3,1"
+        ) from None
+    return Point(verify_ms, draft_ms, round_trip_ms, row_ms)

@@ -1,0 +1,111 @@
+"""Records traces: the target completes prompts, then both models read each completion once more, from end to end."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.utils.logging import disable_progress_bar
+
+from simulator.judging import Task, judge
+from simulator.storage import Recording
+from simulator.trace import Trace
+from sybil_engine.errors import ContextExceeded, InvalidRequest, PairMismatch
+from sybil_engine.models.loading import describe, find_folder
+from sybil_engine.noise import NoiseTape
+from sybil_engine.sampling import draw_tokens, shape_logits
+from sybil_engine.types import ModelDescription, SamplingParams
+
+
+class Recorder:
+    """A pair of models that are asked what they think of the target's text.
+
+    Raises:
+        PairMismatch: their vocabularies differ.
+        ModelError: a model cannot be loaded.
+    """
+
+    def __init__(self, target: str, draft: str) -> None:
+        self._target_is, self._draft_is = describe(target), describe(draft)
+        if self._target_is.tokenizer_fingerprint != self._draft_is.tokenizer_fingerprint:
+            raise PairMismatch(f"{target} and {draft} have different tokenizers; name two models that share one")
+        self._target, self._draft = _load(target), _load(draft)
+
+    def record(
+        self,
+        tasks: Sequence[Task],
+        temperatures: Sequence[float],
+        max_tokens: int,
+        say: Callable[[str], None],
+    ) -> Recording:
+        """Complete every task at every temperature.
+
+        Args:
+            max_tokens: at most, for each completion; it ends earlier where the target ends it.
+            say: told how far it is.
+
+        Raises:
+            ContextExceeded: a prompt leaves no room for so many tokens.
+        """
+        if max_tokens < 1:
+            raise InvalidRequest(f"max_tokens is {max_tokens}; it must be at least 1")
+        context_tokens = min(self._target_is.context_tokens, self._draft_is.context_tokens)
+        for task in tasks:
+            if len(task.token_ids) + max_tokens > context_tokens:
+                raise ContextExceeded(
+                    f"{len(task.token_ids)} tokens of prompt {task.prompt_id} and {max_tokens} more do not fit the "
+                    f"context of {context_tokens} tokens; ask for fewer"
+                )
+        traces = []
+        for temperature in temperatures:
+            params = SamplingParams(temperature=temperature)
+            for number, task in enumerate(tasks):
+                say(f"recording {number + 1} of {len(tasks)} at temperature {temperature:g}: {task.prompt_id}")
+                traces.append(self._trace(task, params, max_tokens))
+        about = {
+            "target": _words(self._target_is),
+            "draft": _words(self._draft_is),
+            "max_tokens": max_tokens,
+            "dtype": "float32",
+        }
+        return Recording(traces, about)
+
+    @torch.inference_mode()
+    def _trace(self, task: Task, params: SamplingParams, max_tokens: int) -> Trace:
+        noise = NoiseTape(task.seed, self._target_is.vocabulary_size)
+        text = self._complete(task, params, noise, max_tokens)
+        start = len(task.token_ids)
+        token_ids = torch.tensor([[*task.token_ids, *text]])
+        # The row of a token speaks of the one behind it.
+        rows = slice(start - 1, start + len(text) - 1)
+        target_logits = self._target(token_ids).logits[0, rows].float()
+        draft_logits = self._draft(token_ids).logits[0, rows].float()
+        return judge(task, params, torch.tensor(text), target_logits, draft_logits)
+
+    def _complete(self, task: Task, params: SamplingParams, noise: NoiseTape, max_tokens: int) -> list[int]:
+        """The target's text under its noise."""
+        cache = DynamicCache(config=self._target.config)
+        fed = torch.tensor([task.token_ids])
+        text: list[int] = []
+        while len(text) < max_tokens and not (text and text[-1] in self._target_is.end_token_ids):
+            logits = self._target(fed, past_key_values=cache, use_cache=True).logits[0, -1:].float()
+            position = len(task.token_ids) + len(text)
+            shaped = shape_logits(logits, params)
+            drawn = draw_tokens(shaped, None if params.greedy else noise.rows(position, 1))
+            text.append(int(drawn))
+            fed = drawn.unsqueeze(0)
+        return text
+
+
+def _load(ref: str) -> Any:
+    folder: Path = find_folder(ref)
+    disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    )
+    return model.eval()
+
+
+def _words(description: ModelDescription) -> str:
+    return f"{description.model_id}, {description.parameters:,} parameters"

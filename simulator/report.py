@@ -1,0 +1,120 @@
+"""What a simulation says: tables for people, JSON for programs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from simulator.storage import Recording
+from simulator.tournament import Match, Score
+from simulator.trace import Trace
+
+
+def match_table(match: Match) -> Table:
+    """One point at one temperature, a contender a row."""
+    table = Table(
+        title=f"temperature {match.temperature:g}: {match.point}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
+    table.add_column("player", no_wrap=True)
+    for heading in ("/ plain", "/ lockstep", "tokens/pass", "idle", "limit", "of limit"):
+        table.add_column(heading, justify="right")
+    table.add_column("best setting", overflow="fold")
+    best = max(score.outcome.tokens_per_second for score in match.scores)
+    for score in match.scores:
+        speed, limit = score.outcome.tokens_per_second, score.limit_tokens_per_second
+        table.add_row(
+            score.contender,
+            f"{speed / match.plain:.2f}",
+            f"{speed / match.best_lockstep:.2f}",
+            f"{score.outcome.tokens_per_pass:.2f}",
+            f"{score.outcome.verifier_idle:.0%}",
+            f"{limit / match.plain:.2f}" if limit else "",
+            f"{speed / limit:.2f}" if limit else "",
+            score.setting,
+            style="bold" if speed == best else None,
+        )
+    return table
+
+
+_TRACE_WORDS = {
+    "completions": "completions",
+    "tokens": "tokens",
+    "acceptance_rate_shared_noise": "acceptance rate, shared noise",
+    "acceptance_rate_ratio_test": "acceptance rate, ratio test",
+    "overlap": "its expectation: overlap of the distributions",
+    "bonus_guessed_ratio_test": "a free bonus token is the drafter's own guess",
+    "correction_is_second_guess": "a correction under shared noise is the 2nd guess",
+    "correction_is_second_to_fourth_guess": "... is among the 2nd to 4th guess",
+}
+
+
+def traces_table(recording: Recording) -> Table:
+    """What the traces hold, a temperature a column."""
+    table = Table("temperature", box=None, header_style="bold", pad_edge=False)
+    columns = []
+    for temperature in recording.temperatures():
+        table.add_column(f"{temperature:g}", justify="right")
+        columns.append(trace_figures(recording.at(temperature)))
+    for name, words in _TRACE_WORDS.items():
+        values = [column[name] for column in columns]
+        table.add_row(words, *(f"{value:,}" if isinstance(value, int) else f"{value:.2f}" for value in values))
+    return table
+
+
+def trace_figures(traces: Sequence[Trace]) -> dict[str, float]:
+    """Rates of the traces of one temperature."""
+    tokens = sum(map(len, traces))
+    ranks = [rank for trace in traces for rank in trace.shared_ranks]
+    corrections = [rank for rank in ranks if rank]
+
+    def mean(name: str) -> float:
+        return sum(float(getattr(trace, name).sum()) for trace in traces) / tokens
+
+    return {
+        "completions": len(traces),
+        "tokens": tokens,
+        "acceptance_rate_shared_noise": ranks.count(0) / tokens,
+        "acceptance_rate_ratio_test": mean("accepted"),
+        "overlap": mean("overlap"),
+        "bonus_guessed_ratio_test": mean("bonus_chance"),
+        "correction_is_second_guess": corrections.count(1) / max(1, len(corrections)),
+        "correction_is_second_to_fourth_guess": sum(rank <= 3 for rank in corrections) / max(1, len(corrections)),
+    }
+
+
+def figures(recording: Recording, matches: Sequence[Match], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every figure."""
+    return {
+        "settings": dict(settings),
+        "recorded": dict(recording.about),
+        "traces": {f"{each:g}": trace_figures(recording.at(each)) for each in recording.temperatures()},
+        "matches": [_match_figures(match) for match in matches],
+    }
+
+
+def _match_figures(match: Match) -> dict[str, Any]:
+    return {
+        "temperature": match.temperature,
+        "point": asdict(match.point),
+        "players": {score.contender: _score_figures(match, score) for score in match.scores},
+    }
+
+
+def _score_figures(match: Match, score: Score) -> dict[str, Any]:
+    speed, limit = score.outcome.tokens_per_second, score.limit_tokens_per_second
+    return {
+        "setting": score.setting,
+        "tokens_per_second": speed,
+        "ratio_to_plain": speed / match.plain,
+        "ratio_to_best_lockstep": speed / match.best_lockstep,
+        "tokens_per_pass": score.outcome.tokens_per_pass,
+        "verifier_idle": score.outcome.verifier_idle,
+        "limit_tokens_per_second": limit,
+        "share_of_limit": speed / limit if limit else None,
+    }

@@ -1,0 +1,161 @@
+"""Traces in a file: NumPy arrays of all completions one after the other, and a header in JSON."""
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.trace import RANKS, Trace
+from sybil_engine.errors import InvalidRequest
+
+_FORMAT = "sybil-traces-1"
+_WIDE = ("shared_ids", "shared_scores", "own_ids", "own_probabilities")
+_PER_TOKEN = {
+    "target_ids": np.int32,
+    "shared_ids": np.int32,
+    "shared_scores": np.float32,
+    "own_ids": np.int32,
+    "own_probabilities": np.float32,
+    "overlap": np.float32,
+    "accepted": np.bool_,
+    "own_draft_ids": np.int32,
+    "bonus_chance": np.float32,
+    "bonus_matched": np.bool_,
+}
+
+
+class UnusableTraces(InvalidRequest):
+    """A trace file is missing, cannot be read, or holds something else."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a trace file holds.
+
+    Attributes:
+        about: how it was recorded: models, seed, limits.
+    """
+
+    traces: Sequence[Trace]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def temperatures(self) -> list[float]:
+        """Each temperature once, ascending."""
+        return sorted({trace.temperature for trace in self.traces})
+
+    def at(self, temperature: float) -> list[Trace]:
+        """The traces of one temperature."""
+        return [trace for trace in self.traces if trace.temperature == temperature]
+
+
+def check_writable(file: Path) -> None:
+    """Refuse a file that could not be written, before an hour's work is lost for it.
+
+    Raises:
+        UnusableTraces: its folder is missing or may not be written to, or it is a folder itself.
+    """
+    if file.is_dir():
+        raise UnusableTraces(f"{file} is a folder; name a file to write to")
+    try:
+        existed = file.exists()
+        file.open("ab").close()
+        if not existed:
+            file.unlink()
+    except OSError as error:
+        raise UnusableTraces(f"{file} cannot be written: {error.strerror}; name another file") from error
+
+
+def save(recording: Recording, file: Path) -> None:
+    """Write traces to a file."""
+    header = {
+        "format": _FORMAT,
+        "about": dict(recording.about),
+        "completions": [
+            {
+                "prompt_id": trace.prompt_id,
+                "category": trace.category,
+                "temperature": trace.temperature,
+                "seed": trace.seed,
+                "tokens": len(trace),
+            }
+            for trace in recording.traces
+        ],
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        name: np.concatenate([getattr(trace, name) for trace in recording.traces]).astype(dtype)
+        for name, dtype in _PER_TOKEN.items()
+    }
+    arrays["header"] = np.array(json.dumps(header))
+    # An open file keeps NumPy from adding a suffix of its own.
+    with file.open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)
+
+
+def load(file: Path) -> Recording:
+    """Read traces from a file.
+
+    Raises:
+        UnusableTraces: see there.
+    """
+    try:
+        if file.is_file() and not zipfile.is_zipfile(file):
+            raise ValueError("it is no NumPy archive")
+        with np.load(file, allow_pickle=False) as stored:
+            header = json.loads(str(stored["header"]))
+            if header["format"] != _FORMAT:
+                raise ValueError(f"its format is {header['format']}, this version reads {_FORMAT}")
+            arrays = {name: _checked(name, stored[name].astype(dtype)) for name, dtype in _PER_TOKEN.items()}
+        return Recording(_cut(header["completions"], arrays), header["about"])
+    except FileNotFoundError:
+        raise UnusableTraces(
+            f"no trace file {file}; record one with `sybil simulate record --out {file}`, or check the path"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise UnusableTraces(
+            f"{file} is not a trace file that can be played ({_sentence(error)}); record it again with "
+            "`sybil simulate record`"
+        ) from error
+
+
+def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    expected = 2 if name in _WIDE else 1
+    if array.ndim != expected or (expected == 2 and array.shape[1] != RANKS):
+        raise ValueError(f"{name} has the shape {array.shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name} holds what is no number")
+    return array
+
+
+def _cut(completions: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[Any]]) -> list[Trace]:
+    lengths = [int(completion["tokens"]) for completion in completions]
+    if not lengths or min(lengths) < 1:
+        raise ValueError("it holds no completion, or an empty one")
+    for name, array in arrays.items():
+        if len(array) != sum(lengths):
+            raise ValueError(f"{name} has {len(array)} tokens, the header says {sum(lengths)}")
+    traces = []
+    start = 0
+    for completion, length in zip(completions, lengths, strict=True):
+        part = {name: array[start : start + length] for name, array in arrays.items()}
+        traces.append(
+            Trace(
+                prompt_id=str(completion["prompt_id"]),
+                category=str(completion["category"]),
+                temperature=float(completion["temperature"]),
+                seed=int(completion["seed"]),
+                **part,
+            )
+        )
+        start += length
+    return traces
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it lacks {error.args[0]}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -1,0 +1,111 @@
+"""What a real pair said: the target's text, and what the drafter would have guessed at every position of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.integer[Any]]
+Floats = NDArray[np.floating[Any]]
+Bools = NDArray[np.bool_]
+
+RANKS = 8
+"""How many of the drafter's guesses a trace holds at each position; rank 8 means that the target's token is no such."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One completion. The target's text stands under every player: it is what all of them must produce.
+
+    The drafter's guesses are teacher-forced, each given the target's text before it. That is enough: what a drafter
+    says after a wrong guess is never committed.
+
+    Under its own sampling the drafter draws independently, and the ratio test judges it. Given that the committed token
+    is t, it came from an accepted draft with probability min(1, draft_prob(t) / target_prob(t)): coins thrown with that
+    chance along a text that was drawn from the target give the very joint distribution of texts and acceptances.
+
+    Attributes:
+        target_ids: [tokens].
+        shared_ids: [tokens, 8], the drafter's guesses under the shared noise, best first.
+        shared_scores: [tokens, 8], their log-probabilities plus noise; logits at temperature 0.
+        own_ids: [tokens, 8], the drafter's most likely tokens, without noise.
+        own_probabilities: [tokens, 8].
+        overlap: [tokens], sum over tokens of min(draft_prob, target_prob): the ratio test's acceptance.
+        accepted: [tokens], whether the ratio test accepted.
+        own_draft_ids: [tokens], what the ratio test judged: the target's token where it accepted, else another.
+        bonus_chance: [tokens], sum over tokens of draft_prob * target_prob: that two independent draws agree.
+        bonus_matched: [tokens], whether a token drawn freely from the target is the drafter's own independent guess.
+    """
+
+    prompt_id: str
+    category: str
+    temperature: float
+    seed: int
+    target_ids: Ints
+    shared_ids: Ints
+    shared_scores: Floats
+    own_ids: Ints
+    own_probabilities: Floats
+    overlap: Floats
+    accepted: Bools
+    own_draft_ids: Ints
+    bonus_chance: Floats
+    bonus_matched: Bools
+
+    def __len__(self) -> int:
+        return len(self.target_ids)
+
+    @cached_property
+    def shared_ranks(self) -> list[int]:
+        """[tokens], at which rank the drafter guessed the target's token under the shared noise; 8 if it did not."""
+        return _ranks(self.shared_ids, self.target_ids)
+
+    @cached_property
+    def bonus_ranks(self) -> list[int]:
+        """[tokens], how likely the drafter held the target's token by itself, as a rank."""
+        return _ranks(self.own_ids, self.target_ids)
+
+    @cached_property
+    def correction_ranks(self) -> list[int]:
+        """[tokens], the same without the rejected token, which no correction can be."""
+        without_draft = np.where(self.own_ids == self.own_draft_ids[:, None], -1, self.own_ids)
+        ranks = _ranks(without_draft, self.target_ids)
+        drafts = _ranks(self.own_ids, self.own_draft_ids)
+        return [rank - (draft < rank < RANKS) for rank, draft in zip(ranks, drafts, strict=True)]
+
+    @cached_property
+    def shared_rejections(self) -> list[int]:
+        """[tokens + 1], the first position from each one on where the trunk under shared noise is wrong."""
+        return next_failures([rank == 0 for rank in self.shared_ranks])
+
+    @cached_property
+    def own_rejections(self) -> list[int]:
+        """[tokens + 1], the first position from each one on where the ratio test rejects."""
+        return next_failures(self.accepted.tolist())
+
+    @cached_property
+    def matches(self) -> list[bool]:
+        """[tokens], `bonus_matched` as plain booleans."""
+        matched: list[bool] = self.bonus_matched.tolist()
+        return matched
+
+
+def next_failures(succeeded: Sequence[bool]) -> list[int]:
+    """For each position, the first one from there on that did not succeed; the length where there is none.
+
+    Returns:
+        One longer than the argument, so that a player at the end of a text may ask, too.
+    """
+    failures = [len(succeeded)] * (len(succeeded) + 1)
+    for position in range(len(succeeded) - 1, -1, -1):
+        failures[position] = failures[position + 1] if succeeded[position] else position
+    return failures
+
+
+def _ranks(guesses: Ints, token_ids: Ints) -> list[int]:
+    hits = guesses == token_ids[:, None]
+    ranks: list[int] = np.where(hits.any(axis=1), hits.argmax(axis=1), RANKS).tolist()
+    return ranks

@@ -1,0 +1,44 @@
+"""`sybil bench`: measures every kind of speculation, and peers, in one run."""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from benchmarks.settings import PREFIX, BenchSettings
+from sybil_engine import settings
+from sybil_engine.cli.exits import FAILURE, SUCCESS
+from sybil_engine.cli.running import run
+
+if TYPE_CHECKING:
+    from benchmarks.plan import Plan
+
+_FILE_COLUMNS = 160
+
+
+@click.command(
+    short_help="Measure how fast speculation is here, arm by arm, beside others.",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
+def bench(argv: tuple[str, ...]) -> int:
+    """Measure every kind of speculation, and peers, in one run: docs/benchmarks.md says how to read what it prints."""
+    chosen = settings.parse(BenchSettings, argv, os.environ, PREFIX, "sybil bench")
+    # Behind the settings: a wrong flag is reported at once.
+    from benchmarks.plan import Plan
+
+    plan = Plan.of(chosen)
+    # A table that goes into a file or a pipe keeps its columns.
+    output = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
+    return run(_bench(plan, output, Console(stderr=True, highlight=False)))
+
+
+async def _bench(plan: "Plan", output: Console, remarks: Console) -> int:
+    # gRPC and tokenizers, which bad settings do not need.
+    from benchmarks.bench import bench as measure
+
+    same = await measure(plan, output, remarks)
+    return SUCCESS if same or plan.settings.numerics == "fast" else FAILURE

@@ -1,0 +1,173 @@
+"""`sybil simulate`: plays traces of a real pair under many policies, for any pass times and any distance."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from sybil_engine.cli.exits import SUCCESS, UserMistake
+from sybil_engine.cli.options import model_options, models_from
+from sybil_engine.cli.pairs import NO_DRAFTER, pair_of
+from sybil_engine.cli.progress import Progress
+from sybil_engine.cli.prompts import built_in_prompts, mixed
+
+_FILE = click.Path(dir_okay=True, path_type=Path)
+_AT_LEAST_1 = click.IntRange(min=1)
+_FILE_COLUMNS = 120
+
+
+@click.group(invoke_without_command=True, short_help="Play recorded traces under many policies, for any times.")
+@click.option("--traces", "trace_file", type=_FILE, help="What `sybil simulate record` wrote.")
+@click.option(
+    "--point",
+    "point_texts",
+    multiple=True,
+    metavar="VERIFY,DRAFT,RTT",
+    help="Times in ms, for example 30,3,1; may be repeated. [default: 30,3,1 and 30,1.5,15 and 12,1,0.2]",
+)
+@click.option("--row-ms", type=float, default=0.0, show_default=True, help="What each judged token adds to a pass.")
+@click.option("--temperature", "temperature_texts", multiple=True, metavar="T[,T...]", help="[default: all recorded]")
+@click.option("--replicas", type=_AT_LEAST_1, default=4, show_default=True, help="Targets that DSI runs on.")
+@click.option(
+    "--draft-rows",
+    type=click.IntRange(min=2),
+    multiple=True,
+    default=(8, 32),
+    show_default=True,
+    help="Guesses that one draft pass extends when hedging; may be repeated.",
+)
+@click.option("--max-window", type=_AT_LEAST_1, default=16, show_default=True, help="Largest window that is searched.")
+@click.option("--branches", type=_AT_LEAST_1, default=3, show_default=True, help="Judged beside the trunk in a pass.")
+@click.option("--tree-rows", type=_AT_LEAST_1, default=32, show_default=True, help="Rows of a tree that a pass judges.")
+@click.option("--json", "json_file", type=_FILE, help="File to write every figure to.")
+@click.pass_context
+def simulate(context: click.Context, /, trace_file: Path | None, **options: Any) -> int | None:
+    """Play recorded traces as draft-then-verify, PEARL, AMUSD, SSD, DSI and this engine would, for any times of passes
+    and messages. docs/simulator.md says what each of them does.
+
+    Record traces first: `sybil simulate record --out FILE`.
+    """
+    if context.invoked_subcommand:
+        return None
+    if trace_file is None:
+        raise UserMistake(
+            "no traces to play; name a file with --traces, or record one: `sybil simulate record --out FILE`"
+        )
+    return _play(trace_file, options)
+
+
+@simulate.command()
+@click.option("--out", "out_file", type=_FILE, required=True, help="File to write the traces to.")
+@click.option(
+    "--temperature", "temperature_texts", multiple=True, default=("0,1",), show_default=True, metavar="T[,T...]"
+)
+@click.option("--count", type=_AT_LEAST_1, default=24, show_default=True, help="Prompts, a category at a time.")
+@click.option("--max-tokens", type=_AT_LEAST_1, default=256, show_default=True, help="Of each completion.")
+@click.option(
+    "--seed", type=click.IntRange(min=0, max=2**32), default=1, show_default=True, help="Of the first prompt."
+)
+@model_options
+def record(out_file: Path, temperature_texts: tuple[str, ...], **options: Any) -> int:
+    """Let a pair of models complete the built-in prompts, and record what the target says and the drafter guesses."""
+    from simulator.storage import check_writable, save
+
+    temperatures = _temperatures(temperature_texts)
+    check_writable(out_file)
+    progress = Progress(Console(stderr=True, highlight=False))
+    with progress.waiting("the models"):
+        # torch and transformers, which playing does not need.
+        from tokenizers import Tokenizer
+
+        from simulator.judging import Task
+        from simulator.recording import Recorder
+        from sybil_engine.models.loading import find_folder
+
+        pair = pair_of(models_from(options))
+        if pair.draft == NO_DRAFTER:
+            raise UserMistake("a trace needs a drafter's guesses; name a model with --draft")
+        recorder = Recorder(pair.target, pair.draft)
+        tokenizer = Tokenizer.from_file(str(find_folder(pair.target) / "tokenizer.json"))
+        tasks = [
+            Task(prompt.id, prompt.category, tuple(tokenizer.encode(prompt.prompt).ids), options["seed"] + number)
+            for number, prompt in enumerate(mixed(built_in_prompts(), options["count"]))
+        ]
+        recording = recorder.record(tasks, temperatures, options["max_tokens"], progress.say)
+    save(recording, out_file)
+    _describe(recording, _output())
+    click.echo(f"Wrote {out_file}; play it with `sybil simulate --traces {out_file}`.")
+    return SUCCESS
+
+
+def _play(trace_file: Path, options: dict[str, Any]) -> int:
+    # NumPy, which `sybil --help` does not need.
+    from simulator.point import DEFAULT_POINTS, Point, parse_point
+    from simulator.report import figures, match_table
+    from simulator.storage import check_writable, load
+    from simulator.tournament import Limits, play_match
+
+    row_ms = options["row_ms"]
+    points = [parse_point(text, row_ms) for text in options["point_texts"]]
+    points = points or [Point(*times, row_ms) for times in DEFAULT_POINTS]
+    json_file: Path | None = options["json_file"]
+    if json_file:
+        check_writable(json_file)
+    recording = load(trace_file)
+    temperatures = _temperatures(options["temperature_texts"]) or recording.temperatures()
+    for temperature in temperatures:
+        if not recording.at(temperature):
+            recorded = ", ".join(f"{each:g}" for each in recording.temperatures())
+            raise UserMistake(f"{trace_file} holds no traces at temperature {temperature:g}, only at {recorded}")
+    limits = Limits(
+        most_window_tokens=options["max_window"],
+        most_branches=options["branches"],
+        most_tree_rows=options["tree_rows"],
+        draft_rows=tuple(dict.fromkeys(options["draft_rows"])),
+        replicas=options["replicas"],
+    )
+    output = _output()
+    progress = Progress(Console(stderr=True, highlight=False))
+    _describe(recording, output)
+    places = [(temperature, point) for temperature in temperatures for point in points]
+    matches = []
+    for number, (temperature, point) in enumerate(places):
+        with progress.waiting(f"{number + 1} of {len(places)}: temperature {temperature:g}, {point}"):
+            match = play_match(recording.at(temperature), point, limits)
+        output.print()
+        output.print(match_table(match))
+        matches.append(match)
+    if json_file:
+        settings = {
+            name: options[name] for name in ("row_ms", "replicas", "draft_rows", "max_window", "branches", "tree_rows")
+        }
+        json_file.write_text(json.dumps(figures(recording, matches, settings), indent=2) + "\n")
+    return SUCCESS
+
+
+def _output() -> Console:
+    """Standard output; where it is no terminal, as wide as a table needs."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=_FILE_COLUMNS)
+
+
+def _describe(recording: Any, output: Console) -> None:
+    from simulator.report import traces_table
+
+    about = recording.about
+    output.print(f"Target: {about.get('target', 'unknown')}. Drafter: {about.get('draft', 'unknown')}.", soft_wrap=True)
+    output.print(traces_table(recording))
+
+
+def _temperatures(texts: tuple[str, ...]) -> list[float]:
+    """Numbers, separated by commas, each once."""
+    temperatures = []
+    for text in ",".join(texts).split(",") if texts else ():
+        try:
+            temperature = float(text)
+        except ValueError:
+            temperature = -1.0
+        if not 0 <= temperature < float("inf"):
+            raise UserMistake(f"{text!r} is not a temperature; write numbers from 0 on, such as --temperature 0,1")
+        temperatures.append(temperature)
+    return list(dict.fromkeys(temperatures))
