@@ -31,6 +31,7 @@ def host_model(settings: ServiceSettings, branch_cells: int = 0) -> tuple[ModelR
         "numerics": settings.numerics,
         "keep_total": settings.row_class or None,
         "branch_cells": branch_cells,
+        "traced": settings.traced,
     }
     runner = (
         EmulatedRunner(loaded, pass_ms=settings.emulate_pass_ms, row_ms=settings.emulate_row_ms, **options)

@@ -23,17 +23,10 @@ class PackedLinear(nn.Module):
         super().__init__()
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
 
-    @property
-    def weight(self) -> Tensor:
-        """[outputs, inputs], float32, unpacked anew."""
-        weight: Tensor = torch.ops.quantized.linear_unpack_fp16(self._packed)[0]
-        return weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """[outputs], if there is one."""
-        bias: Tensor | None = torch.ops.quantized.linear_unpack_fp16(self._packed)[1]
-        return bias
+    def unpacked(self) -> tuple[Tensor, Tensor | None]:
+        """[outputs, inputs], float32, and [outputs] if there is a bias; unpacked anew."""
+        weight, bias = torch.ops.quantized.linear_unpack_fp16(self._packed)
+        return weight, bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Multiply [..., inputs], float32, into [..., outputs]."""

@@ -15,7 +15,8 @@ from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.numerics import Product, ShapeClass, probe
 from sybil_engine.models.packed_linear import PackedLinear
 from sybil_engine.models.rows import Rows, Shape, TreeRows, pack
-from sybil_engine.models.slotted_cache import CellShape, SlottedCache
+from sybil_engine.models.slotted_cache import CacheView, CellShape, SlottedCache
+from sybil_engine.models.tracing import TracedPasses
 
 Numerics = Literal["exact", "fast"]
 SPAN_CELLS = 64
@@ -47,6 +48,7 @@ class ModelRunner:
         numerics: Numerics = "exact",
         keep_total: int | None = None,
         branch_cells: int = 0,
+        traced: bool = True,
     ) -> None:
         """Allocate the cache and, in exact mode, probe which pass shapes agree.
 
@@ -54,6 +56,8 @@ class ModelRunner:
             max_sessions: slots of the cache.
             context_tokens: a shorter context than the model's, None for the whole.
             keep_total: see `numerics.probe`.
+            traced: replay passes instead of running their Python each time, where that computes the same: on a
+                processor, see `tracing`.
             branch_cells: cells of a slot beyond its context, for tokens that stand beside others.
 
         Raises:
@@ -78,9 +82,14 @@ class ModelRunner:
         self._threads = torch.get_num_threads()
         self.numerics = numerics
         self.shape_class: ShapeClass | None = None
+        # Traces make the same calls: what the probe finds without them holds with them.
+        self._traced: TracedPasses | None = None
         self._compare(plain_logits, loaded.description.model_id)
         if numerics == "exact":
             self.shape_class = probe(self, keep_total)
+        if traced and self._ours and self._device.type == "cpu":
+            self._traced = TracedPasses(self._model, self.cache, self._groups)
+            self._warm_up()
 
     @property
     def row_class(self) -> tuple[int, ...]:
@@ -108,9 +117,9 @@ class ModelRunner:
         found: dict[tuple[object, ...], Product] = {}
         for module in self._model.modules():
             if isinstance(module, nn.Linear | Conv1D | PackedLinear):
-                weight = module.weight.mT if isinstance(module, Conv1D) else module.weight
-                key = (type(module), weight.shape, weight.stride(), module.bias is None)
-                found.setdefault(key, Product(module, weight, module.bias))
+                weight, bias = _weight_of(module)
+                key = (type(module), weight.shape, weight.stride(), bias is None)
+                found.setdefault(key, Product(module, weight, bias))
         return list(found.values())
 
     @torch.inference_mode()
@@ -168,18 +177,17 @@ class ModelRunner:
         slots = [member.slot for member in batch] + [self.cache.scratch_slot] * (sessions - len(batch))
         first = int(cells[0, 0])
         neighbours = sessions == 1 and bool((cells[0] == np.arange(first, first + rows)).all())
-        self.cache.look_at(
+        view = self.cache.view(
             slots, range(first, first + rows) if neighbours else torch.from_numpy(cells).to(self._device), span
         )
         shared = {"groups": self._groups, "kv_heads": self._kv_heads} if self._ours else {"groups": 1, "kv_heads": 1}
         mask = attention.fold_mask(torch.from_numpy(hidden).to(self._device), dtype=self._dtype, **shared)
-        logits: Tensor = self._model(
-            input_ids=torch.from_numpy(token_ids).to(self._device),
-            position_ids=torch.from_numpy(positions).to(self._device),
-            attention_mask=mask if self._ours else mask[:, :, :rows],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits
+        logits = self._logits(
+            torch.from_numpy(token_ids).to(self._device),
+            torch.from_numpy(positions).to(self._device),
+            mask if self._ours else mask[:, :, :rows],
+            view,
+        )
         if needed == (1, rows):
             return logits[0].float()
         return torch.cat([logits[place, : len(member.token_ids)] for place, member in enumerate(batch)]).float()
@@ -193,7 +201,7 @@ class ModelRunner:
         """
         self._check(batch)
         for one in pack(batch, self.max_rows, self.fit):
-            self._feed([piece.rows for piece in one.pieces], one.shape, self._model.base_model)
+            self._fill(*self._prepare([piece.rows for piece in one.pieces], one.shape))
 
     @torch.inference_mode()
     def prefill(self, chunk: Rows) -> None:
@@ -208,7 +216,7 @@ class ModelRunner:
         if len(chunk.token_ids) > self.chunk_tokens:
             raise ValueError(f"a chunk of {len(chunk.token_ids)} tokens; cut prompts into {self.chunk_tokens} or fewer")
         self._check([chunk])
-        self._feed([chunk], (1, self.chunk_tokens), self._model.base_model)
+        self._fill(*self._prepare([chunk], (1, self.chunk_tokens)))
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
@@ -217,10 +225,35 @@ class ModelRunner:
         Returns:
             [sessions, rows, vocabulary_size] of the whole shape, in the model's dtype.
         """
-        logits: Tensor = self._feed(batch, shape, self._model).logits
+        return self._logits(*self._prepare(batch, shape))
+
+    def _logits(self, token_ids: Tensor, positions: Tensor, mask: Tensor, view: CacheView) -> Tensor:
+        """Make the pass; [sessions, rows, vocabulary_size]."""
+        if self._traced:
+            return self._traced.logits(token_ids, positions, mask, view)
+        self.cache.aim(view)
+        logits: Tensor = self._model(
+            input_ids=token_ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
         return logits
 
-    def _feed(self, batch: Sequence[Rows], shape: Shape, model: Any) -> Any:
+    def _fill(self, token_ids: Tensor, positions: Tensor, mask: Tensor, view: CacheView) -> None:
+        """Make the pass for its cells alone."""
+        self.cache.aim(view)
+        self._model.base_model(
+            input_ids=token_ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+
+    def _prepare(self, batch: Sequence[Rows], shape: Shape) -> tuple[Tensor, Tensor, Tensor, CacheView]:
+        """What a pass of this shape is fed: tokens, positions, mask, and which cells it writes and sees."""
         sessions, rows = shape
         span = _round_up(max(member.position for member in batch) + rows)
         branches = any(member.first_cell is not None for member in batch)
@@ -232,26 +265,25 @@ class ModelRunner:
             cells = torch.tensor(starts, device=self._device).unsqueeze(1) + self._cells[:rows]
             written = torch.tensor(first_cells + [0] * empty, device=self._device).unsqueeze(1) + self._cells[:rows]
             order = self._cells[:span].repeat(sessions, 1).scatter_(1, cells, written)
-            self.cache.look_at(slots, written, span, order)
+            view = self.cache.view(slots, written, span, order)
         elif sessions == 1:
             (only,) = batch
             own = range(only.position, only.position + rows)
             cells = self._cells[own.start : own.stop].unsqueeze(0)
-            self.cache.look_at((only.slot,), own, span)
+            view = self.cache.view((only.slot,), own, span)
         else:
             empty = sessions - len(batch)
             starts = [member.position for member in batch] + [0] * empty
             slots = [member.slot for member in batch] + [self.cache.scratch_slot] * empty
             cells = torch.tensor(starts, device=self._device).unsqueeze(1) + self._cells[:rows]
-            self.cache.look_at(slots, cells, span)
+            view = self.cache.view(slots, cells, span)
         token_ids = [member.token_ids + (0,) * (rows - len(member.token_ids)) for member in batch]
         token_ids += [(0,) * rows] * (sessions - len(batch))
-        return model(
-            input_ids=torch.tensor(token_ids, device=self._device),
-            position_ids=self._positions[cells],
-            attention_mask=self._mask(cells, span),
-            past_key_values=self.cache,
-            use_cache=True,
+        return (
+            torch.tensor(token_ids, device=self._device),
+            self._positions[cells],
+            self._mask(cells, span),
+            view,
         )
 
     def _mask(self, cells: Tensor, span: int) -> Tensor:
@@ -274,6 +306,14 @@ class ModelRunner:
                 "use another architecture, such as Llama, GPT-2 or Qwen2"
             )
 
+    @torch.inference_mode()
+    def _warm_up(self) -> None:
+        """Make the traces of a single session's passes, few rows and many, near the start and farther on."""
+        for position in (0, attention.TILE_CELLS):
+            for rows in (1, min(attention.LEAST_FOLDED_ROWS, self.max_rows)):
+                if position + rows <= self.context_tokens:
+                    self.run([Rows(self.cache.scratch_slot, position, (0,) * rows)], self.fit(1, rows) or (1, rows))
+
     def fit(self, sessions: int, rows: int) -> Shape | None:
         """The shape of the one pass that would carry so many sessions of so many rows; None if it takes several."""
         return self.shape_class.fit(sessions, rows) if self.shape_class else (sessions, rows)
@@ -290,6 +330,13 @@ class ModelRunner:
                 f"torch runs {torch.get_num_threads()} threads now and ran {self._threads} when its pass shapes were "
                 "probed; set the thread count before the model starts"
             )
+
+
+def _weight_of(layer: nn.Linear | Conv1D | PackedLinear) -> tuple[Tensor, Tensor | None]:
+    """[outputs, inputs], and [outputs] if there is a bias."""
+    if isinstance(layer, PackedLinear):
+        return layer.unpacked()
+    return (layer.weight if isinstance(layer, nn.Linear) else layer.weight.mT), layer.bias
 
 
 def _round_up(cells: int) -> int:

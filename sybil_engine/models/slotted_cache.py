@@ -26,6 +26,21 @@ class CellShape:
     value_dim: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CacheView:
+    """What one pass writes and sees.
+
+    Attributes:
+        kind: `plain`: one session, neighbouring cells; `scattered`: neighbouring slots, any cells; `gathered`: any
+            slots, any cells; `ordered`: any slots, seen in an order of their own.
+        tensors: keys and values that are seen; where they differ, keys and values that are written to; then, unless
+            plain, [sessions, 1] slots and [sessions, rows] cells to write to; if ordered, [sessions, span] cells seen.
+    """
+
+    kind: str
+    tensors: tuple[Tensor, ...]
+
+
 class SlottedCache(Cache):
     """Keys and values as [layers, slots + 1, kv_heads, cells, head_dim]; the last slot is scratch for padding.
 
@@ -43,7 +58,9 @@ class SlottedCache(Cache):
         self.keys = torch.zeros(*axes, shape.key_dim, dtype=dtype, device=device)
         self.values = torch.zeros(*axes, shape.value_dim, dtype=dtype, device=device)
         self._free = list(range(slots))
-        self._view: _View | None = None
+        self._kind = ""
+        self._layers: list[tuple[Tensor, ...]] = []
+        self._index: tuple[Tensor, ...] = ()
 
     @property
     def slots_in_use(self) -> int:
@@ -74,31 +91,43 @@ class SlottedCache(Cache):
             span: the pass sees the first `span` cells of each slot.
             order: [sessions, span] int64, the cells it sees instead, in this order.
         """
+        self.aim(self.view(slots, cells, span, order))
+
+    def view(self, slots: Sequence[int], cells: Tensor | range, span: int, order: Tensor | None = None) -> CacheView:
+        """What `look_at` aims at, without aiming."""
+        device = self.keys.device
         if order is not None:
             assert isinstance(cells, Tensor)
-            slot_index = torch.tensor(slots, device=self.keys.device).unsqueeze(1)
-            sides = self.keys.unbind(0), self.values.unbind(0)
-            self._view = _View(*sides, None, *sides, (slot_index, cells), order)
-            return
+            slot_index = torch.tensor(slots, device=device).unsqueeze(1)
+            return CacheView("ordered", (self.keys, self.values, slot_index, cells, order))
         first, sessions = slots[0], len(slots)
-        if all(slot == first + place for place, slot in enumerate(slots)):
-            window = slice(first, first + sessions)
-            visible_keys = self.keys[:, window, :, :span].unbind(0)
-            visible_values = self.values[:, window, :, :span].unbind(0)
-            gather = None
-        else:
-            visible_keys = self.keys[:, :, :, :span].unbind(0)
-            visible_values = self.values[:, :, :, :span].unbind(0)
-            gather = torch.tensor(slots, device=self.keys.device)
+        if not all(slot == first + place for place, slot in enumerate(slots)):
+            assert isinstance(cells, Tensor)
+            return CacheView(
+                "gathered",
+                (
+                    self.keys[:, :, :, :span],
+                    self.values[:, :, :, :span],
+                    self.keys,
+                    self.values,
+                    torch.tensor(slots, device=device).unsqueeze(1),
+                    cells,
+                ),
+            )
+        window = slice(first, first + sessions)
+        visible = self.keys[:, window, :, :span], self.values[:, window, :, :span]
         if isinstance(cells, range):
             written = slice(cells.start, cells.stop)
-            written_keys = self.keys[:, first : first + 1, :, written].unbind(0)
-            written_values = self.values[:, first : first + 1, :, written].unbind(0)
-            where = None
-        else:
-            written_keys, written_values = self.keys.unbind(0), self.values.unbind(0)
-            where = (torch.tensor(slots, device=self.keys.device).unsqueeze(1), cells)
-        self._view = _View(visible_keys, visible_values, gather, written_keys, written_values, where)
+            return CacheView("plain", (*visible, self.keys[:, window, :, written], self.values[:, window, :, written]))
+        places = torch.arange(sessions, device=device).unsqueeze(1)
+        return CacheView("scattered", (*visible, self.keys[:, window], self.values[:, window], places, cells))
+
+    def aim(self, view: CacheView) -> None:
+        """Let the next forward pass write and see what `view` says."""
+        sides = 2 if view.kind == "ordered" else 4
+        self._layers = [side.unbind(0) for side in view.tensors[:sides]]
+        self._index = view.tensors[sides:]
+        self._kind = view.kind
 
     def move(self, slot: int, start: int, to: int, count: int) -> None:
         """Copy cells of a slot to another place in it that they do not overlap."""
@@ -116,42 +145,22 @@ class SlottedCache(Cache):
         Returns:
             Keys and values, each [sessions, kv_heads, span, head_dim].
         """
-        view = self._view
-        assert view is not None, "look_at comes before a forward pass"
-        if view.where is None:
-            view.written_keys[layer_idx].copy_(key_states)
-            view.written_values[layer_idx].copy_(value_states)
-        else:
-            slots, cells = view.where
-            view.written_keys[layer_idx][slots, :, cells] = key_states.transpose(1, 2)
-            view.written_values[layer_idx][slots, :, cells] = value_states.transpose(1, 2)
-        if view.order is not None:
-            assert view.where is not None
-            slots, _ = view.where
-            return (
-                view.visible_keys[layer_idx][slots, :, view.order].transpose(1, 2),
-                view.visible_values[layer_idx][slots, :, view.order].transpose(1, 2),
-            )
-        if view.gather is None:
-            return view.visible_keys[layer_idx], view.visible_values[layer_idx]
-        return (
-            view.visible_keys[layer_idx].index_select(0, view.gather),
-            view.visible_values[layer_idx].index_select(0, view.gather),
-        )
+        assert self._kind, "look_at comes before a forward pass"
+        keys, values, *written = (side[layer_idx] for side in self._layers)
+        to_keys, to_values = written or (keys, values)
+        if self._kind == "plain":
+            to_keys.copy_(key_states)
+            to_values.copy_(value_states)
+            return keys, values
+        slots, cells, *order = self._index
+        to_keys[slots, :, cells] = key_states.transpose(1, 2)
+        to_values[slots, :, cells] = value_states.transpose(1, 2)
+        if self._kind == "ordered":
+            return keys[slots, :, order[0]].transpose(1, 2), values[slots, :, order[0]].transpose(1, 2)
+        if self._kind == "gathered":
+            return keys.index_select(0, slots.squeeze(1)), values.index_select(0, slots.squeeze(1))
+        return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Nothing for transformers to count: positions and mask are always explicit."""
         return 0
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What one pass writes and sees, layer by layer; `gather` and `where` are None when plain views do."""
-
-    visible_keys: tuple[Tensor, ...]
-    visible_values: tuple[Tensor, ...]
-    gather: Tensor | None
-    written_keys: tuple[Tensor, ...]
-    written_values: tuple[Tensor, ...]
-    where: tuple[Tensor, Tensor] | None
-    order: Tensor | None = None

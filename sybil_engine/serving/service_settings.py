@@ -36,6 +36,9 @@ class ServiceSettings:
     packed: bool = field(
         default=True, metadata={"help": "keep linear layers packed where nothing is lost by it (x86, float32)"}
     )
+    traced: bool = field(
+        default=True, metadata={"help": "replay passes instead of running their Python each time (on a processor)"}
+    )
     emulate_pass_ms: float = field(
         default=0.0,
         metadata={"help": "make every pass take at least this long, idle meanwhile", "check": at_least(0)},

@@ -1,0 +1,106 @@
+"""Traced passes: the same torch calls without the Python around them, which takes as long as the small products.
+
+A trace records the calls of one pass and replays them with other tensors. Sizes stay variable in it, but a branch or a
+loop in Python is recorded as it went once: so there is one trace for each way that the code can go, made when it is
+first needed. A trace that does not repeat its own pass bit for bit is not used.
+"""
+
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sybil_engine.models.attention import LEAST_FOLDED_ROWS, TILE_CELLS
+from sybil_engine.models.slotted_cache import CacheView, SlottedCache
+
+_log = logging.getLogger(__name__)
+
+Way = tuple[object, ...]
+"""What decides how Python goes through a pass."""
+
+
+class TracedPasses:
+    """Runs passes of one model over one cache.
+
+    Args:
+        groups: query heads to a key head.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: SlottedCache, groups: int) -> None:
+        self._pass = _Pass(model, cache)
+        self._groups = groups
+        self._traces: dict[Way, Any] = {}
+
+    def logits(self, token_ids: Tensor, positions: Tensor, mask: Tensor, view: CacheView) -> Tensor:
+        """Feed tokens; see `SlottedCache.look_at` for what `view` says.
+
+        Args:
+            token_ids, positions: [sessions, rows].
+            mask: from `attention.fold_mask`.
+
+        Returns:
+            [sessions, rows, vocabulary].
+        """
+        sessions, rows = token_ids.shape
+        way = (sessions > 1, self._groups * rows < LEAST_FOLDED_ROWS, -(-mask.shape[3] // TILE_CELLS), view.kind)
+        inputs = (token_ids, positions, mask, *view.tensors)
+        if way not in self._traces:
+            self._traces[way] = self._trace(view.kind, inputs)
+        result: Tensor = self._traces[way](*inputs)
+        return result
+
+    def _trace(self, kind: str, inputs: tuple[Tensor, ...]) -> Any:
+        """Trace a pass, or return the pass itself where its trace does something else."""
+        self._pass.kind = kind
+        expected = self._pass(*inputs)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                traced = torch.jit.trace(self._pass, inputs, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+            for _ in range(3):  # torch specialises a trace in its first runs
+                if not torch.equal(traced(*inputs), expected):
+                    raise RuntimeError("it computes something else")
+        except RuntimeError as error:
+            _log.warning("passes are not traced: %s", str(error).strip().splitlines()[-1])
+            return _Untraced(self._pass, kind)
+        return traced
+
+
+class _Pass(nn.Module):
+    """A pass as a function of tensors alone.
+
+    Attributes:
+        kind: of the view that the tensors make up.
+    """
+
+    kind: str
+
+    def __init__(self, model: PreTrainedModel, cache: SlottedCache) -> None:
+        super().__init__()
+        self.model = model
+        self.kind = ""
+        self._cache = (cache,)
+
+    def forward(self, token_ids: Tensor, positions: Tensor, mask: Tensor, *view: Tensor) -> Tensor:
+        (cache,) = self._cache
+        cache.aim(CacheView(self.kind, view))
+        logits: Tensor = self.model(
+            input_ids=token_ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+        ).logits
+        return logits
+
+
+class _Untraced:
+    """The pass as Python runs it."""
+
+    def __init__(self, pass_: _Pass, kind: str) -> None:
+        self._pass = pass_
+        self._kind = kind
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        self._pass.kind = self._kind
+        logits: Tensor = self._pass(*inputs)
+        return logits
