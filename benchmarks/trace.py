@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 
@@ -68,13 +68,16 @@ class RecordedVerifier:
     async def open(self, opening: SessionOpen) -> None:
         await self._stream.open(opening)
 
-    async def offer(self, block: Block) -> None:
+    async def offer(self, blocks: Sequence[Block]) -> None:
         offered_ns = time.perf_counter_ns()
-        await self._stream.offer(block)
-        # The pipeline hands on the very block that it got.
+        await self._stream.offer(blocks)
+        # The pipeline hands on the very blocks that it got.
+        offered = {id(block) for block in blocks}
         for event in reversed(self._trace.blocks):
-            if event.block is block:
+            if id(event.block) in offered:
                 event.offered_ns = offered_ns
+                offered.remove(id(event.block))
+            if not offered:
                 return
 
     async def commits(self) -> AsyncIterator[Commit]:
@@ -93,8 +96,8 @@ class RecordedDrafter:
     async def open(self, opening: SessionOpen) -> None:
         await self._stream.open(opening)
 
-    async def advance(self, commit: Commit) -> None:
-        await self._stream.advance(commit)
+    async def advance(self, commits: Sequence[Commit]) -> None:
+        await self._stream.advance(commits)
 
     async def blocks(self) -> AsyncIterator[Block]:
         async for block in self._stream.blocks():

@@ -1,7 +1,7 @@
 """Drafters and verifiers as seen from here: gRPC streams as the pipeline wants them, and errors as ours."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, NoReturn, TypeVar
 
@@ -149,8 +149,9 @@ class GrpcVerifierStream(_Stream[verifier_service_pb2.VerifyRequest, verifier_se
     async def open(self, opening: SessionOpen) -> None:
         await self._open(verifier_service_pb2.VerifyRequest(open=convert.open_to_wire(opening)))
 
-    async def offer(self, block: Block) -> None:
-        await self._write(verifier_service_pb2.VerifyRequest(block=convert.block_to_wire(block)))
+    async def offer(self, blocks: Sequence[Block]) -> None:
+        first, *more = (convert.block_to_wire(block) for block in blocks)
+        await self._write(verifier_service_pb2.VerifyRequest(block=first, more_blocks=more))
 
     async def commits(self) -> AsyncIterator[Commit]:
         async for response in self._read():
@@ -167,14 +168,16 @@ class GrpcDrafterStream(_Stream[drafter_service_pb2.DraftRequest, drafter_servic
     async def open(self, opening: SessionOpen) -> None:
         await self._open(drafter_service_pb2.DraftRequest(open=convert.open_to_wire(opening)))
 
-    async def advance(self, commit: Commit) -> None:
-        await self._write(drafter_service_pb2.DraftRequest(commit=convert.commit_to_wire(commit)))
+    async def advance(self, commits: Sequence[Commit]) -> None:
+        for commit in commits:
+            await self._write(drafter_service_pb2.DraftRequest(commit=convert.commit_to_wire(commit)))
 
     async def blocks(self) -> AsyncIterator[Block]:
         async for response in self._read():
             match response.WhichOneof("message"):
                 case "block":
-                    yield convert.block_from_wire(response.block)
+                    for block in (response.block, *response.more_blocks):
+                        yield convert.block_from_wire(block)
                 case "opened":
                     self._opened.set()
 

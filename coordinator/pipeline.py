@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -33,8 +33,8 @@ class VerifierStream(Protocol):
     async def open(self, opening: SessionOpen) -> None:
         """Send the opening: once, and before any block."""
 
-    async def offer(self, block: Block) -> None:
-        """Send a block."""
+    async def offer(self, blocks: Sequence[Block]) -> None:
+        """Send blocks, at least one."""
 
     def commits(self) -> AsyncIterator[Commit]:
         """What the verifier commits."""
@@ -46,8 +46,8 @@ class DrafterStream(Protocol):
     async def open(self, opening: SessionOpen) -> None:
         """Send the opening: once, and before any commit."""
 
-    async def advance(self, commit: Commit) -> None:
-        """Send a commit."""
+    async def advance(self, commits: Sequence[Commit]) -> None:
+        """Send commits in order, at least one."""
 
     def blocks(self) -> AsyncIterator[Block]:
         """What the drafter drafts."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -13,7 +13,7 @@ Message = TypeVar("Message")
 
 
 class Relay(Generic[Message]):
-    """Sends messages in order from a task of its own, which ends with the block.
+    """Sends messages in order, those that wait together at once, from a task of its own, which ends with the block.
 
     An error of `send` ends the sending silently: whoever reads from the same stream is told why.
     """
@@ -21,7 +21,7 @@ class Relay(Generic[Message]):
     def __init__(
         self,
         first: Coroutine[Any, Any, None],
-        send: Callable[[Message], Awaitable[None]],
+        send: Callable[[Sequence[Message]], Awaitable[None]],
         sent: Callable[[int], None],
     ) -> None:
         """
@@ -53,8 +53,10 @@ class Relay(Generic[Message]):
             await first
             while True:
                 while self._queue:
-                    message, arrived_ns = self._queue.popleft()
-                    await self._send(message)
-                    self._sent(arrived_ns)
+                    waiting = list(self._queue)
+                    self._queue.clear()
+                    await self._send([message for message, _ in waiting])
+                    for _, arrived_ns in waiting:
+                        self._sent(arrived_ns)
                 self._filled.clear()
                 await self._filled.wait()

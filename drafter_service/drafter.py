@@ -67,6 +67,7 @@ class Drafter:
             opening,
             self._runner.cache.allocate(),
             self._runner.tree_cells,
+            self._runner.context_tokens,
             max_position,
             vocabulary_size,
             noise,
@@ -116,7 +117,7 @@ class Drafter:
         if session.unfed_tokens:
             return Share(session, session.growth.feed_ledger(session.slot, most_rows), ())
         slack_rows = max(2, self._pass_times.rows_within(_SLACK))
-        sprouts = session.sprouts()[: int(min(most_rows, slack_rows))]
+        sprouts = session.growth.take(int(min(most_rows, slack_rows, session.draft_rows)) if session.hedged else 1)
         return Share(session, session.growth.feed_sprouts(session.slot, sprouts), tuple(sprouts))
 
     def _run_pass(self, shares: list[Share]) -> None:

@@ -51,19 +51,25 @@ class Growth:
     Args:
         ledger: read, never written.
         cells: of the session's slot that may be used.
+        context_tokens: the most that the ledger may hold.
     """
 
     # A hedge is grown only while it has this chance to be reached.
     _LEAST_CHANCE = 0.005
 
-    def __init__(self, ledger: Ledger, cells: int, calibration: Calibration) -> None:
+    def __init__(self, ledger: Ledger, cells: int, context_tokens: int, calibration: Calibration) -> None:
         self._ledger = ledger
         self._calibration = calibration
         self.tree = DraftTree(ledger)
         self._free = list(range(cells))
+        self._context_tokens = context_tokens
         self._committed_cells: list[int] = []
         self._seen_by_all = np.zeros(cells, dtype=np.bool_)
         self._fed: dict[int, Fed] = {}
+        self._depth = 0
+        self._hedged = False
+        self._frontier: list[tuple[bool, float, int, Sprout]] | None = None
+        self._added = 0
 
     @property
     def fed_tokens(self) -> int:
@@ -85,6 +91,7 @@ class Growth:
                 break
             self._commit_cell(fed.cell)
         self.tree.advance()
+        self._frontier = None
         for fingerprint in [each for each in self._fed if each not in self.tree]:
             cell = self._fed.pop(fingerprint).cell
             if not self._seen_by_all[cell]:
@@ -127,6 +134,36 @@ class Growth:
             visible,
         )
 
+    def aim(self, depth: int, hedged: bool) -> None:
+        """Say what to grow from now on.
+
+        Args:
+            depth: how far beyond the ledger tokens may stand, those that come out of feeding included.
+            hedged: whether to grow anything but the trunk.
+        """
+        self._depth = depth
+        self._hedged = hedged
+        self._frontier = None
+
+    @property
+    def sprouts(self) -> bool:
+        """Whether there is anything to feed next behind the ledger's tokens."""
+        frontier = self._sprouting()
+        return self._has_room and bool(frontier) and (frontier[0][-1].on_trunk or self._branch_cells > 0)
+
+    def take(self, most: int) -> list[Sprout]:
+        """Choose what is fed next: the trunk's tip first, then hedges, the likeliest first."""
+        frontier = self._sprouting()
+        taken: list[Sprout] = []
+        branch_cells = self._branch_cells
+        while frontier and self._has_room and len(taken) < most:
+            if not frontier[0][-1].on_trunk:
+                if not branch_cells:
+                    break
+                branch_cells -= 1
+            taken.append(heapq.heappop(frontier)[-1])
+        return taken
+
     def grow_root(self, guesses: tuple[Guess, ...]) -> Block:
         """Take what follows the ledger's last token, which was fed.
 
@@ -134,6 +171,7 @@ class Growth:
             The drafted token, as a block.
         """
         self._fed[self.tree.root.fingerprint] = Fed(self._committed_cells[-1], guesses)
+        self._frontier = None
         return self._draft(self.tree.root, (), guesses[0], BlockOrigin.TRUNK)
 
     def grow(self, sprout: Sprout, cell: int, guesses: tuple[Guess, ...]) -> Block:
@@ -150,35 +188,46 @@ class Growth:
             block = self._draft(sprout.parent, (sprout.token_id,), guesses[0], origin)
             node = sprout.parent.children[sprout.token_id]
         self._fed[node.fingerprint] = Fed(cell, guesses)
+        if self._frontier is not None:
+            for behind in self._sprouts_behind(node, sprout.chance, sprout.on_trunk):
+                self._add(self._frontier, behind)
         return block
 
-    def sprouts(self, depth: int, hedged: bool) -> list[Sprout]:
-        """What may be fed next: the trunk's tip first, then hedges, the likeliest first.
+    @property
+    def _branch_cells(self) -> int:
+        """Free cells that the ledger can do without, however long it gets."""
+        return max(0, len(self._free) - (self._context_tokens - self.fed_tokens))
 
-        Args:
-            depth: how far beyond the ledger tokens may stand, those that come out of feeding included.
-            hedged: whether to grow anything but the trunk.
-        """
-        if len(self.tree) + 2 > self.tree.capacity_tokens:
-            return []
-        found = list(self._sprouts_behind(self.tree.root, 1.0, True, depth - 1, hedged))
-        found.sort(key=lambda sprout: (not sprout.on_trunk, -sprout.chance))
-        return found[: len(self._free)]
+    @property
+    def _has_room(self) -> bool:
+        # Of a hedge two tokens are new: its own, and the one behind it.
+        return len(self.tree) + 2 <= self.tree.capacity_tokens
 
-    def _sprouts_behind(
-        self, node: DraftNode, chance: float, on_trunk: bool, depth: int, hedged: bool
-    ) -> Iterator[Sprout]:
+    def _sprouting(self) -> list[tuple[bool, float, int, Sprout]]:
+        """What may be fed, as a heap; found anew after the root moved."""
+        if self._frontier is None:
+            self._frontier = []
+            for sprout in self._sprouts_behind(self.tree.root, 1.0, True):
+                self._add(self._frontier, sprout)
+        return self._frontier
+
+    def _add(self, frontier: list[tuple[bool, float, int, Sprout]], sprout: Sprout) -> None:
+        self._added += 1
+        heapq.heappush(frontier, (not sprout.on_trunk, -sprout.chance, self._added, sprout))
+
+    def _sprouts_behind(self, node: DraftNode, chance: float, on_trunk: bool) -> Iterator[Sprout]:
         fed = self._fed.get(node.fingerprint)
-        if fed is None or depth < 1:
+        # What comes out of feeding a sprout stands two behind the node.
+        if fed is None or node.position + 2 > self.tree.root.position + self._depth:
             return
-        for rank, guess in enumerate(fed.guesses if hedged else fed.guesses[:1]):
+        for rank, guess in enumerate(fed.guesses if self._hedged else fed.guesses[:1]):
             guess_on_trunk = on_trunk and rank == 0
-            guess_chance = chance * self._calibration.chance(guess.certainty) if hedged else 1.0
+            guess_chance = chance * self._calibration.chance(guess.certainty) if self._hedged else 1.0
             if guess_chance < self._LEAST_CHANCE and not guess_on_trunk:
                 continue
             child = node.children.get(guess.token_id)
             if child is not None and child.fingerprint in self._fed:
-                yield from self._sprouts_behind(child, guess_chance, guess_on_trunk, depth - 1, hedged)
+                yield from self._sprouts_behind(child, guess_chance, guess_on_trunk)
             else:
                 yield Sprout(node, guess.token_id, guess_chance, guess_on_trunk)
 

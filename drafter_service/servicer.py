@@ -36,8 +36,8 @@ class DrafterServicer(wire_grpc.DrafterServiceServicer):
             async with session_stream(self._hosted.thread, opening, requests, _handle) as stream:
                 yield wire.DraftResponse(opened=types_pb2.SessionOpened(max_position=stream.session.max_position))
                 async for blocks in stream.events():
-                    for block in join_blocks(blocks):
-                        yield wire.DraftResponse(block=block_to_wire(block))
+                    first, *more = (block_to_wire(block) for block in join_blocks(blocks))
+                    yield wire.DraftResponse(block=first, more_blocks=more)
 
 
 def _handle(session: DrafterSession, request: wire.DraftRequest) -> None:

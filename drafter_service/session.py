@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from drafter_service.calibration import Calibration
-from drafter_service.growth import Growth, Sprout
+from drafter_service.growth import Growth
 from sybil_engine.draft_tree import join_blocks
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
@@ -28,6 +28,7 @@ class DrafterSession:
         opening: SessionOpen,
         slot: int,
         cells: int,
+        context_tokens: int,
         max_position: int,
         vocabulary_size: int,
         noise: NoiseTape,
@@ -42,9 +43,10 @@ class DrafterSession:
         self.emit = emit
         self.draft_rows = opening.draft_rows
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
-        self.growth = Growth(self.ledger, cells, calibration)
+        self.growth = Growth(self.ledger, cells, context_tokens, calibration)
         self.draft_budget = opening.draft_budget
         self._push_tokens = opening.push_tokens
+        self.growth.aim(self._depth, self.hedged)
         self._held_back: list[Block] = []
 
     @property
@@ -65,16 +67,12 @@ class DrafterSession:
 
     @property
     def wants_draft(self) -> bool:
-        return self._depth > 0 and (self.unfed_tokens > 0 or bool(self.sprouts()))
+        return self._depth > 0 and (self.unfed_tokens > 0 or self.growth.sprouts)
 
     @property
     def _depth(self) -> int:
         # The session's last token is the target's own: one that is drafted for its place is never judged.
         return min(self.draft_budget, self.max_position - 1 - len(self.ledger))
-
-    def sprouts(self) -> list[Sprout]:
-        """What may be fed next within the budget, the trunk's tip first."""
-        return self.growth.sprouts(self._depth, self.hedged)[: self.draft_rows]
 
     def advance(self, commit: Commit) -> None:
         """Move along the log.
@@ -90,6 +88,7 @@ class DrafterSession:
         self.draft_budget = commit.draft_budget
         self.draft_rows = commit.draft_rows
         self._push_tokens = commit.push_tokens
+        self.growth.aim(self._depth, self.hedged)
 
     def push(self, block: Block, draft_ns: int) -> None:
         """Push what was drafted, once there is as much of the trunk as the verifier waits for."""

@@ -55,4 +55,5 @@ class VerifierServicer(wire_grpc.VerifierServiceServicer):
 def _handle(session: VerifierSession, request: wire.VerifyRequest) -> None:
     if not request.HasField("block"):
         raise InvalidRequest("a session is opened once; send blocks after it, or a new stream")
-    session.offer(block_from_wire(request.block), time.monotonic_ns())
+    for block in (request.block, *request.more_blocks):
+        session.offer(block_from_wire(block), time.monotonic_ns())

@@ -77,7 +77,7 @@ async def draft(stub: Any, *messages: object, blocks: int) -> list[types_pb2.Blo
     try:
         async for response in call:
             if response.HasField("block"):
-                pushed.append(response.block)
+                pushed += [response.block, *response.more_blocks]
             if len(pushed) >= blocks:
                 break
     finally:

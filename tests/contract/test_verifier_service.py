@@ -28,7 +28,6 @@ BAD_OPENINGS: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
     ({"sampling": types_pb2.SamplingParams(min_p=1)}, grpc.StatusCode.INVALID_ARGUMENT, "min_p is 1"),
     ({"sampling": types_pb2.SamplingParams(top_k=-1)}, grpc.StatusCode.INVALID_ARGUMENT, "top_k is -1"),
     ({"speculation": 99}, grpc.StatusCode.INVALID_ARGUMENT, "speculation has the value 99"),
-    ({"acceptance_rule": types_pb2.ACCEPTANCE_RULE_RATIO_TEST}, grpc.StatusCode.INVALID_ARGUMENT, "ratio-test"),
     ({"max_position": 3}, grpc.StatusCode.OUT_OF_RANGE, "no room"),
     ({"token_ids": [1] * 5000, "prompt_tokens": 5000}, grpc.StatusCode.OUT_OF_RANGE, "shorten the prompt"),
 ]

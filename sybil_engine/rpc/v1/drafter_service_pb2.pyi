@@ -3,8 +3,10 @@
 isort:skip_file
 The drafter: hosts the draft model and runs ahead of the commits."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from sybil_engine.rpc.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -49,19 +51,25 @@ class DraftResponse(_message.Message):
 
     OPENED_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
+    MORE_BLOCKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opened(self) -> _types_pb2.SessionOpened: ...
     @_builtins.property
     def block(self) -> _types_pb2.Block: ...
+    @_builtins.property
+    def more_blocks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Block]:
+        """Further blocks, behind `block`: those of one draft pass travel together."""
+
     def __init__(
         self,
         *,
         opened: _types_pb2.SessionOpened | None = ...,
         block: _types_pb2.Block | None = ...,
+        more_blocks: _abc.Iterable[_types_pb2.Block] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "message", b"message", "opened", b"opened"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "message", b"message", "opened", b"opened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "message", b"message", "more_blocks", b"more_blocks", "opened", b"opened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["opened", "block"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015

@@ -3,8 +3,10 @@
 isort:skip_file
 The verifier: hosts the target model and has the last word."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from sybil_engine.rpc.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -23,19 +25,25 @@ class VerifyRequest(_message.Message):
 
     OPEN_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
+    MORE_BLOCKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def open(self) -> _types_pb2.SessionOpen: ...
     @_builtins.property
     def block(self) -> _types_pb2.Block: ...
+    @_builtins.property
+    def more_blocks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Block]:
+        """Further blocks, behind `block`."""
+
     def __init__(
         self,
         *,
         open: _types_pb2.SessionOpen | None = ...,
         block: _types_pb2.Block | None = ...,
+        more_blocks: _abc.Iterable[_types_pb2.Block] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "message", b"message", "open", b"open"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "message", b"message", "open", b"open"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "message", b"message", "more_blocks", b"more_blocks", "open", b"open"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["open", "block"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015

@@ -205,4 +205,5 @@ async def serving(*servicers: ToyVerifier | ToyDrafter) -> AsyncIterator[list[To
 
 async def _graft(requests: AsyncIterator[verifier_service_pb2.VerifyRequest], tree: DraftTree) -> None:
     async for request in requests:
-        tree.graft(convert.block_from_wire(request.block))
+        for block in (request.block, *request.more_blocks):
+            tree.graft(convert.block_from_wire(block))

@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,10 +187,11 @@ class FakeVerifierStream:
         self._tree = DraftTree(self._ledger)
         self._opened.set_result(opening)
 
-    async def offer(self, block: Block) -> None:
+    async def offer(self, blocks: Sequence[Block]) -> None:
         assert self._tree is not None, "a block came before the opening"
-        self._verifier.blocks.append(block)
-        self._tree.graft(block)
+        self._verifier.blocks += blocks
+        for block in blocks:
+            self._tree.graft(block)
 
     async def commits(self) -> AsyncIterator[Commit]:
         opening = await self._opened
@@ -248,12 +249,13 @@ class FakeDrafterStream:
         self._drafter.openings.append(opening)
         self._opened.set_result(ToyDraft(opening))
 
-    async def advance(self, commit: Commit) -> None:
+    async def advance(self, commits: Sequence[Commit]) -> None:
         if self._drafter.stuck:
             await asyncio.Event().wait()
-        self._drafter.commits.append(commit)
-        # A gap or a contradiction raises here.
-        (await self._opened).advance(commit)
+        for commit in commits:
+            self._drafter.commits.append(commit)
+            # A gap or a contradiction raises here.
+            (await self._opened).advance(commit)
 
     async def blocks(self) -> AsyncIterator[Block]:
         draft = await self._opened
