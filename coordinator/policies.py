@@ -7,7 +7,7 @@ from sybil_engine.types import SessionOpen, Speculation
 
 LOCKSTEP_WINDOW_TOKENS = 5
 PIPELINED_BUDGET_TOKENS = 12
-HEDGED_DRAFT_ROWS = 32
+HEDGED_DRAFT_ROWS = 8
 
 
 class Policy(Protocol):

@@ -19,6 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
+        # Tests that share something costly run in one process: a pair of models, or a file's fixtures.
+        parameters = getattr(item, "callspec", None)
+        group = parameters.params.get("pair_name") if parameters else None
+        item.add_marker(pytest.mark.xdist_group(group or item.path.name))
         if TESTS / "gpu" in item.path.parents:
             item.add_marker(pytest.mark.gpu)
         if item.get_closest_marker("gpu") and not cuda_is_available():

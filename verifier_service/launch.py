@@ -7,7 +7,7 @@ from typing import Protocol
 from sybil_engine.types import Speculation
 from verifier_service.pace import Pace
 
-DRAFT_ROWS = 32
+DRAFT_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,8 +153,9 @@ class SlottedCache(Cache):
             to_values.copy_(value_states)
             return keys, values
         slots, cells, *order = self._index
-        to_keys[slots, :, cells] = key_states.transpose(1, 2)
-        to_values[slots, :, cells] = value_states.transpose(1, 2)
+        # Not `to_keys[slots, :, cells] = ...`, which writes sizes down in a trace.
+        to_keys.transpose(1, 2).index_put_((slots, cells), key_states.transpose(1, 2))
+        to_values.transpose(1, 2).index_put_((slots, cells), value_states.transpose(1, 2))
         if self._kind == "ordered":
             return keys[slots, :, order[0]].transpose(1, 2), values[slots, :, order[0]].transpose(1, 2)
         if self._kind == "gathered":

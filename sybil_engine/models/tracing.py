@@ -23,7 +23,7 @@ Way = tuple[object, ...]
 
 
 class TracedPasses:
-    """Runs passes of one model over one cache.
+    """Runs passes of one model over one cache; those of a single session from traces.
 
     Args:
         groups: query heads to a key head.
@@ -45,11 +45,20 @@ class TracedPasses:
             [sessions, rows, vocabulary].
         """
         sessions, rows = token_ids.shape
-        way = (sessions > 1, self._groups * rows < LEAST_FOLDED_ROWS, -(-mask.shape[3] // TILE_CELLS), view.kind)
         inputs = (token_ids, positions, mask, *view.tensors)
+        if sessions > 1:
+            # In a crowd the Python is shared, and there are too many ways to go: each trace holds up everybody once.
+            return _Untraced(self._pass, view.kind)(*inputs)
+        way = (self._groups * rows < LEAST_FOLDED_ROWS, -(-mask.shape[3] // TILE_CELLS), view.kind)
         if way not in self._traces:
             self._traces[way] = self._trace(view.kind, inputs)
-        result: Tensor = self._traces[way](*inputs)
+        try:
+            result: Tensor = self._traces[way](*inputs)
+        except RuntimeError as error:
+            # A size that the trace took for fixed. Cells that it wrote are written again.
+            _log.warning("a trace is given up: %s", str(error).strip().splitlines()[-1])
+            self._traces[way] = _Untraced(self._pass, view.kind)
+            result = self._traces[way](*inputs)
         return result
 
     def _trace(self, kind: str, inputs: tuple[Tensor, ...]) -> Any:
@@ -59,7 +68,7 @@ class TracedPasses:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                traced = torch.jit.trace(self._pass, inputs, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
+                traced = torch.jit.trace(self._pass, inputs, check_trace=False, strict=False)
             for _ in range(3):  # torch specialises a trace in its first runs
                 if not torch.equal(traced(*inputs), expected):
                     raise RuntimeError("it computes something else")

@@ -37,6 +37,8 @@ RESPONSES = [
         completion=wire.Completion(
             finish_reason=types_pb2.FINISH_REASON_STOP,
             seed=9,
+            reason="hedged: it is the fastest",
+            passes=[wire.PassCount(speculation=types_pb2.SPECULATION_HEDGED, passes=2)],
             usage=wire.Usage(
                 prompt_tokens=4,
                 completion_tokens=3,
@@ -119,6 +121,8 @@ def test_json_holds_all_of_the_completion(coordinator: ScriptedCoordinator, caps
         "origins": ["drafted", "drafted", "target"],
         "finish_reason": "stop",
         "seed": 9,
+        "passes": {"hedged": 2},
+        "reason": "hedged: it is the fastest",
         "stats": {
             "tokens_per_second": 30.0,
             "time_to_first_token_ns": 10**7,
@@ -136,7 +140,7 @@ def test_every_option_reaches_the_coordinator(
     coordinator: ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYBIL_ADDRESS", coordinator.address)
-    options = "--temperature 0.8 --top-p 0.9 --top-k 50 --min-p 0.1 --seed 7 --max-tokens 5 --window 3"
+    options = "--temperature 0.8 --top-p 0.9 --top-k 50 --min-p 0.1 --seed 7 --max-tokens 5 --window 3 --acceptance ratio-test"
     command = ["generate", "x", *options.split(), "--speculation", "lockstep", "--stop", "\n\n", "--stop", "#"]
     assert main(command) == 0
     (request,) = coordinator.requests
@@ -148,6 +152,7 @@ def test_every_option_reaches_the_coordinator(
         stop=["\n\n", "#"],
         speculation=types_pb2.SPECULATION_LOCKSTEP,
         window_tokens=3,
+        acceptance_rule=types_pb2.ACCEPTANCE_RULE_RATIO_TEST,
     )
 
 
