@@ -140,7 +140,8 @@ def test_every_option_reaches_the_coordinator(
     coordinator: ScriptedCoordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYBIL_ADDRESS", coordinator.address)
-    options = "--temperature 0.8 --top-p 0.9 --top-k 50 --min-p 0.1 --seed 7 --max-tokens 5 --window 3 --acceptance ratio-test"
+    options = "--temperature 0.8 --top-p 0.9 --top-k 50 --min-p 0.1 --seed 7 --max-tokens 5 --window 3"
+    options += " --acceptance ratio-test"
     command = ["generate", "x", *options.split(), "--speculation", "lockstep", "--stop", "\n\n", "--stop", "#"]
     assert main(command) == 0
     (request,) = coordinator.requests

@@ -90,8 +90,9 @@ def test_branches_judged_beside_the_trunk_change_no_token(
     # Rows that cost nothing: every branch there is room for is judged.
     monkeypatch.setattr(PassTimes, "row_ns", 0.0)
     judged, kept = pair.branches_judged, pair.branches_kept
-    some = openings(pair_name, Speculation.HEDGED)[:HEDGED_PROMPTS]
-    done = pair.complete(some, together=2, schedule_seed=4, lost_blocks=0.1)
+    # Windows short enough for two branches in the smallest class, of fifteen rows.
+    some = [replace(each, window_tokens=4) for each in openings(pair_name, Speculation.HEDGED)[:HEDGED_PROMPTS]]
+    done = pair.complete(some, schedule_seed=4, lost_blocks=0.1)
     assert [each.token_ids for each in done] == list(plain[:HEDGED_PROMPTS])
     assert pair.branches_judged - judged > 50, "branches that are never judged prove nothing"
     assert pair.branches_kept - kept > 5
