@@ -126,7 +126,9 @@ class Pair:
         return each
 
     def _deliver_blocks(self, each: Continuation, chance: random.Random, lost_blocks: float) -> None:
-        while each.blocks and chance.random() < 0.8:
+        # With hedges there are several blocks a pass: they must not pile up until they are stale.
+        goes_on = 0.98 if each.opening.speculation is Speculation.HEDGED else 0.8
+        while each.blocks and chance.random() < goes_on:
             block = each.blocks.pop(0)
             assert isinstance(block, Block), block
             if chance.random() >= lost_blocks:

@@ -26,6 +26,7 @@ SAMPLINGS = (
 PROMPTS = 40
 SOME_PROMPTS = 12
 HEDGED_PROMPTS = 10
+LEAST_ROWS_FOR_BRANCHES = 15
 TOKENS = 128
 
 pytestmark = pytest.mark.timeout(900)
@@ -87,10 +88,11 @@ def test_speculation_changes_no_token(
 def test_branches_judged_beside_the_trunk_change_no_token(
     pair: Pair, pair_name: str, plain: Sequence[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if (most := max(pair.target_runner.row_class)) < LEAST_ROWS_FOR_BRANCHES:
+        pytest.skip(f"the row class of {pair_name} ends at {most} rows here: no room for a branch beside the trunk")
     # Rows that cost nothing: every branch there is room for is judged.
     monkeypatch.setattr(PassTimes, "row_ns", 0.0)
     judged, kept = pair.branches_judged, pair.branches_kept
-    # Windows short enough for two branches in the smallest class, of fifteen rows.
     some = [replace(each, window_tokens=4) for each in openings(pair_name, Speculation.HEDGED)[:HEDGED_PROMPTS]]
     done = pair.complete(some, schedule_seed=4, lost_blocks=0.1)
     assert [each.token_ids for each in done] == list(plain[:HEDGED_PROMPTS])

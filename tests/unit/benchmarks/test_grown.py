@@ -76,7 +76,7 @@ def test_a_planned_shape_has_the_size_and_the_proportions_asked_for(size: str) -
         ("350", "'350' is not a size to grow to"),
         ("-1M", "'-1M' is not a size to grow to"),
         ("0M", "'0M' is not a size to grow to"),
-        ("12M", "cannot be grown to 12M: it has 14.2M parameters already"),
+        ("12M", "cannot be grown to 12M: it has 20.5M parameters already"),
         ("9000B", "GB are free; name a smaller size"),
     ],
 )

@@ -109,7 +109,7 @@ def test_json_is_one_object_with_exactly_these_keys() -> None:
     show(JsonPrinter(output))
     answer = json.loads(written(output))
     assert written(output).count("\n") == 1
-    assert list(answer) == ["text", "token_ids", "origins", "finish_reason", "seed", "stats"]
+    assert list(answer) == ["text", "token_ids", "origins", "finish_reason", "seed", "passes", "reason", "stats"]
     assert list(answer["stats"]) == [
         "tokens_per_second",
         "time_to_first_token_ns",
