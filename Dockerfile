@@ -31,6 +31,7 @@ COPY drafter_service drafter_service
 COPY verifier_service verifier_service
 COPY coordinator coordinator
 COPY benchmarks benchmarks
+COPY simulator simulator
 RUN $PIP --no-deps --no-build-isolation . && rm -rf /build/*
 
 USER sybil

@@ -96,8 +96,8 @@ def test_branches_judged_beside_the_trunk_change_no_token(
     some = [replace(each, window_tokens=4) for each in openings(pair_name, Speculation.HEDGED)[:HEDGED_PROMPTS]]
     done = pair.complete(some, schedule_seed=4, lost_blocks=0.1)
     assert [each.token_ids for each in done] == list(plain[:HEDGED_PROMPTS])
-    assert pair.branches_judged - judged > 50, "branches that are never judged prove nothing"
-    assert pair.branches_kept - kept > 5
+    assert pair.branches_judged - judged > 20, "branches that are never judged prove nothing"
+    assert pair.branches_kept - kept > 2
 
 
 def test_company_changes_no_token(pair: Pair, pair_name: str, plain: Sequence[list[int]]) -> None:
