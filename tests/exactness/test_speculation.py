@@ -26,7 +26,7 @@ SAMPLINGS = (
 PROMPTS = 40
 SOME_PROMPTS = 12
 HEDGED_PROMPTS = 10
-LEAST_ROWS_FOR_BRANCHES = 15
+BRANCH_ROWS = 5
 TOKENS = 128
 
 pytestmark = pytest.mark.timeout(900)
@@ -88,12 +88,15 @@ def test_speculation_changes_no_token(
 def test_branches_judged_beside_the_trunk_change_no_token(
     pair: Pair, pair_name: str, plain: Sequence[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if (most := max(pair.target_runner.row_class)) < LEAST_ROWS_FOR_BRANCHES:
-        pytest.skip(f"the row class of {pair_name} ends at {most} rows here: no room for a branch beside the trunk")
+    if pair.target_runner.fit(2, BRANCH_ROWS) is None:
+        pytest.skip(f"the probe kept no shape of 2 x {BRANCH_ROWS} rows for {pair_name}: no room for a branch")
     # Rows that cost nothing: every branch there is room for is judged.
     monkeypatch.setattr(PassTimes, "row_ns", 0.0)
     judged, kept = pair.branches_judged, pair.branches_kept
-    some = [replace(each, window_tokens=4) for each in openings(pair_name, Speculation.HEDGED)[:HEDGED_PROMPTS]]
+    some = [
+        replace(each, window_tokens=BRANCH_ROWS - 1)
+        for each in openings(pair_name, Speculation.HEDGED)[:HEDGED_PROMPTS]
+    ]
     done = pair.complete(some, schedule_seed=4, lost_blocks=0.1)
     assert [each.token_ids for each in done] == list(plain[:HEDGED_PROMPTS])
     assert pair.branches_judged - judged > 20, "branches that are never judged prove nothing"
