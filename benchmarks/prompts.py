@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sybil_engine.cli.prompts import built_in_prompts
+from sybil_engine.cli.prompts import built_in_prompts, mixed
 from sybil_engine.errors import InvalidSettings
 
 UNSORTED = "prompts"
@@ -36,12 +36,7 @@ def read_prompts(file: str, count: int) -> list[BenchPrompt]:
         prompts = _from_file(Path(file))
     else:
         prompts = [BenchPrompt(prompt.prompt, prompt.category) for prompt in built_in_prompts()]
-    ranks: dict[str, int] = {}
-    ranked = []
-    for prompt in prompts:
-        ranks[prompt.category] = rank = ranks.get(prompt.category, -1) + 1
-        ranked.append((rank, prompt))
-    return [prompt for _, prompt in sorted(ranked, key=lambda pair: pair[0])][:count]
+    return mixed(prompts, count)
 
 
 def _from_file(file: Path) -> list[BenchPrompt]:

@@ -306,25 +306,6 @@ def _decoder(model: LlamaForCausalLM) -> Callable[[], None]:
     return decode
 
 
-@torch.inference_mode()
-def time_pass(model: LlamaForCausalLM) -> float:
-    """Time a pass of one row behind 256 cached tokens.
-
-    Returns:
-        Median, in milliseconds.
-    """
-    cache = DynamicCache(config=model.config)
-    context = torch.arange(TIMED_CONTEXT_TOKENS).unsqueeze(0)
-    model(input_ids=context, past_key_values=cache, use_cache=True)
-    row = context[:, :1]
-
-    def decode() -> None:
-        model(input_ids=row, past_key_values=cache, use_cache=True)
-        cache.crop(-1)
-
-    return statistics.median(_time_ms(decode) for _ in range(TIMED_PASSES))
-
-
 def _tested_logits(
     target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[Window]
 ) -> Iterator[tuple[Tensor, Tensor]]:

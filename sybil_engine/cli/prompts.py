@@ -1,8 +1,10 @@
 """The built-in prompts: beginnings of real Python code, from modules that the embedded models were not trained on."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import sybil_engine
 from sybil_engine.cli.exits import CommandFailed
@@ -37,7 +39,17 @@ def built_in_prompts(file: Path = _FILE) -> list[Prompt]:
         raise CommandFailed(f"{file} is missing; install the package again") from error
 
 
-def mixed(prompts: list[Prompt], count: int) -> list[Prompt]:
+class Categorised(Protocol):
+    """Anything that belongs to a category."""
+
+    @property
+    def category(self) -> str: ...
+
+
+CategorisedType = TypeVar("CategorisedType", bound=Categorised)
+
+
+def mixed(prompts: Sequence[CategorisedType], count: int) -> list[CategorisedType]:
     """The first few, a category at a time, so that each is there."""
     ranks: dict[str, int] = {}
     ranked = []

@@ -284,17 +284,24 @@ def walk(node: DraftNode, rng: random.Random) -> tuple[int, ...]:
     return tuple(tokens)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_commit_that_runs_into_a_hedge_keeps_it_and_feeds_none_of_it_again(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def with_hedges(seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Watched, DrafterSession, list[DraftNode]]:
+    """A session whose tree is grown, and the hedges at its root that something is drafted behind."""
     monkeypatch.setattr(Growth, "_LEAST_CHANCE", 0.0)
     it = watched(max_rows=12)
     session = it.open(hedged(seed))
     drain(it.drafter)
-    root = session.growth.tree.root
-    best = trunk_of(session.growth.tree)[0]
-    hedge = next(node for token, node in root.children.items() if token != best and node.children)
+    tree = session.growth.tree
+    hedges = [node for token, node in tree.root.children.items() if token != trunk_of(tree)[0] and node.children]
+    assert hedges
+    return it, session, hedges
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_commit_that_runs_into_a_hedge_keeps_it_and_feeds_none_of_it_again(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it, session, hedges = with_hedges(seed, monkeypatch)
+    hedge = hedges[0]
     behind = next(iter(hedge.children.values())).token_id
     fed = sum(len(rows.token_ids) for batch in it.runner.tree_batches for rows in batch)
     session.advance(commit_after(session.ledger, (hedge.token_id,), draft_budget=1, draft_rows=4))
@@ -308,14 +315,7 @@ def test_a_commit_that_runs_into_a_hedge_keeps_it_and_feeds_none_of_it_again(
 def test_behind_a_hedge_the_draft_model_goes_on_as_it_would_without_branches(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Growth, "_LEAST_CHANCE", 0.0)
-    it = watched(max_rows=12)
-    session = it.open(hedged(seed))
-    drain(it.drafter)
-    root = session.growth.tree.root
-    best = trunk_of(session.growth.tree)[0]
-    hedges = [node for token, node in root.children.items() if token != best and node.children]
-    assert hedges
+    _, session, hedges = with_hedges(seed, monkeypatch)
     for hedge in hedges:
         prefix = (*session.ledger[:], hedge.token_id)
         behind = next(iter(hedge.children.values())).token_id
