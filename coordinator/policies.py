@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sybil_engine.types import SessionOpen, Speculation
+from sybil_engine.types import HEDGED_DRAFT_ROWS, SessionOpen, Speculation
 
 LOCKSTEP_WINDOW_TOKENS = 5
 PIPELINED_BUDGET_TOKENS = 12
-HEDGED_DRAFT_ROWS = 8
 
 
 class Policy(Protocol):

@@ -7,6 +7,9 @@ from enum import Enum
 
 from sybil_engine.errors import InvalidRequest
 
+HEDGED_DRAFT_ROWS = 8
+"""By how many rows at most a draft pass grows a hedged session's tree."""
+
 
 class Speculation(Enum):
     """Who drafts ahead, and when a verify pass starts."""

@@ -4,10 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
-from sybil_engine.types import Speculation
+from sybil_engine.types import HEDGED_DRAFT_ROWS, Speculation
 from verifier_service.pace import Pace
-
-DRAFT_ROWS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,7 @@ class LearnedWindow:
     def __init__(self, pace: Pace, max_window_tokens: int, *, hedged: bool) -> None:
         self.pace = pace
         self.max_window_tokens = max_window_tokens
-        self.draft_rows = DRAFT_ROWS if hedged else 1
+        self.draft_rows = HEDGED_DRAFT_ROWS if hedged else 1
         self.speculation = Speculation.HEDGED if hedged else Speculation.PIPELINED
 
     def wait(self, ready_tokens: int) -> Wait:

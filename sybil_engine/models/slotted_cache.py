@@ -82,8 +82,8 @@ class SlottedCache(Cache):
             raise ValueError(f"slot {slot} is not taken; release each allocated slot once")
         heapq.heappush(self._free, slot)
 
-    def look_at(self, slots: Sequence[int], cells: Tensor | range, span: int, order: Tensor | None = None) -> None:
-        """Aim the next forward pass: which cells it writes and which it sees.
+    def view(self, slots: Sequence[int], cells: Tensor | range, span: int, order: Tensor | None = None) -> CacheView:
+        """What a pass writes and sees; `aim` at it before the pass.
 
         Args:
             slots: one a session of the pass.
@@ -91,10 +91,6 @@ class SlottedCache(Cache):
             span: the pass sees the first `span` cells of each slot.
             order: [sessions, span] int64, the cells it sees instead, in this order.
         """
-        self.aim(self.view(slots, cells, span, order))
-
-    def view(self, slots: Sequence[int], cells: Tensor | range, span: int, order: Tensor | None = None) -> CacheView:
-        """What `look_at` aims at, without aiming."""
         device = self.keys.device
         if order is not None:
             assert isinstance(cells, Tensor)
@@ -145,7 +141,7 @@ class SlottedCache(Cache):
         Returns:
             Keys and values, each [sessions, kv_heads, span, head_dim].
         """
-        assert self._kind, "look_at comes before a forward pass"
+        assert self._kind, "aim comes before a forward pass"
         keys, values, *written = (side[layer_idx] for side in self._layers)
         to_keys, to_values = written or (keys, values)
         if self._kind == "plain":

@@ -35,7 +35,7 @@ class TracedPasses:
         self._traces: dict[Way, Any] = {}
 
     def logits(self, token_ids: Tensor, positions: Tensor, mask: Tensor, view: CacheView) -> Tensor:
-        """Feed tokens; see `SlottedCache.look_at` for what `view` says.
+        """Feed tokens; see `SlottedCache.view` for what `view` says.
 
         Args:
             token_ids, positions: [sessions, rows].

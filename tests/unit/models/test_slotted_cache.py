@@ -45,7 +45,7 @@ def test_a_pass_writes_its_cells_and_shows_its_span(slots: list[int], sessions: 
     taken = slots[:sessions]
     first = torch.tensor(starts[:sessions]).unsqueeze(1)
     cells = first + torch.arange(rows)
-    cache.look_at(taken, cells if sessions > 1 else range(starts[0], starts[0] + rows), span)
+    cache.aim(cache.view(taken, cells if sessions > 1 else range(starts[0], starts[0] + rows), span))
     expected_keys, expected_values = cache.keys.clone(), cache.values.clone()
     for layer in range(LAYERS):
         keys, values = torch.randn(sessions, KV_HEADS, rows, 4), torch.randn(sessions, KV_HEADS, rows, 5)
