@@ -18,18 +18,20 @@ from sybil_engine.errors import InexactDevice
 from sybil_engine.models.rows import Rows, Shape
 from sybil_engine.models.slotted_cache import SlottedCache
 
-TOTALS = (*range(1, 17), 20, 24, 28, 32)
-MORE_TOTALS_ON_ACCELERATORS = (40, 48, 56, 64)
+TOTALS = (*range(1, 9), 10, 12, 14, 16, 24, 32, 48, 64)
 # The committed token and a window of 1 to 7: always tried, however slow the machine.
 SINGLE_SESSION_TOTALS = range(2, 9)
+# Passes of several sessions come in few sizes, the most useful first; others are padded.
+_SESSIONS = (2, 3, 4, 6, 8, 16)
+_ROWS_A_SESSION = (4, 1, 8, 2)
 LEAST_ROWS = 2
 MEASURE_BUDGET_S = 1.0
-VERIFY_BUDGET_S = 2.0
-_LEAST_SHAPES_A_SESSION_COUNT = 2
+VERIFY_BUDGET_S = 6.0
 # A rounding difference shows in few of the numbers that a row computes, most of all in bfloat16: compare enough.
 _COMPARED_NUMBERS = 2**17
 _COMPARED_ROWS = (16, 64)
 _REFERENCE_TOTAL = 8
+_LONG_REFERENCES = 2
 _CANCELLED_OUTPUTS = 64
 _SEED = 0x5B11
 
@@ -150,6 +152,8 @@ def probe(passes: Passes, keep_total: int | None = None) -> ShapeClass:
     finally:
         passes.cache.keys.zero_()
         passes.cache.values.zero_()
+    if keep_total and keep_total not in TOTALS:
+        raise InexactDevice(f"passes of {keep_total} rows are never made; name one of {', '.join(map(str, TOTALS))}")
     raise InexactDevice(
         f"no pass shapes {f'with {keep_total} rows ' if keep_total else ''}agree bit for bit on this device, so "
         "speculation would change the output; start with fast numerics, or change dtype, device or thread count"
@@ -158,13 +162,12 @@ def probe(passes: Passes, keep_total: int | None = None) -> ShapeClass:
 
 def _measure(passes: Passes, generator: torch.Generator) -> list[_Measured]:
     """Run every total twice as [1, total], and each product alone; keep totals that repeat their own bits."""
-    totals = TOTALS + (MORE_TOTALS_ON_ACCELERATORS if passes.cache.keys.is_cuda else ())
-    most = min(totals[-1], passes.chunk_tokens, passes.context_tokens // 2)
+    most = min(TOTALS[-1], passes.chunk_tokens, passes.context_tokens // 2)
     rows = _scatter(passes, 0, min(passes.context_tokens - most, 300), most, generator)
-    products = [(product, _telling_inputs(product, totals[-1], generator)) for product in passes.products]
+    products = [(product, _telling_inputs(product, TOTALS[-1], generator)) for product in passes.products]
     first: dict[int, _Fed] = {}
     start = _now(passes)
-    for total in totals:
+    for total in TOTALS:
         if total > most or (total not in SINGLE_SESSION_TOTALS and _now(passes) - start > MEASURE_BUDGET_S / 2):
             break
         first[total] = _feed(passes, [_cut(rows, 0, total)], (1, total))[0]
@@ -243,29 +246,31 @@ def _verify(passes: Passes, group: Sequence[_Measured], generator: torch.Generat
     """Keep the shapes of this group that compute every session as small passes of its own do.
 
     Tried with neighbouring and scattered slots, short and long sessions together, rows that start anywhere, and
-    padding. Single-session shapes come first, and the smallest of each session count, so that these are never
-    lost to the time limit. Libraries change their code at a number of rows: where a single-session shape disagrees,
-    totals farther off are not trusted either.
+    padding. Single-session shapes come first, then one of each session count, so that these are never lost to the
+    time limit. Libraries change their code at a number of rows: where a single-session shape disagrees, totals
+    farther off are not trusted either.
     """
     totals = [one.total for one in group]
     enough = min(max(_COMPARED_NUMBERS // group[0].fed.numbers_a_row, _COMPARED_ROWS[0]), _COMPARED_ROWS[1])
-    most_sessions = min(passes.cache.slots, totals[-1])
-    slots = [*range(most_sessions), passes.cache.scratch_slot]
-    rows = min(max(totals[-1], enough), passes.context_tokens // 2)
+    session_counts = [count for count in _SESSIONS if count <= min(passes.cache.slots, totals[-1])]
+    slots = [*range(max(session_counts, default=1)), passes.cache.scratch_slot]
     middle = min(totals, key=lambda total: (abs(total - _REFERENCE_TOTAL), total))
-    references = [_reference(passes, slot, slot < len(slots) // 2, rows, middle, generator) for slot in slots]
+    long, short = (min(rows, passes.context_tokens // 2) for rows in (max(totals[-1], enough), _COMPARED_ROWS[0]))
+    references = [
+        _reference(passes, slot, place % 2 == 0, long if place < _LONG_REFERENCES else short, middle, generator)
+        for place, slot in enumerate(slots)
+    ]
     kept: list[Shape] = []
     lowest, highest = 0, totals[-1] + 1
     start = _now(passes)
-    shapes = _shapes(totals, most_sessions)
-    least = len(totals) + _LEAST_SHAPES_A_SESSION_COUNT * (most_sessions - 1)
-    for number, shape in enumerate(shapes):
-        if number >= least and _now(passes) - start > VERIFY_BUDGET_S:
+    for number, shape in enumerate(_shapes(totals, session_counts)):
+        if number >= len(totals) + len(session_counts) and _now(passes) - start > VERIFY_BUDGET_S:
             break
         sessions, total = shape[0], shape[0] * shape[1]
         if not lowest < total < highest:
             continue
-        if _holds(passes, references, shape, enough if sessions == 1 else _COMPARED_ROWS[0], generator):
+        tried = references[:_LONG_REFERENCES] if sessions == 1 else references
+        if _holds(passes, tried, shape, enough if sessions == 1 else _COMPARED_ROWS[0], generator):
             kept.append(shape)
         elif sessions == 1 and total < middle:
             lowest = total
@@ -292,14 +297,13 @@ def _holds(
     raise AssertionError("unreachable")
 
 
-def _shapes(totals: Sequence[int], most_sessions: int) -> list[Shape]:
-    """Every factorisation of the totals: single sessions first, then for each session count its smallest, and so on."""
+def _shapes(totals: Sequence[int], session_counts: Sequence[int]) -> list[Shape]:
+    """Shapes of these totals: single sessions first, then for each session count its most useful one, and so on."""
     shapes = [
-        [(sessions, total // sessions) for total in totals if total % sessions == 0]
-        for sessions in range(1, most_sessions + 1)
+        [(sessions, rows) for rows in _ROWS_A_SESSION if sessions * rows in totals] for sessions in session_counts
     ]
-    ranked = [(rank, shape) for column in shapes[1:] for rank, shape in enumerate(column)]
-    return shapes[0] + [shape for _, shape in sorted(ranked)]
+    ranked = [(rank, shape) for column in shapes for rank, shape in enumerate(column)]
+    return [(1, total) for total in totals] + [shape for _, shape in sorted(ranked)]
 
 
 def _reference(passes: Passes, slot: int, short: bool, rows: int, total: int, generator: torch.Generator) -> _Fed:

@@ -50,7 +50,7 @@ def classes(*bounds: int) -> Callable[[Shape, int], float]:
 @pytest.mark.parametrize("in_cells", [False, True])
 def test_the_class_holds_the_totals_that_agree(in_cells: bool) -> None:
     machine = Machine(classes(2, 4, 13), in_cells=in_cells)
-    assert probe(machine, keep_total=6).totals == (4, 5, 6, 7, 8, 9, 10, 11, 12)
+    assert probe(machine, keep_total=6).totals == (4, 5, 6, 7, 8, 10, 12)
     assert probe(machine, keep_total=3).totals == (2, 3)
 
 
@@ -66,7 +66,9 @@ def test_the_class_with_the_most_row_counts_for_one_session_is_kept(bounds: tupl
 def test_a_machine_that_always_agrees_keeps_every_total() -> None:
     found = probe(Machine(classes()))
     assert found.totals == TOTALS
-    assert found.most_rows == 32
+    assert found.most_rows == 64
+    assert found.fit(4, 4) == (4, 4)
+    assert found.fit(4, 3) == (4, 4)
 
 
 def test_a_factorisation_that_disagrees_is_left_out() -> None:
@@ -103,7 +105,12 @@ def test_a_product_that_differs_splits_a_class_that_whole_passes_do_not_show() -
     machine = Machine(classes())
     machine.products = [Product(apply, weight, None)]
     assert probe(machine, keep_total=2).totals == (1, 2, 3, 4)
-    assert probe(machine, keep_total=9).totals == TOTALS[4:]
+    assert probe(machine, keep_total=8).totals == TOTALS[4:]
+
+
+def test_a_row_count_that_is_never_tried_is_refused_with_those_that_are() -> None:
+    with pytest.raises(InexactDevice, match="name one of 1, 2, 3"):
+        probe(Machine(classes()), keep_total=9)
 
 
 def test_the_probe_leaves_empty_cells() -> None:
