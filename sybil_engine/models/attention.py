@@ -88,30 +88,30 @@ def ragged_attention(
         if extras.get(name) is not None:
             raise UnsupportedModel(f"attention with {name!r} is not supported; use a model without it")
     assert attention_mask is not None, "a pass over a slotted cache always carries its mask"
-    sessions, heads, rows, head_dim = query.shape
-    kv_heads, span = key.shape[1], key.shape[2]
-    folded_rows = heads // kv_heads * rows
-    folded = query.reshape(sessions, kv_heads, folded_rows, head_dim)
+    # In a trace, arithmetic with sizes is work: heads are plain numbers, and the other sizes are left to torch.
+    groups = int(query.shape[1]) // int(key.shape[1])
+    folded = query.unflatten(1, (-1, groups)).flatten(2, 3)
+    folded_rows = folded.shape[2]
     if folded_rows < LEAST_FOLDED_ROWS:
         folded = functional.pad(folded, (0, 0, 0, LEAST_FOLDED_ROWS - folded_rows))
-    scale = head_dim**-0.5 if scaling is None else scaling
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
     if query.dtype == torch.float32 and not query.is_cuda:
-        output = _tiled(folded, key, value, attention_mask, scale, span)
+        output = _tiled(folded, key, value, attention_mask, scale)
     else:
         output = functional.scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scale)
-    output = output[:, :, :folded_rows].reshape(sessions, heads, rows, value.shape[3])
-    return output.transpose(1, 2).contiguous(), None
+    if folded_rows < LEAST_FOLDED_ROWS:
+        output = output[:, :, :folded_rows]
+    return output.unflatten(2, (groups, -1)).flatten(1, 2).transpose(1, 2).contiguous(), None
 
 
-def _tiled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, span: int) -> Tensor:
+def _tiled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Attention of [sessions, kv_heads, folded rows, head_dim], values summed tile by tile in cell order."""
-    sessions, kv_heads, rows, head_dim = query.shape
-    batch = sessions * kv_heads
-    key, value = key.reshape(batch, span, -1), value.reshape(batch, span, -1)
-    scores = torch.baddbmm(mask.flatten(0, 1), query.reshape(batch, rows, head_dim), key.mT, alpha=scale)
+    value = value.flatten(0, 1)
+    scores = torch.baddbmm(mask.flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).mT, alpha=scale)
     weights = torch.softmax(scores, dim=-1)
     output = torch.bmm(weights[..., :TILE_CELLS], value[:, :TILE_CELLS])
-    for start in range(TILE_CELLS, span, TILE_CELLS):
+    for start in range(TILE_CELLS, value.shape[1], TILE_CELLS):
         end = start + TILE_CELLS
         output.baddbmm_(weights[..., start:end], value[:, start:end])
-    return output.view(sessions, kv_heads, rows, -1)
+    unfolded: Tensor = output.unflatten(0, query.shape[:2])
+    return unfolded

@@ -23,6 +23,7 @@ from sybil_engine.errors import (
     UnsupportedModel,
 )
 from sybil_engine.models import attention
+from sybil_engine.models.fused_llama import fuse_llama
 from sybil_engine.models.fused_norm import fuse_norms
 from sybil_engine.models.packed_linear import pack_linear_layers
 from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
@@ -76,7 +77,7 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
     """Load a model for inference: safetensors only, no code from the hub, gradients off.
 
     Args:
-        packed: use quicker layers where nothing is lost by it, see `packed_linear` and `fused_norm`.
+        packed: use quicker layers where nothing is lost by it, see `packed_linear`, `fused_llama` and `fused_norm`.
 
     Raises:
         InvalidSettings: no such dtype or device.
@@ -105,6 +106,7 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
         ) from error
     ready = ready_for_passes(model, device)
     if packed:
+        fuse_llama(ready)
         pack_linear_layers(ready)
         fuse_norms(ready)
     return LoadedModel(ready, description, implementation)

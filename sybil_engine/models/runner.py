@@ -32,6 +32,7 @@ class ModelRunner:
     by `forward` or `fill`.
 
     Attributes:
+        model: what the passes run.
         cache: allocate and release slots here.
         context_tokens: positions run from 0 to one below this.
         chunk_tokens: the most tokens of one `prefill`.
@@ -64,7 +65,7 @@ class ModelRunner:
             InexactDevice: exact mode, and no two shapes agree.
             UnsupportedModel: the model does not compute over a slotted cache what it computes without one.
         """
-        self._model = loaded.model
+        self.model = loaded.model
         self._ours = loaded.attention == attention.IMPLEMENTATION
         self._device, self._dtype = loaded.model.device, loaded.model.dtype
         longest = loaded.description.context_tokens
@@ -88,7 +89,7 @@ class ModelRunner:
         if numerics == "exact":
             self.shape_class = probe(self, keep_total)
         if traced and self._ours and self._device.type == "cpu":
-            self._traced = TracedPasses(self._model, self.cache, self._groups)
+            self._traced = TracedPasses(self.model, self.cache, self._groups)
             self._warm_up()
 
     @property
@@ -115,7 +116,7 @@ class ModelRunner:
     def products(self) -> list[Product]:
         """One matrix product of each kind and size that the model is made of."""
         found: dict[tuple[object, ...], Product] = {}
-        for module in self._model.modules():
+        for module in self.model.modules():
             if isinstance(module, nn.Linear | Conv1D | PackedLinear):
                 weight, bias = _weight_of(module)
                 key = (type(module), weight.shape, weight.stride(), bias is None)
@@ -232,7 +233,7 @@ class ModelRunner:
         if self._traced:
             return self._traced.logits(token_ids, positions, mask, view)
         self.cache.aim(view)
-        logits: Tensor = self._model(
+        logits: Tensor = self.model(
             input_ids=token_ids,
             position_ids=positions,
             attention_mask=mask,
@@ -244,7 +245,7 @@ class ModelRunner:
     def _fill(self, token_ids: Tensor, positions: Tensor, mask: Tensor, view: CacheView) -> None:
         """Make the pass for its cells alone."""
         self.cache.aim(view)
-        self._model.base_model(
+        self.model.base_model(
             input_ids=token_ids,
             position_ids=positions,
             attention_mask=mask,
