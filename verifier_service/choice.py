@@ -1,92 +1,95 @@
 """The adaptive choice: which way to speculate commits most tokens per unit of time, found by trying."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
 from sybil_engine.types import SessionOpen, Speculation
 from verifier_service.launch import BestWindow, FixedWindow, LaunchRule, LearnedWindow, Wait
 from verifier_service.pace import MovingMean, Pace
 
-CANDIDATES = (Speculation.HEDGED, Speculation.LOCKSTEP, Speculation.PIPELINED, Speculation.OFF)
+WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 
 
 @dataclass
 class _Record:
-    """How one way did: tokens per nanosecond, how often it was tried, and when last."""
+    """How one way did.
 
-    speed: MovingMean = field(default_factory=lambda: MovingMean(0.0, weight=0.3))
-    trials: int = 0
+    Attributes:
+        advantage: logarithm of its speed; only differences between ways mean anything.
+        comparisons: how often it was compared with another one.
+        last_trial: when it was last taken.
+    """
+
+    advantage: float = 0.0
+    comparisons: int = 0
     last_trial: int = 0
 
 
 class Choice:
-    """What a verifier has learned over all its adaptive sessions.
+    """Which way of drafting is fastest: what a verifier has learned over all its adaptive sessions.
 
-    Sessions run in stretches of a few passes. Most stretches go the way that was fastest so far; now and then another
-    one is tried, the more seldom the slower it was, so that the choice follows what changes: load, text, a drafter
-    that dies or comes back.
+    How fast a session goes depends on its text more than on the way, so only neighbouring stretches of one session are
+    compared. Most stretches go the way that is fastest so far; now and then another one is tried, the more seldom the
+    farther behind it is, so that the choice follows what changes: load, links, a drafter that dies or comes back.
     """
 
-    _FIRST_TRIALS = 2
-    _TRY_EVERY = 8
-    # A way that reached less than this share of the best is tried a quarter as often.
-    _HOPELESS = 0.7
-    _TRY_HOPELESS_EVERY = 4
+    _FIRST_COMPARISONS = 4
+    _FIRST_TRY_EVERY = 2
+    _TRY_EVERY = 12
+    _HOPELESS = math.log(0.8)
+    _TRY_HOPELESS_EVERY = 5
+    _LEAST_WEIGHT = 0.1
 
     def __init__(self) -> None:
-        self._records = {speculation: _Record() for speculation in CANDIDATES}
+        self._records = {way: _Record() for way in WAYS}
         self._stretches = 0
-
-    def next(self) -> Speculation:
-        """How the next stretch speculates."""
-        self._stretches += 1
-        for speculation, record in self._records.items():
-            if record.trials < self._FIRST_TRIALS:
-                return speculation
-        best = self.best
-        if self._stretches % self._TRY_EVERY:
-            return best
-        others = [speculation for speculation in CANDIDATES if speculation is not best]
-        if (self._stretches // self._TRY_EVERY) % self._TRY_HOPELESS_EVERY:
-            least = self._HOPELESS * self._records[best].speed.value
-            others = [each for each in others if self._records[each].speed.value >= least]
-        return min(others, key=lambda each: self._records[each].last_trial, default=best)
+        self._tries = 0
 
     @property
     def best(self) -> Speculation:
-        """The fastest so far."""
-        return max(CANDIDATES, key=lambda speculation: self._records[speculation].speed.value)
+        """The fastest so far; until something is known, the first of `WAYS`."""
+        return max(WAYS, key=lambda way: self._records[way].advantage)
 
-    def ran(self, speculation: Speculation, tokens: int, elapsed_ns: int) -> None:
-        """Learn how a stretch went."""
-        record = self._records[speculation]
-        speed = tokens / elapsed_ns
-        if not record.trials:
-            record.speed.value = speed
-        record.speed.add(speed)
-        record.trials += 1
-        record.last_trial = self._stretches
+    def next(self) -> Speculation:
+        """The way of the next stretch."""
+        self._stretches += 1
+        best = self.best
+        others = [way for way in WAYS if way is not best]
+        unknown = any(self._records[way].comparisons < self._FIRST_COMPARISONS for way in others)
+        chosen = best
+        if self._stretches % (self._FIRST_TRY_EVERY if unknown else self._TRY_EVERY) == 0:
+            self._tries += 1
+            if not unknown and self._tries % self._TRY_HOPELESS_EVERY:
+                others = [way for way in others if self.behind(way) > self._HOPELESS]
+            chosen = min(others, key=lambda way: self._records[way].last_trial, default=best)
+        self._records[chosen].last_trial = self._stretches
+        return chosen
 
-    def reason(self, pace: Pace) -> str:
-        """The choice in words, with the figures that decided."""
-        speeds = sorted(
-            ((record.speed.value * 1e9, speculation) for speculation, record in self._records.items() if record.trials),
-            key=lambda pair: -pair[0],
-        )
-        measured = ", ".join(f"{speculation.value} {speed:.0f}" for speed, speculation in speeds)
-        return (
-            f"{self.best.value}: tokens/s of a session {measured}; acceptance {pace.acceptance_rate.value:.2f}, "
-            f"pass {pace.pass_times.expected_ns(1) / 1e6:.1f} ms + {pace.pass_times.row_ns / 1e6:.2f} a row, "
-            f"draft {pace.draft_token_ns.value / 1e6:.1f} ms a token, "
-            f"round trip {pace.round_trip_ns.value / 1e6:.1f} ms"
-        )
+    def behind(self, way: Speculation) -> float:
+        """Logarithm of a way's speed as a share of the fastest one's."""
+        return self._records[way].advantage - self._records[self.best].advantage
+
+    def compared(self, way: Speculation, other: Speculation, difference: float) -> None:
+        """Learn from two stretches of one session, one after the other.
+
+        Args:
+            difference: logarithm of the first way's speed over the other's.
+        """
+        records = self._records[way], self._records[other]
+        error = difference - (records[0].advantage - records[1].advantage)
+        for record, direction in zip(records, (1, -1), strict=True):
+            record.comparisons += 1
+            record.advantage += direction * error / 2 * max(self._LEAST_WEIGHT, 1 / record.comparisons)
 
 
 class Adaptive:
-    """A session that speculates in whatever way is fastest."""
+    """A session that speculates in whatever way is fastest, and not at all while that is faster still."""
 
     _STRETCH_PASSES = 8
     # The first pass of a stretch still judges what the way before it drafted.
     _UNMEASURED_PASSES = 1
+    _PRIOR_GAIN = math.log(1.5)
+    _LONGEST_REST = 32
 
     def __init__(self, pace: Pace, max_window_tokens: int, choice: Choice) -> None:
         self.pace = pace
@@ -98,6 +101,11 @@ class Adaptive:
             Speculation.OFF: FixedWindow(pace, 0),
         }
         self._passes = self._tokens = self._since_ns = 0
+        self._plain_ns = 0.0
+        # Logarithm of how much faster this session is than without drafts.
+        self._gain = MovingMean(self._PRIOR_GAIN, weight=0.4)
+        self._last: tuple[Speculation, float] | None = None
+        self._rest = self._resting = 0
         self._rule = self._rules[choice.next()]
 
     @property
@@ -114,7 +122,19 @@ class Adaptive:
 
     @property
     def reason(self) -> str:
-        return self._choice.reason(self.pace)
+        """The choice in words, with the figures that decided."""
+        pace, best = self.pace, self._choice.best
+        behind = ", ".join(
+            f"{way.value} {math.expm1(self._choice.behind(way)):+.0%}" for way in WAYS if way is not best
+        )
+        chosen = Speculation.OFF if self._resting else best
+        return (
+            f"{chosen.value}: {best.value} is fastest here ({behind}), and {math.exp(self._gain.value):.2f} x plain "
+            f"decoding on this text; acceptance {pace.acceptance_rate.value:.2f}, "
+            f"pass {pace.pass_times.expected_ns(1) / 1e6:.1f} ms + {pace.pass_times.row_ns / 1e6:.2f} a row, "
+            f"draft {pace.draft_token_ns.value / 1e6:.1f} ms a token, "
+            f"round trip {pace.round_trip_ns.value / 1e6:.1f} ms"
+        )
 
     def wait(self, ready_tokens: int) -> Wait:
         return self._rule.wait(ready_tokens)
@@ -122,17 +142,43 @@ class Adaptive:
     def draft_budget(self) -> int:
         return self._rule.draft_budget()
 
-    def committed(self, tokens: int, now_ns: int) -> None:
+    def committed(self, tokens: int, now_ns: int, plain_pass_ns: float) -> None:
         """Measure the stretch, and begin another one when it is over."""
         self._passes += 1
         if self._passes <= self._UNMEASURED_PASSES:
-            self._since_ns, self._tokens = now_ns, 0
+            self._since_ns, self._tokens, self._plain_ns = now_ns, 0, 0.0
             return
         self._tokens += tokens
-        if self._passes >= self._STRETCH_PASSES:
-            self._choice.ran(self.speculation, self._tokens, max(1, now_ns - self._since_ns))
-            self._passes = 0
-            self._rule = self._rules[self._choice.next()]
+        self._plain_ns += plain_pass_ns
+        if self._passes < self._STRETCH_PASSES:
+            return
+        passes, elapsed_ns = self._passes - self._UNMEASURED_PASSES, max(1, now_ns - self._since_ns)
+        self._passes = 0
+        if self._resting:
+            self._resting -= 1
+            way = self._choice.best
+        else:
+            self._learn(math.log(self._tokens / elapsed_ns), -math.log(max(1.0, self._plain_ns / passes)))
+            way = self._choice.next()
+        self._rule = self._rules[Speculation.OFF if self._resting else way]
+
+    def _learn(self, speed: float, plain_speed: float) -> None:
+        """Learn from a stretch with drafts, and rest from drafting if that does not pay on this text.
+
+        Args:
+            speed, plain_speed: logarithms of tokens per nanosecond, as it was and as it would be without drafts.
+        """
+        way = self.speculation
+        if self._last and self._last[0] is not way:
+            self._choice.compared(way, self._last[0], speed - self._last[1])
+        self._last = way, speed
+        self._gain.add(speed - plain_speed)
+        if self._gain.value > 0:
+            self._rest = 0
+            return
+        self._rest = min(max(2, 2 * self._rest), self._LONGEST_REST)
+        self._resting = self._rest
+        self._last = None
 
 
 def launch_rule(opening: SessionOpen, max_window_tokens: int, pace: Pace, choice: Choice) -> LaunchRule:

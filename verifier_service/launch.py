@@ -49,8 +49,12 @@ class LaunchRule(Protocol):
     def draft_budget(self) -> int:
         """How far ahead of a commit drafting is worth while."""
 
-    def committed(self, tokens: int, now_ns: int) -> None:
-        """Note that a pass committed tokens."""
+    def committed(self, tokens: int, now_ns: int, plain_pass_ns: float) -> None:
+        """Note that a pass committed tokens.
+
+        Args:
+            plain_pass_ns: what the pass would have taken if this session had had no drafted tokens in it.
+        """
 
 
 class FixedWindow:
@@ -75,7 +79,7 @@ class FixedWindow:
     def draft_budget(self) -> int:
         return self.max_window_tokens
 
-    def committed(self, tokens: int, now_ns: int) -> None:
+    def committed(self, tokens: int, now_ns: int, plain_pass_ns: float) -> None:
         """Nothing is learned from it."""
 
 
@@ -118,5 +122,5 @@ class LearnedWindow:
         worth_while = math.ceil(math.log(self._LEAST_SURVIVAL) / math.log(acceptance_rate))
         return min(worth_while, 2 * self.max_window_tokens)
 
-    def committed(self, tokens: int, now_ns: int) -> None:
+    def committed(self, tokens: int, now_ns: int, plain_pass_ns: float) -> None:
         """Nothing is learned from it."""

@@ -127,6 +127,7 @@ class VerifierSession:
         logprobs: Sequence[float],
         timings: PassTimings,
         now_ns: int,
+        plain_pass_ns: float,
     ) -> Commit:
         """Judge the pass's window and append what the target decided.
 
@@ -134,6 +135,7 @@ class VerifierSession:
             drafted: [window], the tokens that were judged.
             drawn: [window + 1], the target's own token at each of their positions and the one after.
             logprobs: [window + 1], or empty.
+            plain_pass_ns: see `LaunchRule.committed`.
 
         Returns:
             The commit, cut at a stop token or at the session's end.
@@ -145,7 +147,7 @@ class VerifierSession:
         # Behind a session's end nothing is tested.
         window_tokens = accepted_tokens if ended_inside_window else len(drafted)
         speculation = self.rule.speculation
-        self.rule.committed(len(token_ids), now_ns)
+        self.rule.committed(len(token_ids), now_ns, plain_pass_ns)
         commit = Commit(
             position=len(self.ledger),
             prefix_fingerprint=self.ledger.fingerprint(len(self.ledger)),

@@ -139,8 +139,10 @@ class Verifier:
             self._keep(best.share)
             sampling_ns = time.monotonic_ns() - start_ns - forward_ns
             timings = PassTimings(wait_ns=wait_ns, gap_ns=gap_ns, forward_ns=forward_ns, sampling_ns=sampling_ns)
+            own_rows = sum(len(share.rows.token_ids) for share in (trunk, *branches))
+            plain_pass_ns = self._pass_times.expected_ns(len(logits) - own_rows + len(trunk.committed))
             commit = session.commit(
-                best.share.drafted or (), best.token_ids, best.logprobs, timings, time.monotonic_ns()
+                best.share.drafted or (), best.token_ids, best.logprobs, timings, time.monotonic_ns(), plain_pass_ns
             )
             if commit.finish_reason:
                 self.close(session)

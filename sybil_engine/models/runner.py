@@ -21,6 +21,7 @@ from sybil_engine.models.tracing import TracedPasses
 Numerics = Literal["exact", "fast"]
 SPAN_CELLS = 64
 DEFAULT_CHUNK_TOKENS = 64
+_CHUNK_STEP = 16
 _TRIAL_TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)
 _TRIAL_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 
@@ -206,7 +207,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prefill(self, chunk: Rows) -> None:
-        """Feed one chunk of a prompt, always in the shape [1, chunk_tokens].
+        """Feed one chunk of a prompt, in a shape that depends on its length alone.
 
         Feed a prompt from position 0 in full chunks, the last one as it comes, and leave its last token to `forward`,
         which returns the logits of what follows.
@@ -217,7 +218,8 @@ class ModelRunner:
         if len(chunk.token_ids) > self.chunk_tokens:
             raise ValueError(f"a chunk of {len(chunk.token_ids)} tokens; cut prompts into {self.chunk_tokens} or fewer")
         self._check([chunk])
-        self._fill(*self._prepare([chunk], (1, self.chunk_tokens)))
+        rows = min(-(-len(chunk.token_ids) // _CHUNK_STEP) * _CHUNK_STEP, self.chunk_tokens)
+        self._fill(*self._prepare([chunk], (1, rows)))
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:

@@ -4,16 +4,9 @@ import pytest
 
 from sybil_engine.pass_times import PassTimes
 from sybil_engine.types import SessionOpen, Speculation
-from verifier_service.choice import Adaptive, Choice, launch_rule
+from tests.unit.verifier.paces import pace_of
+from verifier_service.choice import Choice, launch_rule
 from verifier_service.launch import BestWindow, FixedWindow, LearnedWindow
-from verifier_service.pace import Pace
-
-
-def pace_of(pass_ns: float = 1e7, row_ns: float = 0.0) -> Pace:
-    times = PassTimes()
-    for rows in range(1, 9):
-        times.add(rows, int(pass_ns + row_ns * (rows - 1)))
-    return Pace(times)
 
 
 def learned(
@@ -142,47 +135,3 @@ def test_rows_that_cost_as_much_as_a_pass_keep_windows_short() -> None:
     assert windows == sorted(windows, reverse=True)
     assert windows[0] == 8
     assert windows[-1] == 1
-
-
-SPEEDS = {Speculation.OFF: 1.0, Speculation.LOCKSTEP: 1.4, Speculation.PIPELINED: 1.5, Speculation.HEDGED: 2.0}
-
-
-def tried(choice: Choice, stretches: int, speeds: dict[Speculation, float]) -> list[Speculation]:
-    ways = []
-    for _ in range(stretches):
-        ways.append(choice.next())
-        choice.ran(ways[-1], int(1000 * speeds[ways[-1]]), 1000)
-    return ways
-
-
-def test_the_fastest_way_is_taken_most_of_the_time() -> None:
-    choice = Choice()
-    tried(choice, 20, SPEEDS)
-    assert choice.best is Speculation.HEDGED
-    ways = tried(choice, 400, SPEEDS)
-    assert ways.count(Speculation.HEDGED) >= 0.87 * 400
-    cost = sum(1 - SPEEDS[way] / 2.0 for way in ways) / 400
-    assert cost < 0.05
-
-
-@pytest.mark.parametrize("fastest", [Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED])
-def test_the_choice_follows_what_changes_and_comes_back(fastest: Speculation) -> None:
-    choice = Choice()
-    tried(choice, 50, SPEEDS)
-    tried(choice, 150, {**SPEEDS, fastest: 3.0})
-    assert choice.best is fastest
-    tried(choice, 300, SPEEDS)
-    assert choice.best is Speculation.HEDGED
-
-
-def test_an_adaptive_session_changes_its_mind_while_it_runs_and_says_why() -> None:
-    choice = Choice()
-    rule = Adaptive(pace_of(), 8, choice)
-    seen = set()
-    now_ns = 0
-    for _ in range(600):
-        seen.add(rule.speculation)
-        now_ns += int(1e6 / SPEEDS[rule.speculation])
-        rule.committed(1, now_ns)
-    assert seen == set(SPEEDS)
-    assert rule.reason.startswith("hedged: tokens/s of a session hedged ")

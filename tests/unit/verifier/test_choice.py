@@ -1,0 +1,90 @@
+"""The adaptive choice finds the fastest way, follows what changes, and never drafts where that does not pay."""
+
+import math
+import random
+from collections import Counter
+
+import pytest
+
+from sybil_engine.types import Speculation
+from tests.unit.verifier.paces import pace_of
+from verifier_service.choice import WAYS, Adaptive, Choice
+
+PASS_NS = 1e7
+# Tokens a pass without drafts would take time for.
+GAINS = {Speculation.LOCKSTEP: 1.4, Speculation.PIPELINED: 1.5, Speculation.HEDGED: 2.0}
+
+
+def run_session(
+    choice: Choice, gains: dict[Speculation, float], passes: int, *, level: float = 1.0, seed: int = 0
+) -> tuple[Adaptive, Counter[Speculation], float]:
+    """Run a session whose passes commit 1 to 4 tokens, at random, at the gains given.
+
+    Args:
+        level: what all gains are multiplied by: how predictable the text is.
+
+    Returns:
+        The session, its passes by way, and its speed as a multiple of plain decoding.
+    """
+    chance = random.Random(seed)
+    rule = Adaptive(pace_of(PASS_NS), 8, choice)
+    ways: Counter[Speculation] = Counter()
+    now_ns = tokens = 0
+    for _ in range(passes):
+        ways[rule.speculation] += 1
+        committed = 1 if rule.speculation is Speculation.OFF else chance.randint(1, 4)
+        gain = 1.0 if rule.speculation is Speculation.OFF else level * gains[rule.speculation]
+        now_ns += int((committed if rule.speculation is Speculation.OFF else 2.5) * PASS_NS / gain)
+        tokens += committed
+        rule.committed(committed, now_ns, PASS_NS)
+    return rule, ways, tokens * PASS_NS / now_ns
+
+
+def test_the_fastest_way_is_taken_most_of_the_time_and_the_rest_costs_little() -> None:
+    choice = Choice()
+    for seed in range(10):
+        run_session(choice, GAINS, 60, level=1 + seed % 3, seed=seed)
+    assert choice.best is Speculation.HEDGED
+    _, ways, speed = run_session(choice, GAINS, 4000)
+    assert ways[Speculation.HEDGED] > 0.85 * 4000
+    assert speed > 0.95 * GAINS[Speculation.HEDGED]
+
+
+@pytest.mark.parametrize("fastest", [Speculation.LOCKSTEP, Speculation.PIPELINED])
+def test_the_choice_follows_what_changes_and_comes_back(fastest: Speculation) -> None:
+    choice = Choice()
+    run_session(choice, GAINS, 1000)
+    run_session(choice, {**GAINS, fastest: 3.0}, 4000)
+    assert choice.best is fastest
+    run_session(choice, GAINS, 6000)
+    assert choice.best is Speculation.HEDGED
+
+
+def test_sessions_of_easy_and_hard_texts_do_not_mislead_it() -> None:
+    choice = Choice()
+    chance = random.Random(1)
+    for seed in range(100):
+        run_session(choice, GAINS, 40, level=chance.choice((0.8, 1.0, 2.0)), seed=seed)
+    assert choice.best is Speculation.HEDGED
+    assert math.exp(choice.behind(Speculation.LOCKSTEP)) == pytest.approx(0.7, abs=0.15)
+
+
+def test_a_text_on_which_drafting_does_not_pay_is_decoded_plainly_but_for_a_trial_now_and_then() -> None:
+    rule, ways, speed = run_session(Choice(), GAINS, 4000, level=0.45)
+    assert ways[Speculation.OFF] > 0.9 * 4000
+    assert speed > 0.95
+    assert rule.reason.startswith("off: ")
+
+
+def test_the_same_verifier_still_drafts_where_it_pays() -> None:
+    choice = Choice()
+    run_session(choice, GAINS, 500, level=0.4)
+    _, ways, _ = run_session(choice, GAINS, 500)
+    assert ways[Speculation.OFF] < 0.05 * 500
+
+
+def test_every_way_is_tried_and_the_session_says_why() -> None:
+    rule, ways, _ = run_session(Choice(), GAINS, 600)
+    assert set(ways) == set(WAYS)
+    assert "hedged is fastest here (pipelined -" in rule.reason
+    assert "acceptance 0.70" in rule.reason
