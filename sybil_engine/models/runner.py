@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sybil_engine.errors import ContextExceeded, InexactDevice, UnsupportedModel
 from sybil_engine.models import attention
+from sybil_engine.models.feeding import feed
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.numerics import Product, ShapeClass, probe
 from sybil_engine.models.packed_linear import PackedLinear
@@ -234,26 +235,12 @@ class ModelRunner:
         """Make the pass; [sessions, rows, vocabulary_size]."""
         if self._traced:
             return self._traced.logits(token_ids, positions, mask, view)
-        self.cache.aim(view)
-        logits: Tensor = self.model(
-            input_ids=token_ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits
+        logits: Tensor = feed(self.model, self.cache, token_ids, positions, mask, view).logits
         return logits
 
     def _fill(self, token_ids: Tensor, positions: Tensor, mask: Tensor, view: CacheView) -> None:
         """Make the pass for its cells alone."""
-        self.cache.aim(view)
-        self.model.base_model(
-            input_ids=token_ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        feed(self.model.base_model, self.cache, token_ids, positions, mask, view)
 
     def _prepare(self, batch: Sequence[Rows], shape: Shape) -> tuple[Tensor, Tensor, Tensor, CacheView]:
         """What a pass of this shape is fed: tokens, positions, mask, and which cells it writes and sees."""

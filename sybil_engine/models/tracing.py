@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sybil_engine.models.attention import LEAST_FOLDED_ROWS, TILE_CELLS
+from sybil_engine.models.feeding import feed
 from sybil_engine.models.slotted_cache import CacheView, SlottedCache
 
 _log = logging.getLogger(__name__)
@@ -95,10 +96,7 @@ class _Pass(nn.Module):
 
     def forward(self, token_ids: Tensor, positions: Tensor, mask: Tensor, *view: Tensor) -> Tensor:
         (cache,) = self._cache
-        cache.aim(CacheView(self.kind, view))
-        logits: Tensor = self.model(
-            input_ids=token_ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
-        ).logits
+        logits: Tensor = feed(self.model, cache, token_ids, positions, mask, CacheView(self.kind, view)).logits
         return logits
 
 

@@ -19,7 +19,7 @@ BRANCH_CELLS = 96
 
 
 RANDOM, EMBEDDED = ("llama", "gpt2", "qwen2"), ("embedded-target", "embedded-draft")
-CASES = [(kind, 1) for kind in RANDOM + EMBEDDED] + [(kind, 2) for kind in RANDOM]
+CASES = [*((kind, 1) for kind in RANDOM + EMBEDDED), ("llama", 2)]
 
 
 @pytest.fixture(params=["float32", "bfloat16"], scope="module")

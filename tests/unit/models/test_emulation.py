@@ -1,0 +1,28 @@
+"""Emulated passes compute what real ones do and take the time they were given."""
+
+import time
+
+import numpy as np
+import torch
+
+from sybil_engine.models.emulation import EmulatedRunner
+from sybil_engine.models.rows import Rows, TreeRows
+from sybil_engine.models.runner import ModelRunner
+from tests.unit.models.random_models import random_model
+
+ROWS = 3
+
+
+def test_verify_and_draft_passes_last_as_long_as_set() -> None:
+    options = {"max_sessions": 1, "context_tokens": 64, "numerics": "fast", "branch_cells": 32}
+    plain = ModelRunner(random_model("llama"), **options)  # type: ignore[arg-type]
+    emulated = EmulatedRunner(random_model("llama"), pass_ms=200, row_ms=50, **options)
+    rows = Rows(0, 0, tuple(range(ROWS)))
+    visible = np.tri(ROWS, plain.tree_cells, dtype=np.bool_)
+    tree = TreeRows(0, tuple(range(ROWS)), tuple(range(ROWS)), tuple(range(ROWS)), visible)
+    for feed in ("forward", "forward_tree"):
+        batch = [rows if feed == "forward" else tree]
+        start = time.monotonic()
+        logits = getattr(emulated, feed)(batch)
+        assert 0.3 <= time.monotonic() - start < 0.3 + 1
+        assert torch.equal(logits, getattr(plain, feed)(batch))
