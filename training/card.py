@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.corpus import LICENCE, Corpus
+from training.corpus import LICENCE, TEST_SPLITS, Corpus
 from training.evaluation import Acceptance, Evaluation
+from training.pair import CYCLES
 
 
 def write_card(evaluation: Evaluation, corpus: Corpus, python_version: str, path: Path) -> None:
@@ -48,14 +49,16 @@ def write_card(evaluation: Evaluation, corpus: Corpus, python_version: str, path
         f"{sum(file.size_bytes for file in corpus.of('train')) / 1e6:.1f} MB to train on, "
         f"{sum(file.size_bytes for file in corpus.of('left_out')) / 1e6:.1f} MB left out, file by file in "
         f"`data_manifest.json`. Licence of that text: {LICENCE}; "
-        f"{sum(file.size_bytes for file in corpus.of('tests')) / 1e6:.1f} MB of its tests, read in the last stage "
-        "only. See https://docs.python.org/3.11/license.html. Not used: installed packages, generated tables "
-        "(`encodings`, `html.entities`), the manual inside `pydoc_data`, and what a machine's own build writes.\n",
+        f"{sum(file.size_bytes for split in TEST_SPLITS for file in corpus.of(split)) / 1e6:.1f} MB of its tests, read "
+        "in the last stage only. See https://docs.python.org/3.11/license.html. Not used: installed packages, "
+        "generated tables (`encodings`, `html.entities`), the manual inside `pydoc_data`, and what a machine's own "
+        "build writes.\n",
         f"Left out, and never seen by tokenizer or models: {', '.join(corpus.modules('left_out'))}. The built-in "
         "prompts (`prompts.jsonl`) are cut from these.\n",
         "## Limits\n",
-        "The target saw 7.7 million tokens of the library alone, its 2.5 million three times, and 4.4 million of "
-        "library and tests together with the drafter. It knows Python's layout, its idioms and the "
+        "The target saw 7.7 million tokens of the library alone, its 2.5 million three times, and "
+        f"{sum(cycle.plan.tokens for cycle in CYCLES) / 1e6:.1f} million of library and tests together with the "
+        "drafter. It knows Python's layout, its idioms and the "
         "library's habits; it does not know what code should compute, and its prose drifts. At temperature 0 it often "
         "ends in a loop. It may repeat passages of the standard library. It is a test subject for decoding, not an "
         "assistant; do not run what it writes.\n",

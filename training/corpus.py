@@ -1,4 +1,4 @@
-"""The corpus: CPython 3.11's own standard library, file by file, in three splits."""
+"""The corpus: CPython 3.11's own standard library, file by file, in five splits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-Split = Literal["train", "tests", "left_out"]
+Split = Literal["train", "tests", "more_tests", "last_tests", "left_out"]
 
 PYTHON_VERSION = (3, 11)
 LICENCE = "PSF-2.0 (Python Software Foundation License Version 2), (c) Python Software Foundation"
@@ -38,8 +38,8 @@ LEFT_OUT_SHARE = 0.1
 
 SKIPPED_FOLDERS = frozenset({"__pycache__", "lib-dynload", "site-packages"})
 TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
-TESTS_EVERY_FILES = 3
-"""Of the library's own tests a third is read, or they would outweigh the library."""
+TEST_SPLITS: tuple[Split, ...] = ("tests", "more_tests", "last_tests")
+"""The library's own tests are read a third at a time, or they would outweigh the library."""
 
 SKIPPED_PACKAGES = frozenset({"encodings", "pydoc_data", "__phello__"})
 """Generated character tables, the manual folded into string literals, and a frozen-module fixture."""
@@ -115,13 +115,11 @@ def read_corpus(stdlib: Path | None = None) -> Corpus:
     tests = [path for path in sorted(texts) if not TEST_FOLDERS.isdisjoint(path.split("/")[:-1])]
     library = sorted(texts.keys() - set(tests))
     left_out = choose_left_out(library)
-    tests = [path for path in tests if left_out.isdisjoint(_named_modules(path))][::TESTS_EVERY_FILES]
-    return Corpus(
-        tuple(
-            SourceFile(path, _module_of(path), _split_of(path, left_out), texts[path])
-            for path in sorted([*library, *tests])
-        )
-    )
+    tests = [path for path in tests if left_out.isdisjoint(_named_modules(path))]
+    splits: dict[str, Split] = {path: "left_out" if _module_of(path) in left_out else "train" for path in library}
+    for number, split in enumerate(TEST_SPLITS):
+        splits |= dict.fromkeys(tests[number :: len(TEST_SPLITS)], split)
+    return Corpus(tuple(SourceFile(path, _module_of(path), splits[path], texts[path]) for path in sorted(splits)))
 
 
 def choose_left_out(paths: Collection[str]) -> frozenset[str]:
@@ -200,12 +198,6 @@ def _decode(content: bytes) -> str | None:
         return content.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _split_of(path: str, left_out: Collection[str]) -> Split:
-    if not TEST_FOLDERS.isdisjoint(path.split("/")[:-1]):
-        return "tests"
-    return "left_out" if _module_of(path) in left_out else "train"
 
 
 def _named_modules(path: str) -> set[str]:

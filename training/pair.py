@@ -8,7 +8,8 @@ where their distributions differ. Peers of different size that learn from each o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from training.attention import NAME as ATTENTION
+from training.corpus import TEST_SPLITS, Split
 from training.optimizer import Course, Rates, make_optimizers
 from training.trainer import Phase, Plan, train
 from training.windows import Windows
@@ -24,16 +26,72 @@ from training.workers import Loss
 
 SEED = 3011
 LAYERS = 12
-AGREEMENT_WEIGHT = 1.0
-"""What a nat of disagreement costs the target, in nats of next-token loss."""
 
-TARGET_RATES = Rates(matrix_lr=2.5e-3, vector_lr=1.5e-3, matrix_decay=0.2)
-DRAFT_RATES = Rates(matrix_lr=6e-3, vector_lr=3e-3, matrix_decay=0.02)
-PLAN = Plan(
-    phases=(Phase(window_tokens=1024, rows=8, piece_rows=2, tokens=430 * 8 * 1024),),
-    course=Course(warmup_share=0.03, decay_share=0.9),
-    seed=SEED,
+
+def plan_of(steps: int) -> Plan:
+    """One rise and fall of the rates over so many steps of eight windows."""
+    return Plan(
+        phases=(Phase(window_tokens=1024, rows=8, piece_rows=2, tokens=steps * 8 * 1024),),
+        course=Course(warmup_share=0.03, decay_share=0.9),
+        seed=SEED,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """One rise and fall of the rates.
+
+    Attributes:
+        tests: the split of the library's tests that is read beside the library.
+        agreement_weight: what a nat of disagreement costs, in nats of next-token loss.
+        target_rates: of the target's weights.
+        draft_rates: of the drafter's.
+        steps: of eight windows of 1,024 tokens.
+    """
+
+    tests: Split
+    agreement_weight: float
+    target_rates: Rates
+    draft_rates: Rates
+    steps: int
+
+    @property
+    def plan(self) -> Plan:
+        """Phases and course of the rates."""
+        return plan_of(self.steps)
+
+
+CYCLES = (
+    Cycle(
+        tests="tests",
+        agreement_weight=1.0,
+        target_rates=Rates(matrix_lr=2.5e-3, vector_lr=1.5e-3, matrix_decay=0.2),
+        draft_rates=Rates(matrix_lr=6e-3, vector_lr=3e-3, matrix_decay=0.02),
+        steps=430,
+    ),
+    Cycle(
+        tests="more_tests",
+        agreement_weight=0.7,
+        target_rates=Rates(matrix_lr=1.8e-3, vector_lr=1e-3, matrix_decay=0.3),
+        draft_rates=Rates(matrix_lr=5e-3, vector_lr=2.5e-3, matrix_decay=0.02),
+        steps=220,
+    ),
+    Cycle(
+        tests="last_tests",
+        agreement_weight=1.1,
+        target_rates=Rates(matrix_lr=1.8e-3, vector_lr=1e-3, matrix_decay=0.3),
+        draft_rates=Rates(matrix_lr=6e-3, vector_lr=3e-3, matrix_decay=0.02),
+        steps=240,
+    ),
 )
+
+
+SHARE_OF_LAST = 0.85
+SHARE_OF_LAST_FOLLOWING = 0.5
+FOLLOWING_RATES = Rates(matrix_lr=5e-3, vector_lr=2.5e-3, matrix_decay=0.02)
+FOLLOWING_PLAN = plan_of(steps=200)
+BEST_GUESS_WEIGHTS = (0.0, 1.0)
+"""Of each of the drafter's own cycles: what a nat that it gives the target's most likely token less costs."""
 
 
 class Pair(nn.Module):
@@ -75,11 +133,12 @@ def add_layers(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
     return grown
 
 
-def pair_loss(pair: Pair, agreement_weight: float) -> Loss:
+def pair_loss(pair: Pair, agreement_weight: float, best_guess_weight: float = 0.0) -> Loss:
     """Next-token loss of the target, plus what the two models' disagreement costs both.
 
     Disagreement is the divergence of the drafter from the target, plus the negative logarithm of what the two
-    distributions have in common.
+    distributions have in common. The drafter's logarithm of the target's most likely token can be added, which is what
+    greedy acceptance asks for.
     """
     for layer in (*pair.target.model.layers, *pair.draft.model.layers):
         layer.compile(dynamic=False)
@@ -96,16 +155,17 @@ def pair_loss(pair: Pair, agreement_weight: float) -> Loss:
         target_probs = target_logprobs.exp()
         divergence = (target_probs * (target_logprobs - draft_logprobs)).sum(-1)
         overlap = torch.minimum(target_probs, draft_logprobs.exp()).sum(-1)
-        return torch.stack((loss.mean(), divergence.mean(), -overlap.log().mean()))
+        best_guess = draft_logprobs.gather(1, target_logprobs.argmax(-1, keepdim=True))
+        return torch.stack((loss.mean(), divergence.mean(), -overlap.log().mean(), -best_guess.mean()))
 
     def loss(token_ids: Tensor, next_token_ids: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             target_hidden = pair.target.model(input_ids=token_ids).last_hidden_state
             draft_hidden = pair.draft.model(input_ids=token_ids).last_hidden_state
-            next_token, divergence, difference = costs(
+            next_token, divergence, difference, best_guess = costs(
                 target_hidden, draft_hidden, pair.target.lm_head.weight, pair.draft.lm_head.weight, next_token_ids
             )
-        total: Tensor = next_token + agreement_weight * (divergence + difference)
+        total: Tensor = next_token + agreement_weight * (divergence + difference) + best_guess_weight * best_guess
         return total
 
     return loss
@@ -114,13 +174,40 @@ def pair_loss(pair: Pair, agreement_weight: float) -> Loss:
 def train_pair(
     target_folder: Path,
     draft_folder: Path,
-    documents: Sequence[Sequence[int]],
-    checkpoint: Path,
+    documents: Mapping[Split, Sequence[Sequence[int]]],
+    work: Path,
 ) -> Pair:
-    """Train a saved target, grown, and a saved drafter together, from the checkpoint if there is one."""
+    """Train a saved target, grown, and a saved drafter together, from the last checkpoint in `work` if there is one.
+
+    After the cycles both become an average of where the last two ended, and the drafter follows a target that stands
+    still, twice, and becomes an average of these.
+    """
     torch.manual_seed(SEED)
     pair = Pair(add_layers(load_for_training(target_folder), LAYERS), load_for_training(draft_folder))
-    optimizers = [*make_optimizers(pair.target, TARGET_RATES), *make_optimizers(pair.draft, DRAFT_RATES)]
-    sources = [Windows(documents, phase.window_tokens, phase.rows, SEED) for phase in PLAN.phases]
-    train(pair, optimizers, partial(pair_loss, agreement_weight=AGREEMENT_WEIGHT), sources, PLAN, checkpoint, "pair")
+    for number, cycle in enumerate(CYCLES, 1):
+        optimizers = [
+            *make_optimizers(pair.target, cycle.target_rates),
+            *make_optimizers(pair.draft, cycle.draft_rates),
+        ]
+        read = [*documents["train"], *documents[cycle.tests]]
+        sources = [Windows(read, phase.window_tokens, phase.rows, SEED) for phase in cycle.plan.phases]
+        loss = partial(pair_loss, agreement_weight=cycle.agreement_weight)
+        name = f"pair {number}/{len(CYCLES)}"
+        train(pair, optimizers, loss, sources, cycle.plan, work / f"pair-{number}.pt", name)
+    _average(pair, work / f"pair-{len(CYCLES) - 1}.pt", work / f"pair-{len(CYCLES)}.pt", SHARE_OF_LAST)
+    pair.target.requires_grad_(False)
+    read = [*documents["train"], *(each for split in TEST_SPLITS for each in documents[split])]
+    for number, weight in enumerate(BEST_GUESS_WEIGHTS, 1):
+        sources = [Windows(read, phase.window_tokens, phase.rows, SEED + number) for phase in FOLLOWING_PLAN.phases]
+        optimizers = [*make_optimizers(pair.draft, FOLLOWING_RATES)]
+        loss = partial(pair_loss, agreement_weight=1.0, best_guess_weight=weight)
+        name = f"drafter {number}/{len(BEST_GUESS_WEIGHTS)}"
+        train(pair, optimizers, loss, sources, FOLLOWING_PLAN, work / f"following-{number}.pt", name)
+    _average(pair, work / "following-1.pt", work / f"following-{number}.pt", SHARE_OF_LAST_FOLLOWING)
     return pair
+
+
+def _average(pair: Pair, before: Path, last: Path, share_of_last: float) -> None:
+    """Set the weights between those of two checkpoints, which lose less than either by averaging."""
+    states = [torch.load(checkpoint, weights_only=True)["model"] for checkpoint in (before, last)]
+    pair.load_state_dict({name: torch.lerp(states[0][name], states[1][name], share_of_last) for name in states[0]})
