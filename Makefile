@@ -29,7 +29,7 @@ up: setup ## Start the engine on this machine; Ctrl-C drains and stops it
 	@exec $(BIN)/sybil up $(ARGS)
 
 test: setup ## Run every test that needs neither Docker nor a GPU
-	@$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: setup ## Check formatting, lint, imports, types and generated code; names all that fail
 	@failed=; \

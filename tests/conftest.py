@@ -1,10 +1,13 @@
 """What all tests share: who runs only where there is a GPU or Docker, and how hypothesis behaves."""
 
+import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 TESTS = Path(__file__).parent
 
@@ -17,19 +20,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--compose", action="store_true", help="run the tests that need Docker, too")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups down
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        # Tests that share something costly run in one process: a pair of models, or a file's fixtures.
-        parameters = getattr(item, "callspec", None)
-        group = parameters.params.get("pair_name") if parameters else None
-        item.add_marker(pytest.mark.xdist_group(group or item.path.name))
         if TESTS / "gpu" in item.path.parents:
             item.add_marker(pytest.mark.gpu)
         if item.get_closest_marker("gpu") and not cuda_is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; this machine shows none"))
         if item.get_closest_marker("compose") and not config.getoption("--compose"):
             item.add_marker(pytest.mark.skip(reason="needs Docker; run it with `make compose-test`"))
+
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Runs tests that share something costly in one process: a pair of models, or a file's fixtures.
+
+    By name, because xdist 3.8 has no hold on the marks of pytest 9.2.
+    """
+
+    _PAIR = re.compile(r"\[(\w+-(?:float32|bfloat16))\b")
+
+    def _split_scope(self, nodeid: str) -> str:
+        pair = self._PAIR.search(nodeid)
+        return pair[1] if pair else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
+    return GroupScheduling(config, log)
 
 
 @cache
