@@ -160,10 +160,10 @@ class Drafter:
     def _grow(self, share: Share, guesses: Iterator[tuple[Guess, ...]], draft_ns: int) -> None:
         growth = share.session.growth
         if share.sprouts:
-            for sprout, cell in zip(share.sprouts, share.rows.cells, strict=True):
-                share.session.push(growth.grow(sprout, cell, next(guesses)), draft_ns)
+            cells = zip(share.sprouts, share.rows.cells, strict=True)
+            share.session.push([growth.grow(sprout, cell, next(guesses)) for sprout, cell in cells], draft_ns)
         elif not share.session.unfed_tokens:
-            share.session.push(growth.grow_root(next(guesses)), draft_ns)
+            share.session.push([growth.grow_root(next(guesses))], draft_ns)
 
     def _yield_turn(self, session: DrafterSession) -> None:
         """Move a session that was served behind the others, so that none starves."""

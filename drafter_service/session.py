@@ -1,6 +1,6 @@
 """One session as the drafter sees it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from drafter_service.calibration import Calibration
@@ -90,9 +90,9 @@ class DrafterSession:
         self._push_tokens = commit.push_tokens
         self.growth.aim(self._depth, self.hedged)
 
-    def push(self, block: Block, draft_ns: int) -> None:
-        """Push what was drafted, once there is as much of the trunk as the verifier waits for."""
-        self._held_back.append(replace(block, draft_ns=draft_ns))
+    def push(self, blocks: Sequence[Block], draft_ns: int) -> None:
+        """Push what a pass drafted, once there is as much of the trunk as the verifier waits for."""
+        self._held_back += (replace(block, draft_ns=draft_ns) for block in blocks)
         trunk_tokens = sum(len(held.token_ids) for held in self._held_back if held.origin is BlockOrigin.TRUNK)
         if trunk_tokens >= self._push_tokens or not self.wants_draft:
             self._push_tokens = 1
