@@ -43,8 +43,9 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
         return pair[1] if pair else nodeid.split("::")[0]
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
-    return GroupScheduling(config, log)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling | None:
+    return GroupScheduling(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @cache

@@ -11,12 +11,11 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args
 
 import torch
 
 from training.card import write_card
-from training.corpus import Corpus, CorpusMismatch, Split, check_manifest, read_corpus, write_manifest
+from training.corpus import TEST_SPLITS, Corpus, CorpusMismatch, Split, check_manifest, read_corpus, write_manifest
 from training.draft import PLAN as DRAFT_PLAN
 from training.draft import train_draft
 from training.evaluation import evaluate
@@ -67,7 +66,9 @@ class Training:
         """Train both together, and save the pair that is shipped."""
         alone = self._work / "alone"
         tokenizer = load_tokenizer(alone / "target")
-        documents = {split: encode_documents(tokenizer, self._corpus.of(split)) for split in get_args(Split)}
+        documents: dict[Split, list[list[int]]] = {
+            split: encode_documents(tokenizer, self._corpus.of(split)) for split in ("train", *TEST_SPLITS)
+        }
         pair = train_pair(alone / "target", alone / "draft", documents, self._work)
         save_model(pair.target, tokenizer, self._embedded / "target")
         save_model(pair.draft, tokenizer, self._embedded / "draft")

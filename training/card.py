@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training.corpus import LICENCE, TEST_SPLITS, Corpus
 from training.evaluation import Acceptance, Evaluation
-from training.pair import CYCLES
+from training.pair import BEST_GUESS_WEIGHTS, CYCLES, FOLLOWING_PLAN
 
 
 def write_card(evaluation: Evaluation, corpus: Corpus, python_version: str, path: Path) -> None:
@@ -58,8 +58,10 @@ def write_card(evaluation: Evaluation, corpus: Corpus, python_version: str, path
         "## Limits\n",
         "The target saw 7.7 million tokens of the library alone, its 2.5 million three times, and "
         f"{sum(cycle.plan.tokens for cycle in CYCLES) / 1e6:.1f} million of library and tests together with the "
-        "drafter. It knows Python's layout, its idioms and the "
-        "library's habits; it does not know what code should compute, and its prose drifts. At temperature 0 it often "
+        "drafter, which then saw "
+        f"{len(BEST_GUESS_WEIGHTS) * FOLLOWING_PLAN.tokens / 1e6:.1f} million more. The target knows Python's layout, "
+        "its idioms and the library's habits; it does not know what code should compute, and its prose drifts. At "
+        "temperature 0 it often "
         "ends in a loop. It may repeat passages of the standard library. It is a test subject for decoding, not an "
         "assistant; do not run what it writes.\n",
         "The two were trained together at the end, the target paying for disagreement too: it is more predictable than "

@@ -39,7 +39,10 @@ LEFT_OUT_SHARE = 0.1
 SKIPPED_FOLDERS = frozenset({"__pycache__", "lib-dynload", "site-packages"})
 TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
 TEST_SPLITS: tuple[Split, ...] = ("tests", "more_tests", "last_tests")
-"""The library's own tests are read a third at a time, or they would outweigh the library."""
+"""The library's own tests are read a third at a time, or they would outweigh the library.
+
+The drafter's own cycles read all of them.
+"""
 
 SKIPPED_PACKAGES = frozenset({"encodings", "pydoc_data", "__phello__"})
 """Generated character tables, the manual folded into string literals, and a frozen-module fixture."""

@@ -91,7 +91,7 @@ SHARE_OF_LAST_FOLLOWING = 0.5
 FOLLOWING_RATES = Rates(matrix_lr=5e-3, vector_lr=2.5e-3, matrix_decay=0.02)
 FOLLOWING_PLAN = plan_of(steps=200)
 BEST_GUESS_WEIGHTS = (0.0, 1.0)
-"""Of each of the drafter's own cycles: what a nat that it gives the target's most likely token less costs."""
+"""Of each of the drafter's own cycles: how much the target's most likely token counts extra, see `pair_loss`."""
 
 
 class Pair(nn.Module):
@@ -137,8 +137,8 @@ def pair_loss(pair: Pair, agreement_weight: float, best_guess_weight: float = 0.
     """Next-token loss of the target, plus what the two models' disagreement costs both.
 
     Disagreement is the divergence of the drafter from the target, plus the negative logarithm of what the two
-    distributions have in common. The drafter's logarithm of the target's most likely token can be added, which is what
-    greedy acceptance asks for.
+    distributions have in common. The negative logarithm of what the drafter gives the target's most likely token can be
+    added, which is what greedy acceptance asks for.
     """
     for layer in (*pair.target.model.layers, *pair.draft.model.layers):
         layer.compile(dynamic=False)
@@ -208,6 +208,6 @@ def train_pair(
 
 
 def _average(pair: Pair, before: Path, last: Path, share_of_last: float) -> None:
-    """Set the weights between those of two checkpoints, which lose less than either by averaging."""
+    """Set the weights between those of two checkpoints, which do better than the line between their figures."""
     states = [torch.load(checkpoint, weights_only=True)["model"] for checkpoint in (before, last)]
     pair.load_state_dict({name: torch.lerp(states[0][name], states[1][name], share_of_last) for name in states[0]})

@@ -50,10 +50,16 @@ class Choice:
         """The fastest so far; until something is known, the first of `WAYS`."""
         return max(WAYS, key=lambda way: self._records[way].advantage)
 
-    def next(self) -> Speculation:
-        """The way of the next stretch."""
-        self._stretches += 1
+    def next(self, before: Speculation | None = None) -> Speculation:
+        """The way of the next stretch of a session.
+
+        Args:
+            before: the way of its last one. A try follows the fastest way, so that it is compared with that.
+        """
         best = self.best
+        if before not in (None, best):
+            return best
+        self._stretches += 1
         others = [way for way in WAYS if way is not best]
         unknown = any(self._records[way].comparisons < self._FIRST_COMPARISONS for way in others)
         chosen = best
@@ -156,11 +162,14 @@ class Adaptive:
         self._passes = 0
         if self._resting:
             self._resting -= 1
-            way = self._choice.best
         else:
             self._learn(math.log(self._tokens / elapsed_ns), -math.log(max(1.0, self._plain_ns / passes)))
-            way = self._choice.next()
-        self._rule = self._rules[Speculation.OFF if self._resting else way]
+        self._rule = self._rules[self._next_way(self.speculation)]
+
+    def _next_way(self, before: Speculation) -> Speculation:
+        if self._resting:
+            return Speculation.OFF
+        return self._choice.best if before is Speculation.OFF else self._choice.next(before)
 
     def _learn(self, speed: float, plain_speed: float) -> None:
         """Learn from a stretch with drafts, and rest from drafting if that does not pay on this text.

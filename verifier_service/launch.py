@@ -53,7 +53,8 @@ class LaunchRule(Protocol):
         """Note that a pass committed tokens.
 
         Args:
-            plain_pass_ns: what the pass would have taken if this session had had no drafted tokens in it.
+            plain_pass_ns: what the pass would have taken if this session had had no drafted tokens in it, and the
+                prompts that were fed before it.
         """
 
 

@@ -50,6 +50,8 @@ class Verifier:
         # In the order in which they were last served.
         self._sessions: dict[int, VerifierSession] = {}
         self._last_pass_end_ns = time.monotonic_ns()
+        # Time spent on prompts since the last pass.
+        self._prefill_ns = 0
         self._pass_times = PassTimes()
         self._row_control = RowControl(runner, max_window_tokens, self._pass_times)
         self._choice = Choice()
@@ -95,8 +97,10 @@ class Verifier:
 
     def step(self) -> float | None:
         """Feed one chunk of a prompt, then run a pass over the sessions that are due; see `Engine.step`."""
+        before_ns = time.monotonic_ns()
         self._prefill_one()
         now_ns = time.monotonic_ns()
+        self._prefill_ns += now_ns - before_ns
         decoding = [session for session in self._sessions.values() if session.prefill_tokens <= 0]
         due = [session for session in decoding if session.due_in_ns(now_ns) <= 0]
         if due:
@@ -140,13 +144,15 @@ class Verifier:
             sampling_ns = time.monotonic_ns() - start_ns - forward_ns
             timings = PassTimings(wait_ns=wait_ns, gap_ns=gap_ns, forward_ns=forward_ns, sampling_ns=sampling_ns)
             own_rows = sum(len(share.rows.token_ids) for share in (trunk, *branches))
-            plain_pass_ns = self._pass_times.expected_ns(len(logits) - own_rows + len(trunk.committed))
+            plain_rows = len(logits) - own_rows + len(trunk.committed)
+            plain_pass_ns = self._prefill_ns + self._pass_times.expected_ns(plain_rows)
             commit = session.commit(
                 best.share.drafted or (), best.token_ids, best.logprobs, timings, time.monotonic_ns(), plain_pass_ns
             )
             if commit.finish_reason:
                 self.close(session)
             session.emit(commit)
+        self._prefill_ns = 0
         self._last_pass_end_ns = time.monotonic_ns()
         self._pass_times.add(len(logits), self._last_pass_end_ns - start_ns)
 

@@ -137,6 +137,8 @@ def probe(passes: Passes, keep_total: int | None = None) -> ShapeClass:
     Raises:
         InexactDevice: no class has `LEAST_ROWS` rows, or none holds `keep_total`.
     """
+    if keep_total and keep_total not in TOTALS:
+        raise InexactDevice(f"passes of {keep_total} rows are never made; name one of {', '.join(map(str, TOTALS))}")
     generator = torch.Generator().manual_seed(_SEED)
     measured = _measure(passes, generator)
     groups = [
@@ -152,8 +154,6 @@ def probe(passes: Passes, keep_total: int | None = None) -> ShapeClass:
     finally:
         passes.cache.keys.zero_()
         passes.cache.values.zero_()
-    if keep_total and keep_total not in TOTALS:
-        raise InexactDevice(f"passes of {keep_total} rows are never made; name one of {', '.join(map(str, TOTALS))}")
     raise InexactDevice(
         f"no pass shapes {f'with {keep_total} rows ' if keep_total else ''}agree bit for bit on this device, so "
         "speculation would change the output; start with fast numerics, or change dtype, device or thread count"
@@ -255,9 +255,9 @@ def _verify(passes: Passes, group: Sequence[_Measured], generator: torch.Generat
     session_counts = [count for count in _SESSIONS if count <= min(passes.cache.slots, totals[-1])]
     slots = [*range(max(session_counts, default=1)), passes.cache.scratch_slot]
     middle = min(totals, key=lambda total: (abs(total - _REFERENCE_TOTAL), total))
-    long, short = (min(rows, passes.context_tokens // 2) for rows in (max(totals[-1], enough), _COMPARED_ROWS[0]))
+    many, few = (min(rows, passes.context_tokens // 2) for rows in (max(totals[-1], enough), _COMPARED_ROWS[0]))
     references = [
-        _reference(passes, slot, place % 2 == 0, long if place < _LONG_REFERENCES else short, middle, generator)
+        _reference(passes, slot, place % 2 == 0, many if place < _LONG_REFERENCES else few, middle, generator)
         for place, slot in enumerate(slots)
     ]
     kept: list[Shape] = []
@@ -306,10 +306,12 @@ def _shapes(totals: Sequence[int], session_counts: Sequence[int]) -> list[Shape]
     return [(1, total) for total in totals] + [shape for _, shape in sorted(ranked)]
 
 
-def _reference(passes: Passes, slot: int, short: bool, rows: int, total: int, generator: torch.Generator) -> _Fed:
+def _reference(
+    passes: Passes, slot: int, starts_early: bool, rows: int, total: int, generator: torch.Generator
+) -> _Fed:
     """Feed one session alone, in passes of [1, total]."""
     room = passes.context_tokens - rows
-    low, high = (1, min(64, room)) if short else (min(64, room - 1), room)
+    low, high = (1, min(64, room)) if starts_early else (min(64, room - 1), room)
     position = int(torch.randint(low, high, (), generator=generator))
     whole = _scatter(passes, slot, position, rows, generator)
     parts = []

@@ -88,3 +88,27 @@ def test_every_way_is_tried_and_the_session_says_why() -> None:
     assert set(ways) == set(WAYS)
     assert "hedged is fastest here (pipelined -" in rule.reason
     assert "acceptance 0.70" in rule.reason
+
+
+def test_sessions_in_step_compare_every_way_with_the_fastest() -> None:
+    choice = Choice()
+    rules = [Adaptive(pace_of(PASS_NS), 8, choice) for _ in range(12)]
+    chance = random.Random(2)
+    clocks = [0] * len(rules)
+    for _ in range(2000):
+        for place, rule in enumerate(rules):
+            clocks[place] += int(2.5 * PASS_NS / GAINS.get(rule.speculation, 1.0))
+            rule.committed(chance.randint(1, 4), clocks[place], PASS_NS)
+    assert choice.best is Speculation.HEDGED
+    for way in (Speculation.LOCKSTEP, Speculation.PIPELINED):
+        assert math.exp(choice.behind(way)) == pytest.approx(GAINS[way] / GAINS[Speculation.HEDGED], abs=0.15)
+
+
+def test_time_that_plain_decoding_would_pay_as_well_sends_no_session_to_rest() -> None:
+    rule = Adaptive(pace_of(PASS_NS), 8, Choice())
+    prompts_ns = 5 * PASS_NS
+    ways: Counter[Speculation] = Counter()
+    for number in range(1, 800):
+        ways[rule.speculation] += 1
+        rule.committed(2, int(number * (1.2 * PASS_NS + prompts_ns)), PASS_NS + prompts_ns)
+    assert not ways[Speculation.OFF]
