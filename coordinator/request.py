@@ -84,9 +84,16 @@ async def read_request(message: wire.GenerateRequest, target: Target, settings: 
 
 
 async def _prompt(message: wire.GenerateRequest, target: Target) -> tuple[int, ...]:
+    context_tokens = target.description.context_tokens
     match message.WhichOneof("prompt"):
         case "text" if not message.text:
             raise InvalidRequest("the prompt is empty; give at least one character to continue")
+        case "text" if len(message.text) > (most := context_tokens * target.tokenizer.longest_token):
+            # Encoding it would hold everybody up.
+            raise ContextExceeded(
+                f"the prompt has {len(message.text)} characters; {target.description.model_id} has a context of "
+                f"{context_tokens} tokens, which {most} characters fill in any case: shorten the prompt"
+            )
         case "text" if len(message.text) > _LONG_TEXT_CHARACTERS:
             prompt = await asyncio.to_thread(target.tokenizer.encode, message.text)
         case "text":
@@ -97,7 +104,6 @@ async def _prompt(message: wire.GenerateRequest, target: Target) -> tuple[int, .
             raise InvalidRequest("the prompt is missing; set either text or token_ids")
     if not prompt:
         raise InvalidRequest("the prompt has no tokens; give at least one to continue")
-    context_tokens = target.description.context_tokens
     if len(prompt) >= context_tokens:
         raise ContextExceeded(
             f"the prompt has {len(prompt)} tokens; {target.description.model_id} has a context of {context_tokens}, so "

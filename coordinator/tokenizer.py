@@ -25,7 +25,11 @@ class Detokenizer(Protocol):
 
 
 class Tokenizer:
-    """Encodes prompts as the model's own tokenizer does, its begin token included where it has that convention."""
+    """Encodes prompts as the model's own tokenizer does, its begin token included where it has that convention.
+
+    Attributes:
+        longest_token: in characters, as the vocabulary spells it: never less than its text has.
+    """
 
     def __init__(self, tokenizer_json: bytes) -> None:
         """
@@ -38,6 +42,7 @@ class Tokenizer:
             raise NoTokenizer(f"the verifier sent a tokenizer that cannot be read: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self.longest_token = max(map(len, self._tokenizer.get_vocab(with_added_tokens=True)), default=1)
         added = self._tokenizer.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._spelling = _Spelling.of(json.loads(tokenizer_json).get("decoder"))

@@ -158,6 +158,8 @@ def _keep_most_likely(shaped: Tensor, top_k: int, top_p: float) -> Tensor:
     if top_p < 1:
         probabilities = torch.softmax(ordered, dim=-1)
         before = probabilities.cumsum(dim=-1) - probabilities
-        # The most likely token has nothing before it and always stays.
-        ordered = ordered.masked_fill(before >= top_p, -math.inf)
+        dropped = before >= top_p
+        # The most likely token always stays, even if top_p is too small for a float32.
+        dropped[:, 0] = False
+        ordered = ordered.masked_fill(dropped, -math.inf)
     return torch.empty_like(shaped).scatter_(-1, token_ids, ordered)

@@ -65,8 +65,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise InvalidRequest(f"temperature is {self.temperature}; it must be a finite number, 0 or more")
-        if self.top_k < 0:
-            raise InvalidRequest(f"top_k is {self.top_k}; it must be 0 (keep all) or more")
+        if not 0 <= self.top_k < 2**31:
+            raise InvalidRequest(f"top_k is {self.top_k}; it must be 0 (keep all) or more, and below 2**31")
         if not 0 < self.top_p <= 1:
             raise InvalidRequest(f"top_p is {self.top_p}; it must be above 0 and at most 1")
         if not 0 <= self.min_p < 1:

@@ -1,9 +1,24 @@
 """Kinds of values that several commands take."""
 
+import math
+from typing import Any
+
 import click
 
 DEFAULT_COORDINATOR = "127.0.0.1:50051"
-SECONDS = click.FloatRange(min=0, min_open=True)
+
+
+class _Seconds(click.FloatRange):
+    """A time to wait."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(min=0, min_open=True, max=1e6)
 
 
 class Address(click.ParamType[str]):

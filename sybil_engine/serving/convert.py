@@ -163,11 +163,20 @@ def block_from_wire(message: wire.Block) -> Block:
         prefix_fingerprint=message.prefix_fingerprint,
         token_ids=tuple(message.token_ids),
         origin=_known(_BLOCK_ORIGIN, message.origin, "origin"),
-        distributions=tuple(
-            Distribution(tuple(each.token_ids), tuple(each.probabilities)) for each in message.distributions
-        ),
+        distributions=tuple(_distribution_from_wire(each) for each in message.distributions),
         draft_ns=message.draft_ns,
     )
+
+
+def _distribution_from_wire(message: wire.Distribution) -> Distribution:
+    if not message.token_ids or len(message.token_ids) != len(message.probabilities):
+        raise InvalidRequest(
+            f"a distribution has {len(message.token_ids)} token ids and {len(message.probabilities)} probabilities; "
+            "send as many of the one as of the other, at least one"
+        )
+    if not all(0 <= probability <= 1.001 for probability in message.probabilities):
+        raise InvalidRequest("a distribution has a probability outside 0 to 1; send normalised probabilities")
+    return Distribution(tuple(message.token_ids), tuple(message.probabilities))
 
 
 def commit_to_wire(commit: Commit) -> wire.Commit:

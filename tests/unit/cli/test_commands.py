@@ -45,6 +45,8 @@ from sybil_engine.types import ModelDescription
         (["generate", "x", "--address", "h:1", "--target", "t"], "leave them out, or leave out --address"),
         (["generate", "x", "--target", "t"], "--target t needs a --draft model"),
         (["generate", "x", "--timeout", "0"], "Invalid value for '--timeout'"),
+        (["generate", "x", "--timeout", "nan"], "Invalid value for '--timeout'"),
+        (["generate", "x", "--timeout", "inf"], "Invalid value for '--timeout'"),
         (["health", "localhost:99999"], "is not an address"),
         (["health"], "Missing argument 'ADDRESS'"),
     ],

@@ -111,6 +111,14 @@ def test_resumed_tokens_follow_the_prompt_and_count_towards_max_tokens() -> None
     assert request.complete
 
 
+def test_a_text_that_no_tokenizer_could_fit_into_the_context_is_refused_unread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TARGET.tokenizer, "encode", None)
+    with pytest.raises(ContextExceeded, match="the prompt has 3900000 characters"):
+        read(wire.GenerateRequest(text="a" * 3_900_000))
+
+
 def test_a_long_text_is_encoded_like_a_short_one() -> None:
     with pytest.raises(ContextExceeded, match="the prompt has 5000 tokens"):
         read(wire.GenerateRequest(text="x" * 5000))

@@ -106,7 +106,7 @@ def test_greedy_draws_the_most_likely_token_whatever_the_noise(vocabulary_size: 
 
 
 @settings(max_examples=25)
-@given(logits=BFLOAT16_LOGITS, top_p=st.sampled_from([1e-9, 0.01]), seed=st.integers(0, 99))
+@given(logits=BFLOAT16_LOGITS, top_p=st.sampled_from([1e-300, 1e-9, 0.01]), seed=st.integers(0, 99))
 def test_the_most_likely_token_always_stays(logits: list[float], top_p: float, seed: int) -> None:
     params = SamplingParams(temperature=1.5, top_p=top_p, min_p=0.999)
     shaped = shape_logits(torch.tensor([logits]), params)

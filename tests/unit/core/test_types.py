@@ -27,9 +27,10 @@ def test_a_min_p_outside_0_to_1_is_refused(min_p: float) -> None:
         SamplingParams(min_p=min_p)
 
 
-def test_a_negative_top_k_is_refused() -> None:
-    with pytest.raises(InvalidRequest, match="top_k is -1"):
-        SamplingParams(top_k=-1)
+@pytest.mark.parametrize("top_k", [-1, 2**31])
+def test_a_top_k_that_no_message_can_carry_is_refused(top_k: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"top_k is {top_k}"):
+        SamplingParams(top_k=top_k)
 
 
 def test_the_edges_of_each_range_are_allowed() -> None:

@@ -38,6 +38,9 @@ SAMPLING = st.builds(
     top_p=st.floats(0, 1, exclude_min=True),
     min_p=st.floats(0, 1, exclude_max=True),
 )
+DISTRIBUTION = st.lists(st.tuples(WORD, st.floats(0, 1, width=32)), min_size=1, max_size=5).map(
+    lambda pairs: Distribution(*(tuple(side) for side in zip(*pairs, strict=True)))
+)
 BLOCK = IDS.flatmap(
     lambda token_ids: st.builds(
         Block,
@@ -45,8 +48,7 @@ BLOCK = IDS.flatmap(
         prefix_fingerprint=LONG,
         token_ids=st.just(token_ids),
         origin=st.sampled_from(BlockOrigin),
-        distributions=st.just(())
-        | st.tuples(*[st.builds(Distribution, IDS, st.lists(FLOAT32, max_size=5).map(tuple)) for _ in token_ids]),
+        distributions=st.just(()) | st.tuples(*[DISTRIBUTION for _ in token_ids]),
         draft_ns=LONG,
     )
 )
@@ -249,3 +251,22 @@ def test_another_protocol_version_is_a_mismatch_that_names_both() -> None:
 
 def test_fingerprints_take_eight_bytes_whatever_their_value() -> None:
     assert struct.pack("<Q", 5) in convert.block_to_wire(Block(0, 5, (1,))).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "probabilities", "complaint"),
+    [
+        ([1, 2], [1.0], "2 token ids and 1 probabilities"),
+        ([], [], "at least one"),
+        ([1, 2], [-0.5, 1.0], "outside 0 to 1"),
+        ([1], [float("nan")], "outside 0 to 1"),
+        ([1], [float("inf")], "outside 0 to 1"),
+    ],
+)
+def test_a_distribution_that_is_none_is_refused(
+    token_ids: list[int], probabilities: list[float], complaint: str
+) -> None:
+    distribution = wire.Distribution(token_ids=token_ids, probabilities=probabilities)
+    message = wire.Block(token_ids=[1], origin=wire.BLOCK_ORIGIN_TRUNK, distributions=[distribution])
+    with pytest.raises(InvalidRequest, match=complaint):
+        convert.block_from_wire(message)
