@@ -105,11 +105,11 @@ class Drafter:
         return 0
 
     def _prefill(self, session: DrafterSession) -> None:
-        """Feed a chunk of the prompt."""
+        """Feed a part of the prompt."""
         start = session.growth.fed_tokens
-        chunk = session.ledger[start : start + min(self._runner.chunk_tokens, session.prefill_tokens)]
-        self._runner.prefill(Rows(session.slot, start, tuple(chunk)))
-        session.growth.feed_prompt(len(chunk))
+        part = session.ledger[start : start + min(self._runner.prefill_tokens, session.prefill_tokens)]
+        self._runner.prefill(Rows(session.slot, start, tuple(part)))
+        session.growth.feed_prompt(len(part))
         self._yield_turn(session)
 
     def _share(self, session: DrafterSession, most_rows: int) -> Share:

@@ -37,7 +37,7 @@ async def serve(
         settings.port,
         verifier_service_pb2.DESCRIPTOR,
         describe(settings.model, dtype=settings.dtype, device=settings.device),
-        lambda: Verifier(*host_model(settings, BRANCH_CELLS), settings.max_window_tokens),
+        lambda: Verifier(*host_model(settings, BRANCH_CELLS, wide_prefill=True), settings.max_window_tokens),
         lambda hosted, server: verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
             VerifierServicer(hosted, tokenizer_json(settings.model)), server
         ),

@@ -96,7 +96,7 @@ class Verifier:
             self.close(session)
 
     def step(self) -> float | None:
-        """Feed one chunk of a prompt, then run a pass over the sessions that are due; see `Engine.step`."""
+        """Feed a part of a prompt, then run a pass over the sessions that are due; see `Engine.step`."""
         before_ns = time.monotonic_ns()
         self._prefill_one()
         now_ns = time.monotonic_ns()
@@ -113,10 +113,10 @@ class Verifier:
         session = next((session for session in self._sessions.values() if session.prefill_tokens > 0), None)
         if session is None:
             return
-        chunk_tokens = min(self._runner.chunk_tokens, session.prefill_tokens)
-        chunk = session.ledger[session.fed_tokens :][:chunk_tokens]
-        self._runner.prefill(Rows(session.slot, session.fed_tokens, tuple(chunk)))
-        session.fed_tokens += chunk_tokens
+        tokens = min(self._runner.prefill_tokens, session.prefill_tokens)
+        part = session.ledger[session.fed_tokens :][:tokens]
+        self._runner.prefill(Rows(session.slot, session.fed_tokens, tuple(part)))
+        session.fed_tokens += tokens
         self._yield_turn(session)
         if not session.prefill_tokens:
             session.start_waiting(time.monotonic_ns())

@@ -13,17 +13,24 @@ from sybil_engine.serving.service_settings import ServiceSettings
 from sybil_engine.types import ModelDescription
 
 
-def host_model(settings: ServiceSettings, branch_cells: int = 0) -> tuple[ModelRunner, ModelDescription]:
+_MOST_PREFILL_LANES = 4
+
+
+def host_model(
+    settings: ServiceSettings, branch_cells: int = 0, *, wide_prefill: bool = False
+) -> tuple[ModelRunner, ModelDescription]:
     """Load a model and, in exact mode, probe it. Call it on the thread that will run the passes.
 
     Args:
         branch_cells: see `ModelRunner`.
+        wide_prefill: feed prompts on the cores, too, that a pass leaves to others.
 
     Raises:
         ModelError: see `load` and `ModelRunner`.
     """
     # Threads that wait for a core that somebody else uses stall a pass: one core stays free for the other services.
-    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 2) - 1))
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(settings.threads or max(1, cores - 1))
     loaded = load(settings.model, settings.dtype, settings.device, packed=settings.packed)
     options: dict[str, Any] = {
         "max_sessions": settings.max_sessions,
@@ -32,6 +39,7 @@ def host_model(settings: ServiceSettings, branch_cells: int = 0) -> tuple[ModelR
         "keep_total": settings.row_class or None,
         "branch_cells": branch_cells,
         "traced": settings.traced,
+        "prefill_lanes": min(_MOST_PREFILL_LANES, max(1, cores // torch.get_num_threads())) if wide_prefill else 1,
     }
     runner = (
         EmulatedRunner(loaded, pass_ms=settings.emulate_pass_ms, row_ms=settings.emulate_row_ms, **options)

@@ -28,6 +28,16 @@ class Rows:
     token_ids: tuple[int, ...]
     first_cell: int | None = None
 
+    def cut(self, most_rows: int) -> "list[Rows]":
+        """The same tokens in pieces of so many rows, the last one as it comes."""
+        if len(self.token_ids) <= most_rows:
+            return [self]
+        assert self.first_cell is None, "a branch fits one pass"
+        return [
+            Rows(self.slot, self.position + start, self.token_ids[start : start + most_rows])
+            for start in range(0, len(self.token_ids), most_rows)
+        ]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TreeRows:
@@ -92,11 +102,9 @@ def _cut(batch: Sequence[Rows], most_rows: int) -> list[Piece]:
     pieces: list[Piece] = []
     start = 0
     for rows in batch:
-        for index, offset in enumerate(range(0, len(rows.token_ids), most_rows)):
-            token_ids = rows.token_ids[offset : offset + most_rows]
-            assert rows.first_cell is None or not offset, "a branch fits one pass"
-            pieces.append(Piece(Rows(rows.slot, rows.position + offset, token_ids, rows.first_cell), index, start))
-            start += len(token_ids)
+        for index, piece in enumerate(rows.cut(most_rows)):
+            pieces.append(Piece(piece, index, start))
+            start += len(piece.token_ids)
     return pieces
 
 

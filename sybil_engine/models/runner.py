@@ -1,6 +1,6 @@
 """The ragged forward pass: rows of many sessions through one model, over a slotted cache."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +16,9 @@ from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.numerics import Product, ShapeClass, probe
 from sybil_engine.models.packed_linear import PackedLinear
 from sybil_engine.models.rows import Rows, Shape, TreeRows, pack
-from sybil_engine.models.slotted_cache import CacheView, CellShape, SlottedCache
+from sybil_engine.models.slotted_cache import CacheView, CellShape, SlottedCache, Turn
 from sybil_engine.models.tracing import TracedPasses
+from sybil_engine.models.wavefront import Wavefront
 
 Numerics = Literal["exact", "fast"]
 SPAN_CELLS = 64
@@ -37,7 +38,8 @@ class ModelRunner:
         model: what the passes run.
         cache: allocate and release slots here.
         context_tokens: positions run from 0 to one below this.
-        chunk_tokens: the most tokens of one `prefill`.
+        chunk_tokens: the most tokens of one pass of a prompt.
+        prefill_tokens: the most tokens of one `prefill`.
         shape_class: in exact mode the pass shapes that agree bit for bit, None in fast mode.
     """
 
@@ -52,6 +54,7 @@ class ModelRunner:
         keep_total: int | None = None,
         branch_cells: int = 0,
         traced: bool = True,
+        prefill_lanes: int = 1,
     ) -> None:
         """Allocate the cache and, in exact mode, probe which pass shapes agree.
 
@@ -62,6 +65,7 @@ class ModelRunner:
             traced: replay passes instead of running their Python each time, where that computes the same: on a
                 processor, see `tracing`.
             branch_cells: cells of a slot beyond its context, for tokens that stand beside others.
+            prefill_lanes: chunks of a prompt that are fed at the same time, each on a thread of its own.
 
         Raises:
             InexactDevice: exact mode, and no two shapes agree.
@@ -80,6 +84,8 @@ class ModelRunner:
         # One more, which padding rows of trees are written to.
         cells = _round_up(self.context_tokens + max(chunk_tokens, branch_cells) + 1)
         self.cache = SlottedCache(shape, slots=max_sessions, cells=cells, dtype=self._dtype, device=self._device)
+        self._wavefront = Wavefront(prefill_lanes, shape.layers)
+        self.prefill_tokens = prefill_lanes * chunk_tokens
         self._cells = torch.arange(cells, device=self._device)
         self._positions = self._cells.clamp(max=self.context_tokens - 1)
         self._threads = torch.get_num_threads()
@@ -91,7 +97,7 @@ class ModelRunner:
         if numerics == "exact":
             self.shape_class = probe(self, keep_total)
         if traced and self._ours and self._device.type == "cpu":
-            self._traced = TracedPasses(self.model, self.cache, self._groups)
+            self._traced = TracedPasses(self.model, self._groups)
             self._warm_up()
 
     @property
@@ -206,21 +212,31 @@ class ModelRunner:
         for one in pack(batch, self.max_rows, self.fit):
             self._fill(*self._prepare([piece.rows for piece in one.pieces], one.shape))
 
-    @torch.inference_mode()
-    def prefill(self, chunk: Rows) -> None:
-        """Feed one chunk of a prompt, in a shape that depends on its length alone.
+    def prefill(self, prompt: Rows) -> None:
+        """Feed a part of a prompt in chunks, each in a shape that depends on its length alone.
 
-        Feed a prompt from position 0 in full chunks, the last one as it comes, and leave its last token to `forward`,
-        which returns the logits of what follows.
+        Feed a prompt from position 0 in parts of `prefill_tokens`, the last one as it comes, and leave its last token
+        to `forward`, which returns the logits of what follows.
 
         Raises:
             ContextExceeded: a position beyond the context.
         """
-        if len(chunk.token_ids) > self.chunk_tokens:
-            raise ValueError(f"a chunk of {len(chunk.token_ids)} tokens; cut prompts into {self.chunk_tokens} or fewer")
-        self._check([chunk])
+        if len(prompt.token_ids) > self.prefill_tokens:
+            raise ValueError(
+                f"{len(prompt.token_ids)} tokens at once; feed prompts in parts of {self.prefill_tokens} or fewer"
+            )
+        self._check([prompt])
+        self._wavefront.feed([self._chunk(chunk) for chunk in prompt.cut(self.chunk_tokens)])
+
+    def _chunk(self, chunk: Rows) -> Callable[[Turn], None]:
+        """A chunk of a prompt, as what feeds it when it is its turn."""
         rows = min(-(-len(chunk.token_ids) // _CHUNK_STEP) * _CHUNK_STEP, self.chunk_tokens)
-        self._fill(*self._prepare([chunk], (1, rows)))
+
+        def fill(turn: Turn) -> None:
+            with torch.inference_mode():
+                self._fill(*self._prepare([chunk], (1, rows)), turn)
+
+        return fill
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
@@ -235,12 +251,14 @@ class ModelRunner:
         """Make the pass; [sessions, rows, vocabulary_size]."""
         if self._traced:
             return self._traced.logits(token_ids, positions, mask, view)
-        logits: Tensor = feed(self.model, self.cache, token_ids, positions, mask, view).logits
+        logits: Tensor = feed(self.model, token_ids, positions, mask, view).logits
         return logits
 
-    def _fill(self, token_ids: Tensor, positions: Tensor, mask: Tensor, view: CacheView) -> None:
+    def _fill(
+        self, token_ids: Tensor, positions: Tensor, mask: Tensor, view: CacheView, turn: Turn | None = None
+    ) -> None:
         """Make the pass for its cells alone."""
-        feed(self.model.base_model, self.cache, token_ids, positions, mask, view)
+        feed(self.model.base_model, token_ids, positions, mask, view, turn)
 
     def _prepare(self, batch: Sequence[Rows], shape: Shape) -> tuple[Tensor, Tensor, Tensor, CacheView]:
         """What a pass of this shape is fed: tokens, positions, mask, and which cells it writes and sees."""

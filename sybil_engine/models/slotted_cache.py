@@ -1,13 +1,14 @@
 """The KV cache of many sessions: a slot each, and in it a cell for each fed token.
 
 Forgetting is moving an integer: the caller says which cells a pass writes and how many it may see, and what lies
-beyond is overwritten before it is seen again. The cache itself remembers only which slots are taken.
+beyond is overwritten before it is seen again. The cache itself remembers only which slots are taken; what a model is
+given is a `PassCache`, which lives as long as one pass.
 """
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class CacheView:
     tensors: tuple[Tensor, ...]
 
 
-class SlottedCache(Cache):
+class SlottedCache:
     """Keys and values as [layers, slots + 1, kv_heads, cells, head_dim]; the last slot is scratch for padding.
 
     It holds zeros until written, so that a masked cell is always a finite number.
@@ -50,7 +51,6 @@ class SlottedCache(Cache):
     def __init__(
         self, shape: CellShape, *, slots: int, cells: int, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
-        super().__init__(layers=[])
         self.slots = slots
         self.cells = cells
         self.scratch_slot = slots
@@ -58,9 +58,6 @@ class SlottedCache(Cache):
         self.keys = torch.zeros(*axes, shape.key_dim, dtype=dtype, device=device)
         self.values = torch.zeros(*axes, shape.value_dim, dtype=dtype, device=device)
         self._free = list(range(slots))
-        self._kind = ""
-        self._layers: list[tuple[Tensor, ...]] = []
-        self._index: tuple[Tensor, ...] = ()
 
     @property
     def slots_in_use(self) -> int:
@@ -83,7 +80,7 @@ class SlottedCache(Cache):
         heapq.heappush(self._free, slot)
 
     def view(self, slots: Sequence[int], cells: Tensor | range, span: int, order: Tensor | None = None) -> CacheView:
-        """What a pass writes and sees; `aim` at it before the pass.
+        """What a pass writes and sees.
 
         Args:
             slots: one a session of the pass.
@@ -118,17 +115,29 @@ class SlottedCache(Cache):
         places = torch.arange(sessions, device=device).unsqueeze(1)
         return CacheView("scattered", (*visible, self.keys[:, window], self.values[:, window], places, cells))
 
-    def aim(self, view: CacheView) -> None:
-        """Let the next forward pass write and see what `view` says."""
-        sides = 2 if view.kind == "ordered" else 4
-        self._layers = [side.unbind(0) for side in view.tensors[:sides]]
-        self._index = view.tensors[sides:]
-        self._kind = view.kind
-
     def move(self, slot: int, start: int, to: int, count: int) -> None:
         """Copy cells of a slot to another place in it that they do not overlap."""
         for side in (self.keys, self.values):
             side[:, slot, :, to : to + count] = side[:, slot, :, start : start + count]
+
+
+class Turn(Protocol):
+    """When a layer's cells may be seen: those before them may still be on their way, in another thread's pass."""
+
+    def take(self, layer: int) -> None:
+        """Wait until all cells before this pass's own are written in this layer, and say that its own are."""
+
+
+class PassCache(Cache):
+    """The cells that one pass writes and sees, as transformers models take a cache."""
+
+    def __init__(self, view: CacheView, turn: Turn | None = None) -> None:
+        super().__init__(layers=[])
+        sides = 2 if view.kind == "ordered" else 4
+        self._layers = [side.unbind(0) for side in view.tensors[:sides]]
+        self._index = view.tensors[sides:]
+        self._kind = view.kind
+        self._turn = turn
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -141,12 +150,13 @@ class SlottedCache(Cache):
         Returns:
             Keys and values, each [sessions, kv_heads, span, head_dim].
         """
-        assert self._kind, "aim comes before a forward pass"
         keys, values, *written = (side[layer_idx] for side in self._layers)
         to_keys, to_values = written or (keys, values)
         if self._kind == "plain":
             to_keys.copy_(key_states)
             to_values.copy_(value_states)
+            if self._turn:
+                self._turn.take(layer_idx)
             return keys, values
         slots, cells, *order = self._index
         # Not `to_keys[slots, :, cells] = ...`, which writes sizes down in a trace.

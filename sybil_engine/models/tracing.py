@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from sybil_engine.models.attention import LEAST_FOLDED_ROWS, TILE_CELLS
 from sybil_engine.models.feeding import feed
-from sybil_engine.models.slotted_cache import CacheView, SlottedCache
+from sybil_engine.models.slotted_cache import CacheView
 
 _log = logging.getLogger(__name__)
 
@@ -24,14 +24,14 @@ Way = tuple[object, ...]
 
 
 class TracedPasses:
-    """Runs passes of one model over one cache; those of a single session from traces.
+    """Runs passes of one model; those of a single session from traces.
 
     Args:
         groups: query heads to a key head.
     """
 
-    def __init__(self, model: PreTrainedModel, cache: SlottedCache, groups: int) -> None:
-        self._pass = _Pass(model, cache)
+    def __init__(self, model: PreTrainedModel, groups: int) -> None:
+        self._pass = _Pass(model)
         self._groups = groups
         self._traces: dict[Way, Any] = {}
 
@@ -88,15 +88,13 @@ class _Pass(nn.Module):
 
     kind: str
 
-    def __init__(self, model: PreTrainedModel, cache: SlottedCache) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
         self.kind = ""
-        self._cache = (cache,)
 
     def forward(self, token_ids: Tensor, positions: Tensor, mask: Tensor, *view: Tensor) -> Tensor:
-        (cache,) = self._cache
-        logits: Tensor = feed(self.model, cache, token_ids, positions, mask, CacheView(self.kind, view)).logits
+        logits: Tensor = feed(self.model, token_ids, positions, mask, CacheView(self.kind, view)).logits
         return logits
 
 

@@ -99,7 +99,7 @@ class FakeRunner:
     def __init__(self, model: Model = target_model, slots: int = 4, max_rows: int = 6) -> None:
         self.cache = FakeCache(slots)
         self.max_rows = max_rows
-        self.chunk_tokens = CHUNK_TOKENS
+        self.prefill_tokens = CHUNK_TOKENS
         self.context_tokens = CONTEXT_TOKENS
         self.model = model
         self.chunks: list[Rows] = []
@@ -121,7 +121,7 @@ class FakeRunner:
         return cast("ModelRunner", self)
 
     def prefill(self, chunk: Rows) -> None:
-        assert len(chunk.token_ids) <= self.chunk_tokens
+        assert len(chunk.token_ids) <= self.prefill_tokens
         self.chunks.append(chunk)
         self._write(chunk)
 

@@ -47,8 +47,8 @@ def texts_of(runner: ModelRunner, chance: random.Random) -> list[tuple[list[int]
 
 
 def prefill(runner: ModelRunner, slot: int, token_ids: list[int]) -> None:
-    for start in range(0, len(token_ids), runner.chunk_tokens):
-        runner.prefill(Rows(slot, start, tuple(token_ids[start : start + runner.chunk_tokens])))
+    for start in range(0, len(token_ids), runner.prefill_tokens):
+        runner.prefill(Rows(slot, start, tuple(token_ids[start : start + runner.prefill_tokens])))
 
 
 def one_by_one(runner: ModelRunner, text: list[int], prompt: int) -> tuple[Tensor, Tensor]:

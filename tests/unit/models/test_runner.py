@@ -17,8 +17,8 @@ def random_tokens(count: int, seed: int) -> list[int]:
 
 
 def prefill(runner: ModelRunner, slot: int, token_ids: list[int]) -> None:
-    for start in range(0, len(token_ids), runner.chunk_tokens):
-        runner.prefill(Rows(slot, start, tuple(token_ids[start : start + runner.chunk_tokens])))
+    for start in range(0, len(token_ids), runner.prefill_tokens):
+        runner.prefill(Rows(slot, start, tuple(token_ids[start : start + runner.prefill_tokens])))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "mistral", "gpt_neox", "opt", "phi", "gptj"])
@@ -90,9 +90,29 @@ def test_the_last_position_of_the_context_can_be_fed_and_none_beyond() -> None:
         runner.prefill(Rows(0, 70, (1,)))
 
 
-def test_a_chunk_longer_than_the_chunk_is_refused() -> None:
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_chunks_fed_at_the_same_time_fill_the_same_cells(lanes: int) -> None:
+    text = random_tokens(150, 7)
+    one, several = (
+        ModelRunner(
+            random_model("llama"),
+            max_sessions=2,
+            context_tokens=160,
+            chunk_tokens=16,
+            numerics="fast",
+            prefill_lanes=count,
+        )
+        for count in (1, lanes)
+    )
+    for runner in (one, several):
+        prefill(runner, 1, text)
+    assert torch.equal(one.cache.keys[:, 1, :, : len(text)], several.cache.keys[:, 1, :, : len(text)])
+    assert torch.equal(one.cache.values[:, 1, :, : len(text)], several.cache.values[:, 1, :, : len(text)])
+
+
+def test_more_of_a_prompt_than_is_fed_at_once_is_refused() -> None:
     runner = ModelRunner(random_model("llama"), max_sessions=1, context_tokens=70, chunk_tokens=8, numerics="fast")
-    with pytest.raises(ValueError, match="cut prompts into 8"):
+    with pytest.raises(ValueError, match="in parts of 8"):
         runner.prefill(Rows(0, 0, (1,) * 9))
 
 

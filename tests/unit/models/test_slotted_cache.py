@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sybil_engine.errors import Exhausted
-from sybil_engine.models.slotted_cache import CellShape, SlottedCache
+from sybil_engine.models.slotted_cache import CellShape, PassCache, SlottedCache
 
 LAYERS, KV_HEADS, CELLS = 2, 3, 12
 
@@ -45,14 +45,14 @@ def test_a_pass_writes_its_cells_and_shows_its_span(slots: list[int], sessions: 
     taken = slots[:sessions]
     first = torch.tensor(starts[:sessions]).unsqueeze(1)
     cells = first + torch.arange(rows)
-    cache.aim(cache.view(taken, cells if sessions > 1 else range(starts[0], starts[0] + rows), span))
+    shown = PassCache(cache.view(taken, cells if sessions > 1 else range(starts[0], starts[0] + rows), span))
     expected_keys, expected_values = cache.keys.clone(), cache.values.clone()
     for layer in range(LAYERS):
         keys, values = torch.randn(sessions, KV_HEADS, rows, 4), torch.randn(sessions, KV_HEADS, rows, 5)
         for place, slot in enumerate(taken):
             expected_keys[layer, slot][:, cells[place]] = keys[place]
             expected_values[layer, slot][:, cells[place]] = values[place]
-        seen_keys, seen_values = cache.update(keys, values, layer)
+        seen_keys, seen_values = shown.update(keys, values, layer)
         assert torch.equal(seen_keys, expected_keys[layer, taken, :, :span])
         assert torch.equal(seen_values, expected_values[layer, taken, :, :span])
     assert torch.equal(cache.keys, expected_keys)

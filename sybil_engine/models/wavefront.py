@@ -1,0 +1,68 @@
+"""Chunks of one prompt fed at the same time: each on a thread of its own, a layer behind the chunk before it.
+
+A chunk needs the cells of the chunks before it layer by layer, not all at once. So two threads halve the time of a
+prompt without computing anything in another shape, and where there is no second core after all, they take turns; two
+threads inside one product would wait for each other at every product.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from sybil_engine.models.slotted_cache import Turn
+
+
+class _Turn:
+    """A chunk's place in the wavefront."""
+
+    def __init__(self, before: "_Turn | None", layers: int) -> None:
+        self._before = before
+        self._taken = [threading.Event() for _ in range(layers)]
+
+    def take(self, layer: int) -> None:
+        """See `slotted_cache.Turn`."""
+        if self._before:
+            self._before._taken[layer].wait()
+        self._taken[layer].set()
+
+    def give_up(self) -> None:
+        """Let those behind go on, whatever became of this chunk."""
+        for taken in self._taken:
+            taken.set()
+
+
+class Wavefront:
+    """Feeds chunks.
+
+    Args:
+        lanes: chunks that are fed at the same time.
+        layers: of the model.
+    """
+
+    def __init__(self, lanes: int, layers: int) -> None:
+        self._layers = layers
+        self._others = ThreadPoolExecutor(lanes - 1, "prefill") if lanes > 1 else None
+
+    def feed(self, chunks: Sequence[Callable[[Turn], None]]) -> None:
+        """Feed chunks in order, at most one a lane.
+
+        Raises:
+            What the first chunk that failed raised, once all have ended.
+        """
+        turns: list[_Turn] = []
+        for _ in chunks:
+            turns.append(_Turn(turns[-1] if turns else None, self._layers))
+
+        def feed_one(place: int) -> None:
+            try:
+                chunks[place](turns[place])
+            finally:
+                turns[place].give_up()
+
+        ahead = [self._others.submit(feed_one, place) for place in range(1, len(chunks))] if self._others else []
+        try:
+            feed_one(0)
+        finally:
+            wait(ahead)
+        for each in ahead:
+            each.result()
