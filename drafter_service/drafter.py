@@ -16,7 +16,7 @@ from sybil_engine.noise import NoiseTape
 from sybil_engine.pass_times import PassTimes
 from sybil_engine.sampling import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.opening import check_opening
-from sybil_engine.types import Block, ModelDescription, SessionOpen
+from sybil_engine.types import HEDGED_DRAFT_ROWS, Block, ModelDescription, SessionOpen
 
 BRANCH_CELLS = 128
 _GUESSES = 6
@@ -42,6 +42,7 @@ class Drafter:
 
     def __init__(self, runner: ModelRunner, description: ModelDescription) -> None:
         self._runner = runner
+        self._runner.warm_up_trees(HEDGED_DRAFT_ROWS)
         self._pass_times = PassTimes()
         # What certainty means depends on whether noise takes part.
         self._calibrations = {greedy: Calibration() for greedy in (False, True)}
@@ -93,12 +94,14 @@ class Drafter:
         """Feed what makes the sessions' trees grow, in one pass; see `Engine.step`."""
         drafting = [session for session in self._sessions.values() if session.wants_draft]
         if not drafting:
+            self._push()
             return None
         turn = drafting[: self._runner.max_rows]
         most_rows = self._runner.max_rows // len(turn)
         prefilling = [session for session in turn if session.prefill_tokens > 0]
         ready = [session for session in turn if session.prefill_tokens <= 0]
         if prefilling:
+            self._push()
             self._prefill(prefilling[0])
         if ready:
             self._run_pass([self._share(session, most_rows) for session in ready])
@@ -112,6 +115,11 @@ class Drafter:
         session.growth.feed_prompt(len(part))
         self._yield_turn(session)
 
+    def _push(self) -> None:
+        """Push what was drafted. Sending takes the event loop's Python: it is cheapest while a pass runs without any."""
+        for session in self._sessions.values():
+            session.push()
+
     def _share(self, session: DrafterSession, most_rows: int) -> Share:
         """Choose a session's rows: the ledger's tokens that have no cell, else what its tree grows by."""
         if session.unfed_tokens:
@@ -123,7 +131,9 @@ class Drafter:
     def _run_pass(self, shares: list[Share]) -> None:
         """Feed each session's rows, and guess what follows them; a session that must still catch up guesses nothing."""
         start_ns = time.monotonic_ns()
-        logits = self._runner.forward_tree([share.rows for share in shares])
+        prepared = self._runner.prepare_tree([share.rows for share in shares])
+        self._push()
+        logits = self._runner.forward_tree(prepared)
         draws: list[Draw] = []
         guessing: list[int] = []
         start = 0
@@ -161,9 +171,9 @@ class Drafter:
         growth = share.session.growth
         if share.sprouts:
             cells = zip(share.sprouts, share.rows.cells, strict=True)
-            share.session.push([growth.grow(sprout, cell, next(guesses)) for sprout, cell in cells], draft_ns)
+            share.session.drafted([growth.grow(sprout, cell, next(guesses)) for sprout, cell in cells], draft_ns)
         elif not share.session.unfed_tokens:
-            share.session.push([growth.grow_root(next(guesses))], draft_ns)
+            share.session.drafted([growth.grow_root(next(guesses))], draft_ns)
 
     def _yield_turn(self, session: DrafterSession) -> None:
         """Move a session that was served behind the others, so that none starves."""

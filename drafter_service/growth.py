@@ -55,7 +55,7 @@ class Growth:
     """
 
     # A hedge is grown only while it has this chance to be reached.
-    _LEAST_CHANCE = 0.005
+    _LEAST_CHANCE = 0.02
 
     def __init__(self, ledger: Ledger, cells: int, context_tokens: int, calibration: Calibration) -> None:
         self._ledger = ledger

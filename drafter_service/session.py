@@ -1,6 +1,6 @@
 """One session as the drafter sees it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from drafter_service.calibration import Calibration
@@ -9,7 +9,7 @@ from sybil_engine.draft_tree import join_blocks
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
 from sybil_engine.serving.opening import check_token_ids
-from sybil_engine.types import Block, BlockOrigin, Commit, SessionOpen
+from sybil_engine.types import Block, Commit, SessionOpen
 
 
 class DrafterSession:
@@ -48,6 +48,7 @@ class DrafterSession:
         self._push_tokens = opening.push_tokens
         self.growth.aim(self._depth, self.hedged)
         self._held_back: list[Block] = []
+        self._outgoing: list[Block] = []
 
     @property
     def hedged(self) -> bool:
@@ -89,13 +90,21 @@ class DrafterSession:
         self.draft_rows = commit.draft_rows
         self._push_tokens = commit.push_tokens
         self.growth.aim(self._depth, self.hedged)
+        self._release()
 
-    def push(self, blocks: Sequence[Block], draft_ns: int) -> None:
-        """Push what a pass drafted, once there is as much of the trunk as the verifier waits for."""
+    def drafted(self, blocks: Iterable[Block], draft_ns: int) -> None:
+        """Take what a pass drafted."""
         self._held_back += (replace(block, draft_ns=draft_ns) for block in blocks)
-        trunk_tokens = sum(len(held.token_ids) for held in self._held_back if held.origin is BlockOrigin.TRUNK)
-        if trunk_tokens >= self._push_tokens or not self.wants_draft:
-            self._push_tokens = 1
-            for joined in join_blocks(self._held_back):
-                self.emit(joined)
+        self._release()
+
+    def _release(self) -> None:
+        """Let what was drafted be pushed, once there is as much of it as the verifier waits for."""
+        if len(self.growth.tree.best_path()) >= self._push_tokens or not self.wants_draft:
+            self._outgoing += join_blocks(self._held_back)
             self._held_back.clear()
+
+    def push(self) -> None:
+        """Push what may be pushed."""
+        for block in self._outgoing:
+            self.emit(block)
+        self._outgoing.clear()

@@ -136,7 +136,7 @@ class Commit:
         finish_reason: set on a session's last commit.
         draft_rows: by how many rows a draft pass may grow the draft tree; 1 grows the trunk alone.
         speculation: what was in effect for the pass; None if the sender does not say.
-        push_tokens: drafted tokens are held back until there are so many; those after them go one by one.
+        push_tokens: drafted tokens are held back while there are fewer than so many beyond the commit.
         reason: under AUTO, on the last commit: what was chosen, and why.
     """
 

@@ -92,12 +92,12 @@ class BestWindow(FixedWindow):
         self._most_tokens = most_tokens
 
     def draft_budget(self) -> int:
-        self.max_window_tokens = max(1, self.pace.best_window(0, self._most_tokens))
+        self.max_window_tokens = max(1, self.pace.best_window(self._most_tokens))
         return self.max_window_tokens
 
 
 class LearnedWindow:
-    """Pipelined, hedged or not: wait for another drafted token while that raises the tokens committed per time."""
+    """Pipelined, hedged or not: wait for another drafted token while that pays in the long run; see `Outlook`."""
 
     _PATIENCE = 2
     # A token is drafted ahead only while it has this chance to be reached by the commits.
@@ -114,7 +114,8 @@ class LearnedWindow:
     def wait(self, ready_tokens: int) -> Wait:
         ready_tokens = min(ready_tokens, self.max_window_tokens)
         # Nothing comes beyond the budget.
-        window_tokens = self.pace.best_window(ready_tokens, min(self.max_window_tokens, self.draft_budget()))
+        most_tokens = max(ready_tokens, min(self.max_window_tokens, self.draft_budget()))
+        window_tokens = self.pace.outlook(most_tokens).best_window(ready_tokens)
         arrival_ns = self.pace.arrival_ns(ready_tokens, window_tokens - ready_tokens)
         return Wait(window_tokens, int(self._PATIENCE * arrival_ns))
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sybil_engine.pass_times import PassTimes
+from verifier_service.outlook import Outlook
 
 
 class MovingMean:
@@ -23,6 +24,7 @@ class Pace:
     _PRIOR_DRAFT_TOKEN_NS = 1e6
     _PRIOR_ROUND_TRIP_NS = 0.5e6
     _PRIOR_ACCEPTANCE_RATE = 0.7
+    _MOST_ACCEPTANCE_RATE = 0.97
     _PRIOR_HEDGE_RATES = (0.4, 0.15, 0.1)
 
     def __init__(self, pass_times: PassTimes) -> None:
@@ -72,16 +74,26 @@ class Pace:
         """What a pass that judges so many drafted tokens commits on average."""
         return sum(self.acceptance_rate.value**depth for depth in range(window_tokens + 1))
 
-    def best_window(self, ready_tokens: int, most_tokens: int) -> int:
-        """The window worth waiting for, when `ready_tokens` are here: it commits the most tokens per unit of time.
+    def outlook(self, most_tokens: int) -> Outlook:
+        """What a pipelined session may expect in the long run."""
+        return Outlook(
+            min(self.acceptance_rate.value, self._MOST_ACCEPTANCE_RATE),
+            self.pass_times.expected_ns,
+            self.draft_token_ns.value,
+            self.round_trip_ns.value,
+            most_tokens,
+        )
+
+    def best_window(self, most_tokens: int) -> int:
+        """The window that commits the most tokens per unit of time when drafting waits for each commit.
 
         With acceptance a, a pass that judges w tokens commits (1 - a^(w+1)) / (1 - a) of them on average, and takes
         its own time plus the wait until the w tokens are here.
         """
 
         def committed_per_ns(window_tokens: int) -> float:
-            arrival_ns = self.arrival_ns(ready_tokens, window_tokens - ready_tokens)
+            arrival_ns = self.arrival_ns(0, window_tokens)
             pass_ns = self.pass_times.expected_ns(window_tokens + 1)
             return self.committed_tokens(window_tokens) / (pass_ns + arrival_ns)
 
-        return max(range(ready_tokens, max(ready_tokens, most_tokens) + 1), key=committed_per_ns)
+        return max(range(most_tokens + 1), key=committed_per_ns)

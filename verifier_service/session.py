@@ -171,7 +171,7 @@ class VerifierSession:
         # The cells of accepted tokens are filled; the target's own token has none yet.
         self.fed_tokens = len(self.ledger) - 1
         self.start_waiting(now_ns)
-        return replace(commit, push_tokens=max(1, self._wait.tokens - len(self.tree.best_path())))
+        return replace(commit, push_tokens=max(1, self._wait.tokens))
 
     def _cut(self, token_ids: Sequence[int]) -> tuple[tuple[int, ...], FinishReason | None]:
         room = self.max_position - len(self.ledger)

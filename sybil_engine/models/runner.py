@@ -1,6 +1,7 @@
 """The ragged forward pass: rows of many sessions through one model, over a slotted cache."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,22 @@ DEFAULT_CHUNK_TOKENS = 64
 _CHUNK_STEP = 16
 _TRIAL_TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)
 _TRIAL_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TreePass:
+    """A pass over trees, ready to be made.
+
+    Attributes:
+        token_ids, positions: [sessions, rows], padding included.
+        row_counts: of each session, without padding.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    mask: Tensor
+    view: CacheView
+    row_counts: tuple[int, ...]
 
 
 class ModelRunner:
@@ -158,17 +175,14 @@ class ModelRunner:
         return result
 
     @torch.inference_mode()
-    def forward_tree(self, batch: Sequence[TreeRows]) -> Tensor:
-        """Feed rows that stand on branches, each seeing its own path, in one pass; return the logits of every row.
+    def prepare_tree(self, batch: Sequence[TreeRows]) -> TreePass:
+        """Prepare the one pass that feeds rows that stand on branches, each seeing its own path.
 
         In exact mode a pass that fits the shape class has one of its shapes; agreement of bits is only claimed for
         rows whose cells lie in path order.
 
         Args:
             batch: not empty, each session at most once.
-
-        Returns:
-            [total rows, vocabulary_size], float32, in batch order.
         """
         needed = (len(batch), max(len(member.token_ids) for member in batch))
         sessions, rows = self.fit(*needed) or needed
@@ -191,15 +205,37 @@ class ModelRunner:
         )
         shared = {"groups": self._groups, "kv_heads": self._kv_heads} if self._ours else {"groups": 1, "kv_heads": 1}
         mask = attention.fold_mask(torch.from_numpy(hidden).to(self._device), dtype=self._dtype, **shared)
-        logits = self._logits(
+        return TreePass(
             torch.from_numpy(token_ids).to(self._device),
             torch.from_numpy(positions).to(self._device),
             mask if self._ours else mask[:, :, :rows],
             view,
+            tuple(len(member.token_ids) for member in batch),
         )
-        if needed == (1, rows):
-            return logits[0].float()
-        return torch.cat([logits[place, : len(member.token_ids)] for place, member in enumerate(batch)]).float()
+
+    @torch.inference_mode()
+    def forward_tree(self, prepared: TreePass) -> Tensor:
+        """Make a prepared pass and return the logits of every row.
+
+        Returns:
+            [total rows, vocabulary_size], float32, in batch order.
+        """
+        logits = self._logits(prepared.token_ids, prepared.positions, prepared.mask, prepared.view)
+        if len(prepared.row_counts) == 1:
+            return logits[0, : prepared.row_counts[0]].float()
+        return torch.cat([logits[place, :count] for place, count in enumerate(prepared.row_counts)]).float()
+
+    def warm_up_trees(self, most_rows: int) -> None:
+        """Make the traces of a single session's trees of up to so many rows, anywhere in the context."""
+        if not self._traced:
+            return
+        for start in range(0, self.tree_cells - 2 * most_rows, attention.TILE_CELLS):
+            for rows in (1, 2, most_rows):
+                cells = tuple(range(start, start + 2 * rows, 2))
+                visible = np.zeros((rows, self.cache.cells), dtype=np.bool_)
+                visible[range(rows), cells] = True
+                tree = TreeRows(self.cache.scratch_slot, (0,) * rows, (0,) * rows, cells, visible)
+                self.forward_tree(self.prepare_tree([tree]))
 
     @torch.inference_mode()
     def fill(self, batch: Sequence[Rows]) -> None:

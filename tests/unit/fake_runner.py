@@ -120,6 +120,9 @@ class FakeRunner:
     def as_runner(self) -> ModelRunner:
         return cast("ModelRunner", self)
 
+    def warm_up_trees(self, most_rows: int) -> None:
+        """Nothing is traced here."""
+
     def prefill(self, chunk: Rows) -> None:
         assert len(chunk.token_ids) <= self.prefill_tokens
         self.chunks.append(chunk)
@@ -138,6 +141,9 @@ class FakeRunner:
             prefixes = [before + list(rows.token_ids[: count + 1]) for count in range(len(rows.token_ids))]
             logits += [self.model(prefix) for prefix in prefixes]
         return torch.stack(logits)
+
+    def prepare_tree(self, batch: Sequence[TreeRows]) -> Sequence[TreeRows]:
+        return batch
 
     def forward_tree(self, batch: Sequence[TreeRows]) -> Tensor:
         if self.broken is not None:

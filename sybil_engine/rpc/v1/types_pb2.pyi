@@ -432,8 +432,8 @@ class Commit(_message.Message):
     reason: _builtins.str
     """Under AUTO, on a session's last commit: what was chosen and the figures that decided."""
     push_tokens: _builtins.int
-    """What the next pass waits for: the drafter holds drafted tokens back until there are so many, and sends those after
-    them one by one. 0 counts as 1.
+    """What the next pass waits for: the drafter holds drafted tokens back while it has fewer than so many beyond this
+    commit, those that it has sent before included. 0 counts as 1.
     """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...

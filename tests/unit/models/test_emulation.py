@@ -1,6 +1,7 @@
 """Emulated passes compute what real ones do and take the time they were given."""
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ def test_verify_and_draft_passes_last_as_long_as_set() -> None:
     visible = np.tri(ROWS, plain.tree_cells, dtype=np.bool_)
     tree = TreeRows(0, tuple(range(ROWS)), tuple(range(ROWS)), tuple(range(ROWS)), visible)
     for feed in ("forward", "forward_tree"):
-        batch = [rows if feed == "forward" else tree]
+        batch: Any = [rows] if feed == "forward" else emulated.prepare_tree([tree])
         start = time.monotonic()
         logits = getattr(emulated, feed)(batch)
         assert 0.3 <= time.monotonic() - start < 0.3 + 1
