@@ -17,5 +17,5 @@ class VerifierSettings(ServiceSettings):
     )
     port: int = field(default=50052, metadata={"help": "port to listen on; 0: a free one", "check": PORT})
     max_window_tokens: int = field(
-        default=8, metadata={"help": "drafted tokens that one pass may judge for a session", "check": at_least(0)}
+        default=15, metadata={"help": "drafted tokens that one pass may judge for a session", "check": at_least(0)}
     )

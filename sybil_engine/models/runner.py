@@ -22,7 +22,9 @@ from sybil_engine.models.tracing import TracedPasses
 from sybil_engine.models.wavefront import Wavefront
 
 Numerics = Literal["exact", "fast"]
-SPAN_CELLS = 64
+# Values are summed in tiles (`attention.TILE_CELLS`), so a sum is over a whole tile or half of one: MKL splits one over
+# 192 cells on some processors, and a row's last bits would depend on how far its neighbours in a pass reach.
+SPAN_CELLS = attention.TILE_CELLS // 2
 DEFAULT_CHUNK_TOKENS = 64
 _CHUNK_STEP = 16
 _TRIAL_TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)
