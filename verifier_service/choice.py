@@ -29,21 +29,20 @@ class Choice:
     """Which way of drafting is fastest: what a verifier has learned over all its adaptive sessions.
 
     How fast a session goes depends on its text more than on the way, so only neighbouring stretches of one session are
-    compared. Most stretches go the way that is fastest so far; now and then another one is tried, the more seldom the
-    farther behind it is, so that the choice follows what changes: load, links, a drafter that dies or comes back.
+    compared. Most stretches go the way that is fastest so far; now and then another one is tried: often while it may
+    well be the fastest, by what is known of it, and seldom afterwards, so that the choice follows what changes: load,
+    links, a drafter that dies or comes back.
     """
 
-    _FIRST_COMPARISONS = 4
-    _FIRST_TRY_EVERY = 2
-    _TRY_EVERY = 12
-    _HOPELESS = math.log(0.8)
-    _TRY_HOPELESS_EVERY = 5
+    _TRY_EVERY = 3
+    _TRY_SLOWER_EVERY = 20
+    # Of the logarithm of two neighbouring stretches' speeds: what the text does to it.
+    _SPREAD = 0.3
     _LEAST_WEIGHT = 0.1
 
     def __init__(self) -> None:
         self._records = {way: _Record() for way in WAYS}
         self._stretches = 0
-        self._tries = 0
 
     @property
     def best(self) -> Speculation:
@@ -61,15 +60,19 @@ class Choice:
             return best
         self._stretches += 1
         others = [way for way in WAYS if way is not best]
-        unknown = any(self._records[way].comparisons < self._FIRST_COMPARISONS for way in others)
+        promising = [way for way in others if self._may_be_fastest(way)]
         chosen = best
-        if self._stretches % (self._FIRST_TRY_EVERY if unknown else self._TRY_EVERY) == 0:
-            self._tries += 1
-            if not unknown and self._tries % self._TRY_HOPELESS_EVERY:
-                others = [way for way in others if self.behind(way) > self._HOPELESS]
-            chosen = min(others, key=lambda way: self._records[way].last_trial, default=best)
+        if promising and self._stretches % self._TRY_EVERY == 0:
+            chosen = min(promising, key=lambda way: self._records[way].last_trial)
+        elif self._stretches % self._TRY_SLOWER_EVERY == 0:
+            chosen = min(others, key=lambda way: self._records[way].last_trial)
         self._records[chosen].last_trial = self._stretches
         return chosen
+
+    def _may_be_fastest(self, way: Speculation) -> bool:
+        """Whether a way is so little known, or so little behind, that comparing it may pay soon."""
+        comparisons = self._records[way].comparisons
+        return comparisons < 1 or self.behind(way) + self._SPREAD / comparisons > 0
 
     def behind(self, way: Speculation) -> float:
         """Logarithm of a way's speed as a share of the fastest one's."""

@@ -59,18 +59,26 @@ def test_more_is_waited_for_as_acceptance_grows_and_never_less_than_is_ready(dra
 
 @pytest.mark.parametrize("acceptance_rate", [0.3, 0.6, 0.8, 0.95])
 @pytest.mark.parametrize("draft_token_ns", [1e4, 1e6, 3e6])
-def test_the_window_is_the_one_that_maximises_tokens_per_time(acceptance_rate: float, draft_token_ns: float) -> None:
-    """The launch rule of docs/architecture.md, written out with its closed form."""
+def test_the_window_of_draft_then_verify_maximises_tokens_per_time(
+    acceptance_rate: float, draft_token_ns: float
+) -> None:
+    """The rule of docs/architecture.md, written out with its closed form."""
 
     def tokens_per_pass_time(window_tokens: int) -> float:
         arrival = (5e5 + window_tokens * draft_token_ns) / 1e7 if window_tokens else 0
         return (1 - acceptance_rate ** (window_tokens + 1)) / (1 - acceptance_rate) / (1 + arrival)
 
-    rule = learned(acceptance_rate, draft_token_ns, 5e5)
-    best = max(range(min(8, rule.draft_budget()) + 1), key=tokens_per_pass_time)
-    wait = rule.wait(0)
-    assert wait.tokens == best
-    assert wait.patience_ns == pytest.approx(2 * (5e5 + best * draft_token_ns) if best else 0, abs=1)
+    rule = BestWindow(pace_of(), 8)
+    rule.pace.acceptance_rate.value = acceptance_rate
+    rule.pace.draft_token_ns.value = draft_token_ns
+    rule.pace.round_trip_ns.value = 5e5
+    assert rule.draft_budget() == max(1, max(range(9), key=tokens_per_pass_time))
+
+
+@pytest.mark.parametrize("draft_token_ns", [1e5, 1e6, 3e6])
+def test_patience_is_twice_what_the_wait_should_take(draft_token_ns: float) -> None:
+    wait = learned(0.8, draft_token_ns, 5e5).wait(0)
+    assert wait.patience_ns == pytest.approx(2 * (5e5 + wait.tokens * draft_token_ns) if wait.tokens else 0, abs=1)
 
 
 def test_the_budget_grows_with_acceptance_within_bounds() -> None:

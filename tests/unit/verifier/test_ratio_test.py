@@ -59,7 +59,7 @@ def completions(speculation: Speculation, seeds: Sequence[int]) -> list[tuple[in
         chance = random.Random(seed)
         seen = 0
         while not commits or not isinstance(commits[-1], Commit) or commits[-1].finish_reason is None:
-            for _ in range(chance.randrange(5)):
+            for _ in range(chance.randrange(7)):
                 drafter.step()
             for block in blocks:
                 assert isinstance(block, Block)

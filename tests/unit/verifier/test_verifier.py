@@ -230,7 +230,7 @@ def test_a_session_ends_at_its_last_position_or_at_the_context(
     speculation: Speculation, more: int, clock: FakeClock
 ) -> None:
     drafter = Drafter(FakeRunner(target_model).as_runner, description())
-    client = run(Client(verifier_on(FakeRunner()), opening(2, speculation, more=more), clock, drafter), draft_steps=5)
+    client = run(Client(verifier_on(FakeRunner()), opening(2, speculation, more=more), clock, drafter), draft_steps=6)
     assert len(client.tokens) == min(5 + more, CONTEXT_TOKENS)
     assert client.tokens == plain_tokens(client.opening)
     assert client.commits[-1].finish_reason is FinishReason.LENGTH
