@@ -80,18 +80,19 @@ class RowControl:
         trunks, expected = self._worth_while([self._trunk(session, most_rows) for session in due])
         chosen = [[trunk] for trunk in trunks]
         branches = [branch for place, trunk in enumerate(trunks) for branch in _branches(place, trunk)]
+        pass_ns = self._pass_times.expected_ns(self._runner.padded_rows([trunk.rows for trunk in trunks]))
         for branch in sorted(branches, key=lambda branch: -branch.worth):
             shares = [share for session in chosen for share in session]
             trunk, *others = chosen[branch.place]
             rows = len(trunk.committed) + len(branch.drafted)
-            total = sum(len(share.rows.token_ids) for share in shares)
-            time_ns = self._pass_times.expected_ns(total)
-            if branch.worth * time_ns < rows * self._pass_times.row_ns * expected:
-                break
             longest = max(rows, *(len(share.rows.token_ids) for share in shares))
             shape = self._runner.fit(len(shares) + 1, longest)
             if len(others) == MOST_BRANCHES or shape is None or shape[1] > _CELLS_A_BRANCH:
                 continue
+            longer_ns = self._pass_times.expected_ns(shape[0] * shape[1])
+            if (expected + branch.worth) * pass_ns < expected * longer_ns:
+                break
+            pass_ns = longer_ns
             first_cell = self._runner.branch_cells.start + _CELLS_A_BRANCH * len(others)
             chosen[branch.place].append(replace(trunk, drafted=branch.drafted, first_cell=first_cell))
             expected += branch.worth

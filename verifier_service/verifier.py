@@ -127,7 +127,8 @@ class Verifier:
         start_ns = time.monotonic_ns()
         gap_ns = start_ns - self._last_pass_end_ns
         waits_ns = [session.launch(start_ns) for session in due]
-        logits = self._runner.forward([share.rows for share in shares])
+        batch = [share.rows for share in shares]
+        logits = self._runner.forward(batch)
         forward_ns = time.monotonic_ns() - start_ns
         drawn = iter(self._draw(shares, logits))
         for (trunk, *branches), wait_ns in zip(chosen, waits_ns, strict=True):
@@ -154,7 +155,7 @@ class Verifier:
             session.emit(commit)
         self._prefill_ns = 0
         self._last_pass_end_ns = time.monotonic_ns()
-        self._pass_times.add(len(logits), self._last_pass_end_ns - start_ns)
+        self._pass_times.add(self._runner.padded_rows(batch), self._last_pass_end_ns - start_ns)
 
     def _keep(self, share: Share) -> None:
         """Move the cells of the share that was chosen to where its positions are."""

@@ -364,6 +364,10 @@ class ModelRunner:
         """The shape of the one pass that would carry so many sessions of so many rows; None if it takes several."""
         return self.shape_class.fit(sessions, rows) if self.shape_class else (sessions, rows)
 
+    def padded_rows(self, batch: Sequence[Rows]) -> int:
+        """The rows that `forward` computes for a batch, padding included."""
+        return sum(sessions * rows for sessions, rows in (one.shape for one in pack(batch, self.max_rows, self.fit)))
+
     def _check(self, batch: Sequence[Rows]) -> None:
         for rows in batch:
             if rows.position + len(rows.token_ids) > self.context_tokens:

@@ -169,6 +169,9 @@ class FakeRunner:
             logits += [self.model(path) for path in paths]
         return torch.stack(logits)
 
+    def padded_rows(self, batch: Sequence[Rows]) -> int:
+        return sum(len(rows.token_ids) for rows in batch)
+
     def fit(self, sessions: int, rows: int) -> tuple[int, int] | None:
         return (sessions, rows) if sessions * rows <= 4 * self.max_rows else None
 

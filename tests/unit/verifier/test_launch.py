@@ -124,6 +124,14 @@ def test_pass_times_are_a_line_through_what_was_seen() -> None:
     assert times.expected_ns(20) == pytest.approx(11_000_000, rel=0.02)
 
 
+def test_where_passes_were_seen_the_line_does_not_count() -> None:
+    times = PassTimes()
+    for turn in range(200):
+        rows = (1, 4, 8, 32)[turn % 4]
+        times.add(rows, 50_000_000 if rows > 16 else 30_000_000)
+    assert [times.expected_ns(rows) for rows in (1, 4, 8, 30, 32)] == pytest.approx([3e7, 3e7, 3e7, 5e7, 5e7])
+
+
 @pytest.mark.parametrize("seen", [[], [4] * 50])
 def test_without_passes_of_different_rows_a_row_costs_nothing_and_nothing_breaks(seen: list[int]) -> None:
     times = PassTimes()
