@@ -47,6 +47,11 @@ class PassTimes:
         seen.mean_ns += (pass_ns - seen.mean_ns) * max(self._WEIGHT, 1 / seen.count)
 
     @property
+    def known(self) -> bool:
+        """Whether anything was seen yet."""
+        return self._passes > 0
+
+    @property
     def row_ns(self) -> float:
         """What another row adds, on the line; never less than nothing."""
         spread = self._weight * self._rows_rows - self._rows**2

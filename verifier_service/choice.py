@@ -9,6 +9,10 @@ from verifier_service.pace import MovingMean, Pace
 
 WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 
+# Logarithms of what each way may be expected to gain over the first: on processors of their own, and on a shared one,
+# where drafting ahead slows down the passes that it is to hide behind.
+_PRIORS = {Speculation.PIPELINED: (0.0, 0.0), Speculation.LOCKSTEP: (-0.2, 0.1), Speculation.HEDGED: (0.05, -0.1)}
+
 
 @dataclass
 class _Record:
@@ -40,14 +44,26 @@ class Choice:
     _SPREAD = 0.3
     _LEAST_WEIGHT = 0.1
 
+    _PRIOR_GAIN = math.log(1.5)
+    _GAIN_WEIGHT = 0.05
+    _PLAIN_EVERY = 200
+    # Passes that take so much longer beside a drafter share a processor with it.
+    _SHARED = 1.1
+    _DRAFT_ANYWAY_EVERY = 8
+
     def __init__(self) -> None:
         self._records = {way: _Record() for way in WAYS}
         self._stretches = 0
+        # Logarithms of how much faster sessions are than without drafts, greedy and sampled ones apart.
+        self._gains = {greedy: MovingMean(self._PRIOR_GAIN, self._GAIN_WEIGHT) for greedy in (False, True)}
+        self._openings = 0
+        self._last_plain: int | None = None
+        self._shared = False
 
     @property
     def best(self) -> Speculation:
-        """The fastest so far; until something is known, the first of `WAYS`."""
-        return max(WAYS, key=lambda way: self._records[way].advantage)
+        """The fastest so far; the less is known, the more by where drafter and verifier run."""
+        return max(WAYS, key=self._advantage)
 
     def next(self, before: Speculation | None = None) -> Speculation:
         """The way of the next stretch of a session.
@@ -76,7 +92,38 @@ class Choice:
 
     def behind(self, way: Speculation) -> float:
         """Logarithm of a way's speed as a share of the fastest one's."""
-        return self._records[way].advantage - self._records[self.best].advantage
+        return self._advantage(way) - self._advantage(self.best)
+
+    def _advantage(self, way: Speculation) -> float:
+        record = self._records[way]
+        return record.advantage + _PRIORS[way][self._shared] / (1 + record.comparisons)
+
+    def begins_drafting(self, greedy: bool) -> bool:
+        """Whether a new session drafts from the start; where that rarely pays, one of a few does all the same."""
+        self._openings += 1
+        return self.gain(greedy) > 0 or self._openings % self._DRAFT_ANYWAY_EVERY == 0
+
+    def gain(self, greedy: bool) -> float:
+        """Logarithm of how much faster than plain decoding such sessions have been."""
+        return self._gains[greedy].value
+
+    def gained(self, greedy: bool, gain: float) -> None:
+        """Learn from a stretch with drafts."""
+        self._gains[greedy].add(gain)
+
+    @property
+    def wants_plain(self) -> bool:
+        """Whether it is time for a stretch without drafts, to see how fast plain decoding really is."""
+        return self._last_plain is None or self._stretches - self._last_plain > self._PLAIN_EVERY
+
+    def saw_plain(self, contention: float) -> None:
+        """Note that there was a stretch without drafts.
+
+        Args:
+            contention: see `Pace.contention`.
+        """
+        self._last_plain = self._stretches
+        self._shared = contention > self._SHARED
 
     def compared(self, way: Speculation, other: Speculation, difference: float) -> None:
         """Learn from two stretches of one session, one after the other.
@@ -92,17 +139,22 @@ class Choice:
 
 
 class Adaptive:
-    """A session that speculates in whatever way is fastest, and not at all while that is faster still."""
+    """A session that speculates in whatever way is fastest, and not at all while that is faster still.
+
+    Args:
+        greedy: whether the session's tokens are drawn without noise.
+    """
 
     _STRETCH_PASSES = 8
     # The first pass of a stretch still judges what the way before it drafted.
     _UNMEASURED_PASSES = 1
-    _PRIOR_GAIN = math.log(1.5)
+    _FIRST_REST = 2
     _LONGEST_REST = 32
 
-    def __init__(self, pace: Pace, max_window_tokens: int, choice: Choice) -> None:
+    def __init__(self, pace: Pace, max_window_tokens: int, choice: Choice, *, greedy: bool = True) -> None:
         self.pace = pace
         self._choice = choice
+        self._greedy = greedy
         self._rules: dict[Speculation, LaunchRule] = {
             Speculation.HEDGED: LearnedWindow(pace, max_window_tokens, hedged=True),
             Speculation.LOCKSTEP: BestWindow(pace, max_window_tokens),
@@ -112,10 +164,10 @@ class Adaptive:
         self._passes = self._tokens = self._since_ns = 0
         self._plain_ns = 0.0
         # Logarithm of how much faster this session is than without drafts.
-        self._gain = MovingMean(self._PRIOR_GAIN, weight=0.4)
+        self._gain = MovingMean(choice.gain(greedy), weight=0.4)
         self._last: tuple[Speculation, float] | None = None
-        self._rest = self._resting = 0
-        self._rule = self._rules[choice.next()]
+        self._rest = self._resting = 0 if choice.begins_drafting(greedy) else self._FIRST_REST
+        self._rule = self._rules[Speculation.OFF if self._resting else choice.next()]
 
     @property
     def max_window_tokens(self) -> int:
@@ -163,14 +215,16 @@ class Adaptive:
             return
         passes, elapsed_ns = self._passes - self._UNMEASURED_PASSES, max(1, now_ns - self._since_ns)
         self._passes = 0
-        if self._resting:
-            self._resting -= 1
+        if self.speculation is Speculation.OFF:
+            self._resting = max(0, self._resting - 1)
+            self._choice.saw_plain(self.pace.contention)
+            self._last = None
         else:
             self._learn(math.log(self._tokens / elapsed_ns), -math.log(max(1.0, self._plain_ns / passes)))
         self._rule = self._rules[self._next_way(self.speculation)]
 
     def _next_way(self, before: Speculation) -> Speculation:
-        if self._resting:
+        if self._resting or (self._last and self._choice.wants_plain):
             return Speculation.OFF
         return self._choice.best if before is Speculation.OFF else self._choice.next(before)
 
@@ -178,19 +232,20 @@ class Adaptive:
         """Learn from a stretch with drafts, and rest from drafting if that does not pay on this text.
 
         Args:
-            speed, plain_speed: logarithms of tokens per nanosecond, as it was and as it would be without drafts.
+            speed, plain_speed: logarithms of tokens per nanosecond, as it was and as it is expected without drafts.
         """
         way = self.speculation
         if self._last and self._last[0] is not way:
             self._choice.compared(way, self._last[0], speed - self._last[1])
         self._last = way, speed
-        self._gain.add(speed - plain_speed)
+        gain = speed - plain_speed
+        self._gain.add(gain)
+        self._choice.gained(self._greedy, gain)
         if self._gain.value > 0:
             self._rest = 0
             return
-        self._rest = min(max(2, 2 * self._rest), self._LONGEST_REST)
+        self._rest = min(max(self._FIRST_REST, 2 * self._rest), self._LONGEST_REST)
         self._resting = self._rest
-        self._last = None
 
 
 def launch_rule(opening: SessionOpen, max_window_tokens: int, pace: Pace, choice: Choice) -> LaunchRule:
@@ -211,4 +266,4 @@ def launch_rule(opening: SessionOpen, max_window_tokens: int, pace: Pace, choice
         case Speculation.HEDGED:
             return LearnedWindow(pace, window_tokens, hedged=True)
         case Speculation.AUTO:
-            return Adaptive(pace, window_tokens, choice)
+            return Adaptive(pace, window_tokens, choice, greedy=opening.sampling.greedy)

@@ -18,7 +18,12 @@ class MovingMean:
 
 
 class Pace:
-    """What is measured of one session, and of the device it runs on."""
+    """What is measured of one session, and of the device it runs on.
+
+    Args:
+        pass_times: of passes during which a drafter works ahead.
+        alone_times: of passes during which none does; the same if models do not share a processor.
+    """
 
     # Before anything is measured: a drafter ten times as fast as its target, half a millisecond away.
     _PRIOR_DRAFT_TOKEN_NS = 1e6
@@ -27,8 +32,9 @@ class Pace:
     _MOST_ACCEPTANCE_RATE = 0.97
     _PRIOR_HEDGE_RATES = (0.4, 0.15, 0.1)
 
-    def __init__(self, pass_times: PassTimes) -> None:
+    def __init__(self, pass_times: PassTimes, alone_times: PassTimes | None = None) -> None:
         self.pass_times = pass_times
+        self._alone_times = alone_times or pass_times
         self.draft_token_ns = MovingMean(self._PRIOR_DRAFT_TOKEN_NS, weight=0.2)
         self.round_trip_ns = MovingMean(self._PRIOR_ROUND_TRIP_NS, weight=0.2)
         self.acceptance_rate = MovingMean(self._PRIOR_ACCEPTANCE_RATE, weight=0.05)
@@ -74,6 +80,18 @@ class Pace:
         """What a pass that judges so many drafted tokens commits on average."""
         return sum(self.acceptance_rate.value**depth for depth in range(window_tokens + 1))
 
+    @property
+    def alone_times(self) -> PassTimes:
+        """Of passes during which no drafter works ahead; until there were any, of the others."""
+        return self._alone_times if self._alone_times.known else self.pass_times
+
+    @property
+    def contention(self) -> float:
+        """How much longer a pass takes while a drafter works: more than 1 where the two share a processor."""
+        if not (self.pass_times.known and self._alone_times.known):
+            return 1.0
+        return self.pass_times.expected_ns(1) / self._alone_times.expected_ns(1)
+
     def outlook(self, most_tokens: int) -> Outlook:
         """What a pipelined session may expect in the long run."""
         return Outlook(
@@ -93,7 +111,7 @@ class Pace:
 
         def committed_per_ns(window_tokens: int) -> float:
             arrival_ns = self.arrival_ns(0, window_tokens)
-            pass_ns = self.pass_times.expected_ns(window_tokens + 1)
+            pass_ns = self.alone_times.expected_ns(window_tokens + 1)
             return self.committed_tokens(window_tokens) / (pass_ns + arrival_ns)
 
         return max(range(most_tokens + 1), key=committed_per_ns)

@@ -16,7 +16,7 @@ from sybil_engine.noise import NoiseTape
 from sybil_engine.pass_times import PassTimes
 from sybil_engine.sampling import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening
-from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen
+from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen, Speculation
 from verifier_service.choice import Choice, launch_rule
 from verifier_service.pace import Pace
 from verifier_service.ratio_test import judge_window
@@ -52,7 +52,8 @@ class Verifier:
         self._last_pass_end_ns = time.monotonic_ns()
         # Time spent on prompts since the last pass.
         self._prefill_ns = 0
-        self._pass_times = PassTimes()
+        # Of passes during which drafters work ahead, and of the others.
+        self._pass_times, self._alone_times = PassTimes(), PassTimes()
         self._row_control = RowControl(runner, max_window_tokens, self._pass_times)
         self._choice = Choice()
 
@@ -73,7 +74,7 @@ class Verifier:
             max_position=check_opening(opening, vocabulary_size, self.description.context_tokens),
             vocabulary_size=vocabulary_size,
             slot=self._runner.cache.allocate(),
-            rule=launch_rule(opening, self._row_control.max_window_tokens, Pace(self._pass_times), self._choice),
+            rule=launch_rule(opening, self._row_control.max_window_tokens, Pace(self._pass_times, self._alone_times), self._choice),
             noise=NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device),
             emit=emit,
             now_ns=time.monotonic_ns(),
@@ -146,7 +147,7 @@ class Verifier:
             timings = PassTimings(wait_ns=wait_ns, gap_ns=gap_ns, forward_ns=forward_ns, sampling_ns=sampling_ns)
             own_rows = sum(len(share.rows.token_ids) for share in (trunk, *branches))
             plain_rows = len(logits) - own_rows + len(trunk.committed)
-            plain_pass_ns = self._prefill_ns + self._pass_times.expected_ns(plain_rows)
+            plain_pass_ns = self._prefill_ns + session.rule.pace.alone_times.expected_ns(plain_rows)
             commit = session.commit(
                 best.share.drafted or (), best.token_ids, best.logprobs, timings, time.monotonic_ns(), plain_pass_ns
             )
@@ -155,7 +156,9 @@ class Verifier:
             session.emit(commit)
         self._prefill_ns = 0
         self._last_pass_end_ns = time.monotonic_ns()
-        self._pass_times.add(self._runner.padded_rows(batch), self._last_pass_end_ns - start_ns)
+        ahead = any(session.rule.speculation in (Speculation.PIPELINED, Speculation.HEDGED) for session in due)
+        times = self._pass_times if ahead else self._alone_times
+        times.add(self._runner.padded_rows(batch), self._last_pass_end_ns - start_ns)
 
     def _keep(self, share: Share) -> None:
         """Move the cells of the share that was chosen to where its positions are."""
