@@ -116,7 +116,7 @@ class Drafter:
         self._yield_turn(session)
 
     def _push(self) -> None:
-        """Push what was drafted. Sending takes the event loop's Python: it is cheapest while a pass runs without any."""
+        """Push what was drafted. Sending takes Python, too: it is cheapest while a pass runs without any."""
         for session in self._sessions.values():
             session.push()
 

@@ -37,8 +37,8 @@ class Outlook:
         self._draft_token_ns = draft_token_ns
         self._round_trip_ns = round_trip_ns
         # By window: the chance that drafting goes on undisturbed, the tokens committed, the time.
-        self._hits = list(accumulate(repeat(acceptance_rate, most_tokens + 1), mul))
-        self._committed = list(accumulate(self._hits[:-1], initial=1.0))
+        self._hits: list[float] = list(accumulate(repeat(acceptance_rate, most_tokens + 1), mul))
+        self._committed: list[float] = list(accumulate(self._hits[:-1], initial=1.0))
         self._pass_ns = [pass_ns(window + 1) for window in range(most_tokens + 1)]
         self._after_hit = self._drafted_within(self._pass_ns[-1])
         # A pass that is launched with nothing drafted: the first token comes late.

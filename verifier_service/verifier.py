@@ -74,7 +74,9 @@ class Verifier:
             max_position=check_opening(opening, vocabulary_size, self.description.context_tokens),
             vocabulary_size=vocabulary_size,
             slot=self._runner.cache.allocate(),
-            rule=launch_rule(opening, self._row_control.max_window_tokens, Pace(self._pass_times, self._alone_times), self._choice),
+            rule=launch_rule(
+                opening, self._row_control.max_window_tokens, Pace(self._pass_times, self._alone_times), self._choice
+            ),
             noise=NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device),
             emit=emit,
             now_ns=time.monotonic_ns(),

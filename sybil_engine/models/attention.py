@@ -4,7 +4,8 @@ Two things change a row's last bits in stock attention, and both are avoided her
 - Query heads that share a key head are laid side by side as query rows ("folded"), so that no key is ever repeated.
   Fewer than `LEAST_FOLDED_ROWS` are padded, because libraries have other code for matrix products of a few rows.
 - Summing values over many cells, a float32 product of MKL splits more than 384 cells into equal parts, so that where
-  the sums are split depends on how many cells are visible. Here they are summed in tiles of `TILE_CELLS`.
+  the sums are split depends on how many cells are visible. Here they are summed in tiles of `TILE_CELLS`. Shorter types
+  are summed as float32, because their own products, too, round one number in many thousands by the cells in view.
 """
 
 from typing import Any
@@ -95,10 +96,10 @@ def ragged_attention(
     if folded_rows < LEAST_FOLDED_ROWS:
         folded = functional.pad(folded, (0, 0, 0, LEAST_FOLDED_ROWS - folded_rows))
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    if query.dtype == torch.float32 and not query.is_cuda:
-        output = _tiled(folded, key, value, attention_mask, scale)
-    else:
+    if query.is_cuda:
         output = functional.scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scale)
+    else:
+        output = _tiled(folded.float(), key.float(), value.float(), attention_mask.float(), scale).to(query.dtype)
     if folded_rows < LEAST_FOLDED_ROWS:
         output = output[:, :, :folded_rows]
     return output.unflatten(2, (groups, -1)).flatten(1, 2).transpose(1, 2).contiguous(), None

@@ -12,7 +12,6 @@ from sybil_engine.models.runner import ModelRunner
 from sybil_engine.serving.service_settings import ServiceSettings
 from sybil_engine.types import ModelDescription
 
-
 _MOST_PREFILL_LANES = 4
 
 

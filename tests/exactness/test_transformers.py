@@ -13,6 +13,8 @@ TOKENS = 96
 pytestmark = pytest.mark.timeout(900)
 # Below this difference between the two best logits, another program's rounding may pick the other token.
 NEAR_TIE = {"float32": 1e-3, "bfloat16": 0.25}
+# A random model's two best logits are often the same bfloat16 number: on some processor most prompts meet such a tie.
+MOST_NEAR_TIES = {"float32": PROMPTS // 2, "bfloat16": PROMPTS - 1}
 
 
 def _generate(model: PreTrainedModel, prompt: tuple[int, ...]) -> tuple[list[int], list[float]]:
@@ -35,7 +37,7 @@ def _generate(model: PreTrainedModel, prompt: tuple[int, ...]) -> tuple[list[int
 def test_greedy_tokens_are_those_of_generate(
     pair: Pair, pair_name: str, reference: PreTrainedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    near_tie = NEAR_TIE[pair_name.split("-")[1]]
+    dtype = pair_name.split("-")[1]
     openings = [
         SessionOpen(
             prompt, len(prompt), max_position=len(prompt) + TOKENS, speculation=Speculation.PIPELINED, draft_budget=4
@@ -48,8 +50,8 @@ def test_greedy_tokens_are_those_of_generate(
         differing = next((i for i in range(TOKENS) if done.token_ids[i] != expected[i]), None)
         if differing is not None:
             # Behind the first difference the two continue different texts.
-            assert margins[differing] < near_tie, f"position {differing} differs by a margin of {margins[differing]}"
+            assert margins[differing] < NEAR_TIE[dtype], f"position {differing} differs by a margin of {margins[differing]}"
             near_ties.append(margins[differing])
     with capsys.disabled():
         print(f"\n{pair_name}: {PROMPTS} prompts x {TOKENS} tokens, near ties that fell otherwise: {near_ties}")
-    assert len(near_ties) <= PROMPTS // 2
+    assert len(near_ties) <= MOST_NEAR_TIES[dtype]

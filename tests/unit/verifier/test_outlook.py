@@ -43,7 +43,9 @@ def play(
 
 
 @pytest.mark.parametrize("acceptance_rate", [0.5, 0.7, 0.85, 0.95])
-@pytest.mark.parametrize(("draft_ns", "round_trip_ns"), [(3e6, 1e6), (4.4e6, 3e6), (3e6, 15e6), (1.5e6, 15e6), (12e6, 1e6)])
+@pytest.mark.parametrize(
+    ("draft_ns", "round_trip_ns"), [(3e6, 1e6), (4.4e6, 3e6), (3e6, 15e6), (1.5e6, 15e6), (12e6, 1e6)]
+)
 def test_no_fixed_wait_beats_the_chosen_one(acceptance_rate: float, draft_ns: float, round_trip_ns: float) -> None:
     chosen = outlook(acceptance_rate, draft_ns, round_trip_ns)
     rates = {wait: play(acceptance_rate, draft_ns, round_trip_ns, lambda ready, wait=wait: wait) for wait in WAITS}  # type: ignore[misc]
@@ -55,7 +57,7 @@ def test_the_window_of_draft_then_verify_is_too_long_for_a_pipeline() -> None:
         def rate(window: int) -> float:
             return sum(0.85**depth for depth in range(window + 1)) / (PASS_NS + 1e6 + window * 3e6)
 
-        return max(WAITS, key=rate) if not ready else ready
+        return ready or max(WAITS, key=rate)
 
     chosen = outlook(0.85, 3e6, 1e6)
     assert play(0.85, 3e6, 1e6, chosen.best_window) > 1.03 * play(0.85, 3e6, 1e6, next_pass_alone)
