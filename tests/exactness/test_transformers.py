@@ -50,7 +50,9 @@ def test_greedy_tokens_are_those_of_generate(
         differing = next((i for i in range(TOKENS) if done.token_ids[i] != expected[i]), None)
         if differing is not None:
             # Behind the first difference the two continue different texts.
-            assert margins[differing] < NEAR_TIE[dtype], f"position {differing} differs by a margin of {margins[differing]}"
+            assert margins[differing] < NEAR_TIE[dtype], (
+                f"position {differing} differs by a margin of {margins[differing]}"
+            )
             near_ties.append(margins[differing])
     with capsys.disabled():
         print(f"\n{pair_name}: {PROMPTS} prompts x {TOKENS} tokens, near ties that fell otherwise: {near_ties}")
