@@ -87,7 +87,7 @@ class Hedged(Pipelined):
 
 @dataclass(frozen=True, slots=True)
 class Auto(Hedged):
-    """Begin hedged; the verifier goes on with what it measures to be fastest."""
+    """Let the drafter begin hedged; the verifier goes on with what it measures to be fastest."""
 
     speculation = Speculation.AUTO
 

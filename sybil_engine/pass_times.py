@@ -1,5 +1,6 @@
 """Pass times by rows, as measured while an engine runs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -18,6 +19,9 @@ class PassTimes:
     Where passes of about so many rows were seen, as long as those took: at some number of rows arithmetic takes over,
     or a library changes its code, and passes get longer at once. Elsewhere a line through all passes seen. Until
     something is seen: ten milliseconds, and nothing for a row.
+
+    Args:
+        padded: how many rows a pass of so many computes.
     """
 
     _KEPT = 0.99
@@ -28,13 +32,14 @@ class PassTimes:
     _REMEMBERED_PASSES = 500
     _FEW_ROWS = 8
 
-    def __init__(self) -> None:
+    def __init__(self, padded: Callable[[int], int] = lambda rows: rows) -> None:
+        self._padded = padded
         self._weight = self._rows = self._ns = self._rows_rows = self._rows_ns = 0.0
         self._passes = 0
         self._seen: dict[int, _Seen] = {}
 
     def add(self, rows: int, pass_ns: int) -> None:
-        """Learn from a pass of so many rows, padding included."""
+        """Learn from a pass that computed so many rows."""
         self._weight = self._KEPT * self._weight + 1
         self._rows = self._KEPT * self._rows + rows
         self._ns = self._KEPT * self._ns + pass_ns
@@ -42,6 +47,8 @@ class PassTimes:
         self._rows_ns = self._KEPT * self._rows_ns + rows * pass_ns
         self._passes += 1
         seen = self._seen.setdefault(self._size(rows), _Seen())
+        if not self._recent(seen):
+            seen.count = 0
         seen.count += 1
         seen.last = self._passes
         seen.mean_ns += (pass_ns - seen.mean_ns) * max(self._WEIGHT, 1 / seen.count)
@@ -65,10 +72,25 @@ class PassTimes:
 
     def expected_ns(self, rows: int) -> float:
         """Time of a pass of so many rows."""
-        seen = self._seen.get(self._size(rows), _Seen())
-        # A size that is long not taken may have become worth another look.
-        known = seen.count >= self._ENOUGH and self._passes - seen.last < self._REMEMBERED_PASSES
-        return seen.mean_ns if known else self._on_line_ns(rows)
+        rows = self._padded(rows)
+        seen = self._seen.get(self._size(rows))
+        return seen.mean_ns if seen and self._enough(seen) else self._on_line_ns(rows)
+
+    def slowdown(self, other: "PassTimes") -> float:
+        """How much longer passes take than the other's, on average over the sizes that both know; 1 without any."""
+        ratios = [
+            seen.mean_ns / theirs.mean_ns
+            for size, seen in self._seen.items()
+            if (theirs := other._seen.get(size)) and self._enough(seen) and other._enough(theirs)
+        ]
+        return sum(ratios) / len(ratios) if ratios else 1.0
+
+    def _enough(self, seen: _Seen) -> bool:
+        return seen.count >= self._ENOUGH and self._recent(seen)
+
+    def _recent(self, seen: _Seen) -> bool:
+        """A size that was long not taken may have become worth another look."""
+        return self._passes - seen.last < self._REMEMBERED_PASSES
 
     def _on_line_ns(self, rows: int) -> float:
         if not self._weight:

@@ -9,9 +9,10 @@ from verifier_service.pace import MovingMean, Pace
 
 WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 
-# Logarithms of what each way may be expected to gain over the first: on processors of their own, and on a shared one,
-# where drafting ahead slows down the passes that it is to hide behind.
-_PRIORS = {Speculation.PIPELINED: (0.0, 0.0), Speculation.LOCKSTEP: (-0.2, 0.1), Speculation.HEDGED: (0.05, -0.1)}
+# Logarithms of what each way may be expected to gain over the first. On a shared processor drafting ahead slows down
+# the passes that it is to hide behind.
+_PRIORS_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.2, Speculation.HEDGED: 0.05}
+_PRIORS_SHARED = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: 0.1, Speculation.HEDGED: -0.1}
 
 
 @dataclass
@@ -96,7 +97,8 @@ class Choice:
 
     def _advantage(self, way: Speculation) -> float:
         record = self._records[way]
-        return record.advantage + _PRIORS[way][self._shared] / (1 + record.comparisons)
+        priors = _PRIORS_SHARED if self._shared else _PRIORS_APART
+        return record.advantage + priors[way] / (1 + record.comparisons)
 
     def begins_drafting(self, greedy: bool) -> bool:
         """Whether a new session drafts from the start; where that rarely pays, one of a few does all the same."""
@@ -189,10 +191,11 @@ class Adaptive:
             f"{way.value} {math.expm1(self._choice.behind(way)):+.0%}" for way in WAYS if way is not best
         )
         chosen = Speculation.OFF if self._resting else best
+        times = pace.alone_times if chosen in (Speculation.OFF, Speculation.LOCKSTEP) else pace.pass_times
         return (
             f"{chosen.value}: {best.value} is fastest here ({behind}), and {math.exp(self._gain.value):.2f} x plain "
             f"decoding on this text; acceptance {pace.acceptance_rate.value:.2f}, "
-            f"pass {pace.pass_times.expected_ns(1) / 1e6:.1f} ms + {pace.pass_times.row_ns / 1e6:.2f} a row, "
+            f"pass {times.expected_ns(1) / 1e6:.1f} ms + {times.row_ns / 1e6:.2f} a row, "
             f"draft {pace.draft_token_ns.value / 1e6:.1f} ms a token, "
             f"round trip {pace.round_trip_ns.value / 1e6:.1f} ms"
         )

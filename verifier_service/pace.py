@@ -22,7 +22,7 @@ class Pace:
 
     Args:
         pass_times: of passes during which a drafter works ahead.
-        alone_times: of passes during which none does; the same if models do not share a processor.
+        alone_times: of passes during which none does; None: the same.
     """
 
     # Before anything is measured: a drafter ten times as fast as its target, half a millisecond away.
@@ -33,7 +33,7 @@ class Pace:
     _PRIOR_HEDGE_RATES = (0.4, 0.15, 0.1)
 
     def __init__(self, pass_times: PassTimes, alone_times: PassTimes | None = None) -> None:
-        self.pass_times = pass_times
+        self._pass_times = pass_times
         self._alone_times = alone_times or pass_times
         self.draft_token_ns = MovingMean(self._PRIOR_DRAFT_TOKEN_NS, weight=0.2)
         self.round_trip_ns = MovingMean(self._PRIOR_ROUND_TRIP_NS, weight=0.2)
@@ -47,7 +47,7 @@ class Pace:
             draft_ns: time spent drafting them.
             since_miss_ns: if they are the first after a commit that left nothing drafted, the time since it.
         """
-        self.draft_token_ns.add(draft_ns / tokens)
+        self.draft_token_ns.add(max(1, draft_ns / tokens))
         if since_miss_ns is not None:
             self.round_trip_ns.add(max(0, since_miss_ns - draft_ns))
 
@@ -81,16 +81,19 @@ class Pace:
         return sum(self.acceptance_rate.value**depth for depth in range(window_tokens + 1))
 
     @property
+    def pass_times(self) -> PassTimes:
+        """Of passes during which a drafter works ahead; until there were any, of the others."""
+        return self._pass_times if self._pass_times.known else self._alone_times
+
+    @property
     def alone_times(self) -> PassTimes:
         """Of passes during which no drafter works ahead; until there were any, of the others."""
-        return self._alone_times if self._alone_times.known else self.pass_times
+        return self._alone_times if self._alone_times.known else self._pass_times
 
     @property
     def contention(self) -> float:
         """How much longer a pass takes while a drafter works: more than 1 where the two share a processor."""
-        if not (self.pass_times.known and self._alone_times.known):
-            return 1.0
-        return self.pass_times.expected_ns(1) / self._alone_times.expected_ns(1)
+        return self._pass_times.slowdown(self._alone_times)
 
     def outlook(self, most_tokens: int) -> Outlook:
         """What a pipelined session may expect in the long run."""

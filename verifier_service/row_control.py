@@ -72,12 +72,11 @@ class RowControl:
     def choose(self, due: Sequence[VerifierSession]) -> list[list[Share]]:
         """Choose the rows of the sessions that are due: for each its trunk's share, then those of its branches.
 
-        A drafted token is worth the chance that everything before it is accepted, and itself. The likeliest come
-        first; once one costs more of the pass's time than it brings, none behind it pays. Lockstep asked for its
+        A drafted token is worth the chance that everything before it is accepted, and itself. The likeliest come first;
+        once one of a trunk costs more of the pass's time than it brings, none behind it pays. Lockstep asked for its
         window and gets it.
         """
-        most_rows = self._runner.max_rows // len(due)
-        trunks, expected = self._worth_while([self._trunk(session, most_rows) for session in due])
+        trunks, expected = self._worth_while([self._trunk(session, self._most_rows(len(due))) for session in due])
         chosen = [[trunk] for trunk in trunks]
         branches = [branch for place, trunk in enumerate(trunks) for branch in _branches(place, trunk)]
         pass_ns = self._pass_times.expected_ns(self._runner.padded_rows([trunk.rows for trunk in trunks]))
@@ -91,12 +90,18 @@ class RowControl:
                 continue
             longer_ns = self._pass_times.expected_ns(shape[0] * shape[1])
             if (expected + branch.worth) * pass_ns < expected * longer_ns:
-                break
+                # Another one may fit the padding that is paid for.
+                continue
             pass_ns = longer_ns
             first_cell = self._runner.branch_cells.start + _CELLS_A_BRANCH * len(others)
             chosen[branch.place].append(replace(trunk, drafted=branch.drafted, first_cell=first_cell))
             expected += branch.worth
         return chosen
+
+    def _most_rows(self, sessions: int) -> int:
+        """The most rows of each that one pass carries."""
+        share = self._runner.max_rows // sessions
+        return next((rows for rows in range(share, 0, -1) if self._runner.fit(sessions, rows)), max(1, share))
 
     def _trunk(self, session: VerifierSession, most_rows: int) -> Share:
         committed = tuple(session.ledger[session.fed_tokens :][:most_rows])

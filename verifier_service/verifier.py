@@ -23,6 +23,9 @@ from verifier_service.ratio_test import judge_window
 from verifier_service.row_control import RowControl, Share
 from verifier_service.session import VerifierSession
 
+# The drafter works on during a pass.
+_AHEAD = (Speculation.PIPELINED, Speculation.HEDGED)
+
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
@@ -53,7 +56,7 @@ class Verifier:
         # Time spent on prompts since the last pass.
         self._prefill_ns = 0
         # Of passes during which drafters work ahead, and of the others.
-        self._pass_times, self._alone_times = PassTimes(), PassTimes()
+        self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
         self._row_control = RowControl(runner, max_window_tokens, self._pass_times)
         self._choice = Choice()
 
@@ -130,6 +133,8 @@ class Verifier:
         start_ns = time.monotonic_ns()
         gap_ns = start_ns - self._last_pass_end_ns
         waits_ns = [session.launch(start_ns) for session in due]
+        # Judging may change how a session goes on: asked before, and of those, too, that this pass leaves out.
+        beside_drafter = any(session.rule.speculation in _AHEAD for session in self._sessions.values())
         batch = [share.rows for share in shares]
         logits = self._runner.forward(batch)
         forward_ns = time.monotonic_ns() - start_ns
@@ -158,8 +163,7 @@ class Verifier:
             session.emit(commit)
         self._prefill_ns = 0
         self._last_pass_end_ns = time.monotonic_ns()
-        ahead = any(session.rule.speculation in (Speculation.PIPELINED, Speculation.HEDGED) for session in due)
-        times = self._pass_times if ahead else self._alone_times
+        times = self._pass_times if beside_drafter else self._alone_times
         times.add(self._runner.padded_rows(batch), self._last_pass_end_ns - start_ns)
 
     def _keep(self, share: Share) -> None:

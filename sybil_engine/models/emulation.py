@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from sybil_engine.models.loading import LoadedModel
-from sybil_engine.models.rows import Rows, TreeRows
+from sybil_engine.models.rows import Rows, Shape, TreeRows
 from sybil_engine.models.runner import ModelRunner, TreePass
 
 
@@ -15,15 +15,17 @@ class EmulatedRunner(ModelRunner):
     """A runner whose passes, preparation included, last at least `pass_ms`, plus `row_ms` for each row but one."""
 
     def __init__(self, loaded: LoadedModel, *, pass_ms: float, row_ms: float, **options: Any) -> None:
+        # What is tried at the start is not held up.
+        self._pass_s = self._row_s = 0.0
         super().__init__(loaded, **options)
         self._pass_s = pass_ms / 1e3
         self._row_s = row_ms / 1e3
         self._prepared_at_s = 0.0
 
-    def forward(self, batch: Sequence[Rows]) -> Tensor:
-        """See `ModelRunner.forward`."""
+    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
+        """See `ModelRunner.run`."""
         start_s = time.monotonic()
-        logits = super().forward(batch)
+        logits = super().run(batch, shape)
         self._sleep(start_s, sum(len(member.token_ids) for member in batch))
         return logits
 

@@ -22,7 +22,8 @@ def host_model(
 
     Args:
         branch_cells: see `ModelRunner`.
-        wide_prefill: feed prompts on the cores, too, that a pass leaves to others.
+        wide_prefill: on a processor, feed prompts on the cores, too, that a pass leaves to others, if another pass has
+            room there.
 
     Raises:
         ModelError: see `load` and `ModelRunner`.
@@ -38,7 +39,7 @@ def host_model(
         "keep_total": settings.row_class or None,
         "branch_cells": branch_cells,
         "traced": settings.traced,
-        "prefill_lanes": min(_MOST_PREFILL_LANES, max(1, cores // torch.get_num_threads())) if wide_prefill else 1,
+        "prefill_lanes": _prefill_lanes(cores) if wide_prefill and settings.device == "cpu" else 1,
     }
     runner = (
         EmulatedRunner(loaded, pass_ms=settings.emulate_pass_ms, row_ms=settings.emulate_row_ms, **options)
@@ -53,3 +54,7 @@ def host_model(
         row_class=runner.row_class,
     )
     return runner, description
+
+
+def _prefill_lanes(cores: int) -> int:
+    return min(_MOST_PREFILL_LANES, max(1, cores // torch.get_num_threads()))

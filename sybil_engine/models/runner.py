@@ -27,6 +27,8 @@ Numerics = Literal["exact", "fast"]
 SPAN_CELLS = attention.TILE_CELLS // 2
 DEFAULT_CHUNK_TOKENS = 64
 _CHUNK_STEP = 16
+# Traces beyond are made when they are first needed.
+_WARM_TILES = 8
 _TRIAL_TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)
 _TRIAL_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
 
@@ -37,6 +39,8 @@ class TreePass:
 
     Attributes:
         token_ids, positions: [sessions, rows], padding included.
+        mask: see `feeding.feed`.
+        view: the cells that it writes and sees.
         row_counts: of each session, without padding.
     """
 
@@ -228,10 +232,11 @@ class ModelRunner:
         return torch.cat([logits[place, :count] for place, count in enumerate(prepared.row_counts)]).float()
 
     def warm_up_trees(self, most_rows: int) -> None:
-        """Make the traces of a single session's trees of up to so many rows, anywhere in the context."""
+        """Make the traces of a single session's trees of up to so many rows, for all but very long contexts."""
         if not self._traced:
             return
-        for start in range(0, self.tree_cells - 2 * most_rows, attention.TILE_CELLS):
+        last = min(self.tree_cells - 2 * most_rows, _WARM_TILES * attention.TILE_CELLS)
+        for start in range(0, last, attention.TILE_CELLS):
             for rows in (1, 2, most_rows):
                 cells = tuple(range(start, start + 2 * rows, 2))
                 visible = np.zeros((rows, self.cache.cells), dtype=np.bool_)
@@ -363,6 +368,11 @@ class ModelRunner:
     def fit(self, sessions: int, rows: int) -> Shape | None:
         """The shape of the one pass that would carry so many sessions of so many rows; None if it takes several."""
         return self.shape_class.fit(sessions, rows) if self.shape_class else (sessions, rows)
+
+    def padded(self, rows: int) -> int:
+        """The rows that a pass over so many rows of a single session computes."""
+        shape = self.fit(1, rows)
+        return shape[1] if shape else rows
 
     def padded_rows(self, batch: Sequence[Rows]) -> int:
         """The rows that `forward` computes for a batch, padding included."""

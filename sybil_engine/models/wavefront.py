@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
+import torch
+
 from sybil_engine.models.slotted_cache import Turn
 
 
@@ -40,8 +42,11 @@ class Wavefront:
     """
 
     def __init__(self, lanes: int, layers: int) -> None:
+        self._lanes = lanes
         self._layers = layers
-        self._others = ThreadPoolExecutor(lanes - 1, "prefill") if lanes > 1 else None
+        # A thread takes its own number of processor threads along into every product.
+        threads = torch.get_num_threads()
+        self._others = ThreadPoolExecutor(max(1, lanes - 1), "prefill", torch.set_num_threads, (threads,))
 
     def feed(self, chunks: Sequence[Callable[[Turn], None]]) -> None:
         """Feed chunks in order, at most one a lane.
@@ -49,6 +54,7 @@ class Wavefront:
         Raises:
             What the first chunk that failed raised, once all have ended.
         """
+        assert len(chunks) <= self._lanes, "a chunk for each lane"
         turns: list[_Turn] = []
         for _ in chunks:
             turns.append(_Turn(turns[-1] if turns else None, self._layers))
@@ -59,7 +65,7 @@ class Wavefront:
             finally:
                 turns[place].give_up()
 
-        ahead = [self._others.submit(feed_one, place) for place in range(1, len(chunks))] if self._others else []
+        ahead = [self._others.submit(feed_one, place) for place in range(1, len(chunks))]
         try:
             feed_one(0)
         finally:

@@ -169,6 +169,9 @@ class FakeRunner:
             logits += [self.model(path) for path in paths]
         return torch.stack(logits)
 
+    def padded(self, rows: int) -> int:
+        return rows
+
     def padded_rows(self, batch: Sequence[Rows]) -> int:
         return sum(len(rows.token_ids) for rows in batch)
 

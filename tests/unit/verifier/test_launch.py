@@ -132,6 +132,37 @@ def test_where_passes_were_seen_the_line_does_not_count() -> None:
     assert [times.expected_ns(rows) for rows in (1, 4, 8, 30, 32)] == pytest.approx([3e7, 3e7, 3e7, 5e7, 5e7])
 
 
+def test_a_size_that_was_long_not_taken_is_looked_at_anew() -> None:
+    times = PassTimes()
+    for _ in range(20):
+        times.add(8, 90_000_000)
+    for _ in range(600):
+        times.add(2, 10_000_000)
+    assert times.expected_ns(8) < 20_000_000
+    for _ in range(5):
+        times.add(8, 12_000_000)
+    assert times.expected_ns(8) == pytest.approx(1.2e7)
+
+
+def test_a_pass_is_expected_to_take_what_its_padded_size_took() -> None:
+    times = PassTimes(padded=lambda rows: max(rows, 4))
+    for _ in range(20):
+        times.add(4, 10_000_000)
+        times.add(8, 20_000_000)
+    assert times.expected_ns(1) == pytest.approx(1e7)
+
+
+def test_slowdown_compares_the_sizes_that_both_have_seen() -> None:
+    beside, alone = PassTimes(), PassTimes()
+    for _ in range(10):
+        beside.add(4, 13_000_000)
+        beside.add(8, 50_000_000)
+        alone.add(4, 10_000_000)
+        alone.add(1, 1_000_000)
+    assert beside.slowdown(alone) == pytest.approx(1.3)
+    assert PassTimes().slowdown(alone) == 1
+
+
 @pytest.mark.parametrize("seen", [[], [4] * 50])
 def test_without_passes_of_different_rows_a_row_costs_nothing_and_nothing_breaks(seen: list[int]) -> None:
     times = PassTimes()

@@ -504,11 +504,30 @@ def test_a_branch_that_is_wrong_too_leaves_the_trunk_its_tokens(clock: FakeClock
 def test_branches_whose_rows_cost_more_than_they_bring_are_not_judged(clock: FakeClock) -> None:
     client, runner, own = hedged_client(1, clock)
     for rows in range(1, 9):
-        client.session.rule.pace.pass_times.add(rows, 10_000_000 * rows)
+        client.verifier._pass_times.add(rows, 10_000_000 * rows)
     client.session.offer(block_of(client, (own[0], other_than(own[1]))), 0)
     client.session.offer(replace(block_of(client, own[:3]), origin=BlockOrigin.HEDGE), 0)
     next_commit(client)
     assert [rows.first_cell for rows in runner.batches[-1]] == [None]
+    client.leave()
+
+
+def test_passes_are_timed_by_whether_a_drafter_worked_beside_them(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the pass whose commit changes how the session goes on."""
+    client = Client(verifier_on(FakeRunner()), opening(3, Speculation.AUTO), clock)
+    rule = client.session.rule
+    monkeypatch.setattr(type(rule), "speculation", Speculation.HEDGED)
+
+    def committed(*_: object) -> None:
+        monkeypatch.setattr(type(rule), "speculation", Speculation.OFF)
+
+    monkeypatch.setattr(rule, "committed", committed)
+    next_commit(client)
+    assert rule.pace.pass_times is rule.pace.alone_times, "only one kind of passes was seen"
+    next_commit(client)
+    assert rule.pace.pass_times is not rule.pace.alone_times
     client.leave()
 
 
