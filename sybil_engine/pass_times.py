@@ -76,15 +76,6 @@ class PassTimes:
         seen = self._seen.get(self._size(rows))
         return seen.mean_ns if seen and self._enough(seen) else self._on_line_ns(rows)
 
-    def slowdown(self, other: "PassTimes") -> float:
-        """How much longer passes take than the other's, on average over the sizes that both know; 1 without any."""
-        ratios = [
-            seen.mean_ns / theirs.mean_ns
-            for size, seen in self._seen.items()
-            if (theirs := other._seen.get(size)) and self._enough(seen) and other._enough(theirs)
-        ]
-        return sum(ratios) / len(ratios) if ratios else 1.0
-
     def _enough(self, seen: _Seen) -> bool:
         return seen.count >= self._ENOUGH and self._recent(seen)
 

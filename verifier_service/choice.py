@@ -48,8 +48,8 @@ class Choice:
     _PRIOR_GAIN = math.log(1.5)
     _GAIN_WEIGHT = 0.05
     _PLAIN_EVERY = 200
-    # Passes that take so much longer beside a drafter share a processor with it.
-    _SHARED = 1.1
+    # Draft passes that take so much longer beside a verify pass share a processor with it.
+    _SHARED = 1.2
     _DRAFT_ANYWAY_EVERY = 8
 
     def __init__(self) -> None:
@@ -59,7 +59,8 @@ class Choice:
         self._gains = {greedy: MovingMean(self._PRIOR_GAIN, self._GAIN_WEIGHT) for greedy in (False, True)}
         self._openings = 0
         self._last_plain: int | None = None
-        self._shared = False
+        # Time of a drafted token, while the verifier waits for it and while it works.
+        self._awaited_draft_ns = self._ahead_draft_ns = 0.0
 
     @property
     def best(self) -> Speculation:
@@ -97,7 +98,7 @@ class Choice:
 
     def _advantage(self, way: Speculation) -> float:
         record = self._records[way]
-        priors = _PRIORS_SHARED if self._shared else _PRIORS_APART
+        priors = _PRIORS_SHARED if self.shares_processor else _PRIORS_APART
         return record.advantage + priors[way] / (1 + record.comparisons)
 
     def begins_drafting(self, greedy: bool) -> bool:
@@ -118,14 +119,21 @@ class Choice:
         """Whether it is time for a stretch without drafts, to see how fast plain decoding really is."""
         return self._last_plain is None or self._stretches - self._last_plain > self._PLAIN_EVERY
 
-    def saw_plain(self, contention: float) -> None:
-        """Note that there was a stretch without drafts.
-
-        Args:
-            contention: see `Pace.contention`.
-        """
+    def saw_plain(self) -> None:
+        """Note that there was a stretch without drafts."""
         self._last_plain = self._stretches
-        self._shared = contention > self._SHARED
+
+    def saw_drafts(self, way: Speculation, token_ns: float) -> None:
+        """Learn how long a drafted token took in a stretch."""
+        if way is Speculation.LOCKSTEP:
+            self._awaited_draft_ns = token_ns
+        else:
+            self._ahead_draft_ns = token_ns
+
+    @property
+    def shares_processor(self) -> bool:
+        """Whether drafting takes longer while the verifier works, as far as both were seen."""
+        return self._awaited_draft_ns > 0 and self._ahead_draft_ns > self._SHARED * self._awaited_draft_ns
 
     def compared(self, way: Speculation, other: Speculation, difference: float) -> None:
         """Learn from two stretches of one session, one after the other.
@@ -220,7 +228,7 @@ class Adaptive:
         self._passes = 0
         if self.speculation is Speculation.OFF:
             self._resting = max(0, self._resting - 1)
-            self._choice.saw_plain(self.pace.contention)
+            self._choice.saw_plain()
             self._last = None
         else:
             self._learn(math.log(self._tokens / elapsed_ns), -math.log(max(1.0, self._plain_ns / passes)))
@@ -241,6 +249,7 @@ class Adaptive:
         if self._last and self._last[0] is not way:
             self._choice.compared(way, self._last[0], speed - self._last[1])
         self._last = way, speed
+        self._choice.saw_drafts(way, self.pace.draft_token_ns.value)
         gain = speed - plain_speed
         self._gain.add(gain)
         self._choice.gained(self._greedy, gain)

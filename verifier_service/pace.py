@@ -90,11 +90,6 @@ class Pace:
         """Of passes during which no drafter works ahead; until there were any, of the others."""
         return self._alone_times if self._alone_times.known else self._pass_times
 
-    @property
-    def contention(self) -> float:
-        """How much longer a pass takes while a drafter works: more than 1 where the two share a processor."""
-        return self._pass_times.slowdown(self._alone_times)
-
     def outlook(self, most_tokens: int) -> Outlook:
         """What a pipelined session may expect in the long run."""
         return Outlook(

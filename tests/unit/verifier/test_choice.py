@@ -117,34 +117,33 @@ def test_time_that_plain_decoding_would_pay_as_well_sends_no_session_to_rest() -
     assert ways[Speculation.OFF] <= 8, "but for one stretch, to see how fast plain decoding is"
 
 
-def test_on_a_shared_processor_draft_then_verify_comes_first_and_elsewhere_last() -> None:
-    for contention, first, last in ((1.3, "lockstep", "hedged"), (1.0, "hedged", "lockstep")):
-        choice = Choice()
-        choice.saw_plain(contention)
-        assert choice.best.value == first
-        assert min(WAYS, key=choice.behind).value == last
+@pytest.mark.parametrize(("ahead_ns", "first", "last"), [(2e6, "lockstep", "hedged"), (1.1e6, "hedged", "lockstep")])
+def test_on_a_shared_processor_draft_then_verify_comes_first_and_elsewhere_last(
+    ahead_ns: float, first: str, last: str
+) -> None:
+    choice = Choice()
+    choice.saw_drafts(Speculation.PIPELINED, ahead_ns)
+    assert not choice.shares_processor, "one figure says nothing"
+    choice.saw_drafts(Speculation.LOCKSTEP, 1e6)
+    assert choice.best.value == first
+    assert min(WAYS, key=choice.behind).value == last
 
 
 def test_what_is_measured_outweighs_where_the_models_run() -> None:
     choice = Choice()
-    choice.saw_plain(contention=1.3)
+    choice.saw_drafts(Speculation.LOCKSTEP, 0.5e6)
     for seed in range(20):
         run_session(choice, GAINS, 100, seed=seed)
     assert choice.best is Speculation.HEDGED
 
 
-def test_contention_is_how_much_longer_passes_take_beside_a_drafter() -> None:
+def test_until_passes_of_one_kind_were_seen_those_of_the_other_count() -> None:
     beside, alone = PassTimes(), PassTimes()
     pace = Pace(beside, alone)
-    assert pace.contention == 1
-    for _ in range(10):
-        beside.add(1, 13_000_000)
-    assert pace.contention == 1
-    assert pace.alone_times is beside
-    for _ in range(10):
-        alone.add(1, 10_000_000)
-    assert pace.contention == pytest.approx(1.3)
-    assert pace.alone_times is alone
+    beside.add(1, 13_000_000)
+    assert pace.alone_times is pace.pass_times is beside
+    alone.add(1, 10_000_000)
+    assert (pace.pass_times, pace.alone_times) == (beside, alone)
 
 
 def test_where_drafting_rarely_pays_short_sessions_begin_without_it_but_it_comes_back() -> None:

@@ -152,17 +152,6 @@ def test_a_pass_is_expected_to_take_what_its_padded_size_took() -> None:
     assert times.expected_ns(1) == pytest.approx(1e7)
 
 
-def test_slowdown_compares_the_sizes_that_both_have_seen() -> None:
-    beside, alone = PassTimes(), PassTimes()
-    for _ in range(10):
-        beside.add(4, 13_000_000)
-        beside.add(8, 50_000_000)
-        alone.add(4, 10_000_000)
-        alone.add(1, 1_000_000)
-    assert beside.slowdown(alone) == pytest.approx(1.3)
-    assert PassTimes().slowdown(alone) == 1
-
-
 @pytest.mark.parametrize("seen", [[], [4] * 50])
 def test_without_passes_of_different_rows_a_row_costs_nothing_and_nothing_breaks(seen: list[int]) -> None:
     times = PassTimes()
