@@ -17,6 +17,8 @@ class Wait:
 
 
 NO_WAIT = Wait(0, 0)
+# The drafter works on during a pass.
+DRAFTING_AHEAD = (Speculation.PIPELINED, Speculation.HEDGED)
 
 
 class LaunchRule(Protocol):

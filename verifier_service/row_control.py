@@ -7,6 +7,7 @@ from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.pass_times import PassTimes
 from sybil_engine.types import Speculation
+from verifier_service.launch import DRAFTING_AHEAD
 from verifier_service.session import VerifierSession
 
 MOST_BRANCHES = 3
@@ -76,9 +77,12 @@ class RowControl:
         once one of a trunk costs more of the pass's time than it brings, none behind it pays. Lockstep asked for its
         window and gets it.
         """
-        trunks, expected = self._worth_while([self._trunk(session, self._most_rows(len(due))) for session in due])
+        most_rows = self._most_rows(len(due))
+        trunks, expected = self._worth_while([self._trunk(session, most_rows) for session in due])
         chosen = [[trunk] for trunk in trunks]
         branches = [branch for place, trunk in enumerate(trunks) for branch in _branches(place, trunk)]
+        if not branches:
+            return chosen
         pass_ns = self._pass_times.expected_ns(self._runner.padded_rows([trunk.rows for trunk in trunks]))
         for branch in sorted(branches, key=lambda branch: -branch.worth):
             shares = [share for session in chosen for share in session]
@@ -120,7 +124,7 @@ class RowControl:
             (
                 (share.session.rule.pace.acceptance_rate.value ** (depth + 1), place)
                 for place, share in enumerate(trunks)
-                if share.session.rule.speculation in (Speculation.PIPELINED, Speculation.HEDGED)
+                if share.session.rule.speculation in DRAFTING_AHEAD
                 for depth in range(len(share.drafted or ()))
             ),
             reverse=True,

@@ -16,15 +16,13 @@ from sybil_engine.noise import NoiseTape
 from sybil_engine.pass_times import PassTimes
 from sybil_engine.sampling import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening
-from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen, Speculation
+from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen
 from verifier_service.choice import Choice, launch_rule
+from verifier_service.launch import DRAFTING_AHEAD
 from verifier_service.pace import Pace
 from verifier_service.ratio_test import judge_window
 from verifier_service.row_control import RowControl, Share
 from verifier_service.session import VerifierSession
-
-# The drafter works on during a pass.
-_AHEAD = (Speculation.PIPELINED, Speculation.HEDGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +132,7 @@ class Verifier:
         gap_ns = start_ns - self._last_pass_end_ns
         waits_ns = [session.launch(start_ns) for session in due]
         # Judging may change how a session goes on: asked before, and of those, too, that this pass leaves out.
-        beside_drafter = any(session.rule.speculation in _AHEAD for session in self._sessions.values())
+        beside_drafter = any(session.rule.speculation in DRAFTING_AHEAD for session in self._sessions.values())
         batch = [share.rows for share in shares]
         logits = self._runner.forward(batch)
         forward_ns = time.monotonic_ns() - start_ns
