@@ -54,7 +54,7 @@ class Drafter:
     def open_sessions(self) -> int:
         return len(self._sessions)
 
-    def open(self, opening: SessionOpen, emit: Callable[[Block | Exception], None]) -> DrafterSession:
+    def open(self, opening: SessionOpen, emit: Callable[[tuple[Block, ...] | Exception], None]) -> DrafterSession:
         """Take a slot for a session.
 
         Raises:

@@ -1,6 +1,7 @@
 """DrafterService on the wire."""
 
 from collections.abc import AsyncIterator
+from itertools import chain
 from typing import Any
 
 import grpc
@@ -35,12 +36,13 @@ class DrafterServicer(wire_grpc.DrafterServiceServicer):
             opening = open_from_wire((await first_message(requests)).open)
             async with session_stream(self._hosted.thread, opening, requests, _handle) as stream:
                 yield wire.DraftResponse(opened=types_pb2.SessionOpened(max_position=stream.session.max_position))
-                async for blocks in stream.events():
-                    first, *more = (block_to_wire(block) for block in join_blocks(blocks))
+                async for pushes in stream.events():
+                    blocks = join_blocks(chain.from_iterable(pushes))
+                    first, *more = (block_to_wire(block) for block in blocks)
                     yield wire.DraftResponse(block=first, more_blocks=more)
 
 
-def _handle(session: DrafterSession, request: wire.DraftRequest) -> None:
+def _handle(session: DrafterSession, request: wire.DraftRequest, arrived_ns: int) -> None:
     if not request.HasField("commit"):
         raise InvalidRequest("a session is opened once; send commits after it, or a new stream")
     session.advance(commit_from_wire(request.commit))

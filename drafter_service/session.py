@@ -21,6 +21,7 @@ class DrafterSession:
         draft_rows: by how many rows a pass may grow the tree; 1 grows the trunk alone.
         max_position: no token is drafted at or behind this position.
         draft_budget: how far ahead of the ledger to draft.
+        emit: takes the blocks of each push.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class DrafterSession:
         vocabulary_size: int,
         noise: NoiseTape,
         calibration: Calibration,
-        emit: Callable[[Block | Exception], None],
+        emit: Callable[[tuple[Block, ...] | Exception], None],
     ) -> None:
         self.opening = opening
         self.slot = slot
@@ -104,7 +105,7 @@ class DrafterSession:
             self._held_back.clear()
 
     def push(self) -> None:
-        """Push what may be pushed."""
-        for block in self._outgoing:
-            self.emit(block)
-        self._outgoing.clear()
+        """Push what may be pushed, at once: each message on its own costs three processes time."""
+        if self._outgoing:
+            self.emit(tuple(self._outgoing))
+            self._outgoing.clear()

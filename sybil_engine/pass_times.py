@@ -1,57 +1,56 @@
 """Pass times by rows, as measured while an engine runs."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 
 @dataclass
 class _Seen:
-    """Passes of one size: how many, their mean time, and the number of the last one."""
+    """Passes of one size: their latest times, and the number of the last one."""
 
-    count: int = 0
-    mean_ns: float = 0.0
+    times_ns: deque[int]
+    median_ns: float = 0.0
     last: int = 0
 
 
 class PassTimes:
-    """How long a pass of so many rows takes on this device, the latest passes counting most.
+    """How long a pass of so many rows takes on this device, by the latest ones.
 
-    Where passes of about so many rows were seen, as long as those took: at some number of rows arithmetic takes over,
-    or a library changes its code, and passes get longer at once. Elsewhere a line through all passes seen. Until
-    something is seen: ten milliseconds, and nothing for a row.
+    Where passes of about so many rows were seen, as long as the middle one of those took: at some number of rows
+    arithmetic takes over, or a library changes its code, and passes get longer at once. Elsewhere a line through the
+    sizes seen. A pass that is held up by something else says nothing about its size, hence medians. Until something is
+    seen: ten milliseconds, and nothing for a row.
 
     Args:
         padded: how many rows a pass of so many computes.
     """
 
-    _KEPT = 0.99
+    _KEPT = 15
     _PRIOR_NS = 10e6
     _LEAST_SPREAD = 0.1
-    _WEIGHT = 0.1
     _ENOUGH = 5
     _REMEMBERED_PASSES = 500
     _FEW_ROWS = 8
 
     def __init__(self, padded: Callable[[int], int] = lambda rows: rows) -> None:
         self._padded = padded
-        self._weight = self._rows = self._ns = self._rows_rows = self._rows_ns = 0.0
         self._passes = 0
         self._seen: dict[int, _Seen] = {}
+        self._line: tuple[float, float, float] | None = None
 
     def add(self, rows: int, pass_ns: int) -> None:
         """Learn from a pass that computed so many rows."""
-        self._weight = self._KEPT * self._weight + 1
-        self._rows = self._KEPT * self._rows + rows
-        self._ns = self._KEPT * self._ns + pass_ns
-        self._rows_rows = self._KEPT * self._rows_rows + rows * rows
-        self._rows_ns = self._KEPT * self._rows_ns + rows * pass_ns
         self._passes += 1
-        seen = self._seen.setdefault(self._size(rows), _Seen())
-        if not self._recent(seen):
-            seen.count = 0
-        seen.count += 1
+        size = self._size(rows)
+        seen = self._seen.get(size)
+        if seen is None or not self._recent(seen):
+            seen = self._seen[size] = _Seen(deque(maxlen=self._KEPT))
+        seen.times_ns.append(pass_ns)
+        seen.median_ns = median(seen.times_ns)
         seen.last = self._passes
-        seen.mean_ns += (pass_ns - seen.mean_ns) * max(self._WEIGHT, 1 / seen.count)
+        self._line = None
 
     @property
     def known(self) -> bool:
@@ -61,10 +60,7 @@ class PassTimes:
     @property
     def row_ns(self) -> float:
         """What another row adds, on the line; never less than nothing."""
-        spread = self._weight * self._rows_rows - self._rows**2
-        if spread <= self._LEAST_SPREAD * self._weight**2:
-            return 0.0
-        return max(0.0, (self._weight * self._rows_ns - self._rows * self._ns) / spread)
+        return self._through()[2]
 
     def rows_within(self, share: float) -> float:
         """How many rows a pass may have before it takes longer than one of a single row by more than this share."""
@@ -74,21 +70,34 @@ class PassTimes:
         """Time of a pass of so many rows."""
         rows = self._padded(rows)
         seen = self._seen.get(self._size(rows))
-        return seen.mean_ns if seen and self._enough(seen) else self._on_line_ns(rows)
+        return seen.median_ns if seen and self._enough(seen) else self._on_line_ns(rows)
 
     def _enough(self, seen: _Seen) -> bool:
-        return seen.count >= self._ENOUGH and self._recent(seen)
+        return len(seen.times_ns) >= self._ENOUGH and self._recent(seen)
 
     def _recent(self, seen: _Seen) -> bool:
         """A size that was long not taken may have become worth another look."""
         return self._passes - seen.last < self._REMEMBERED_PASSES
 
     def _on_line_ns(self, rows: int) -> float:
-        if not self._weight:
-            return self._PRIOR_NS
-        mean_rows, mean_ns = self._rows / self._weight, self._ns / self._weight
+        mean_rows, mean_ns, row_ns = self._through()
         # However steep the line: a pass of fewer rows is not expected to take less than a tenth of what was seen.
-        return max(mean_ns + self.row_ns * (rows - mean_rows), mean_ns / 10)
+        return max(mean_ns + row_ns * (rows - mean_rows), mean_ns / 10)
+
+    def _through(self) -> tuple[float, float, float]:
+        """The line: its middle, in rows and nanoseconds, and what a row adds. A size counts by the passes it is of."""
+        if self._line is None:
+            points = [(size, seen.median_ns, len(seen.times_ns)) for size, seen in self._seen.items() if self._recent(seen)]
+            weight = sum(count for _, _, count in points)
+            if not weight:
+                return 0.0, self._PRIOR_NS, 0.0
+            mean_rows = sum(size * count for size, _, count in points) / weight
+            mean_ns = sum(time_ns * count for _, time_ns, count in points) / weight
+            spread = sum((size - mean_rows) ** 2 * count for size, _, count in points)
+            slope = sum((size - mean_rows) * (time_ns - mean_ns) * count for size, time_ns, count in points)
+            flat = spread <= self._LEAST_SPREAD * weight
+            self._line = mean_rows, mean_ns, 0.0 if flat else max(0.0, slope / spread)
+        return self._line
 
     def _size(self, rows: int) -> int:
         """Few rows count one by one, more in steps of as many."""

@@ -1,6 +1,5 @@
 """VerifierService on the wire."""
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -52,8 +51,8 @@ class VerifierServicer(wire_grpc.VerifierServiceServicer):
                         return
 
 
-def _handle(session: VerifierSession, request: wire.VerifyRequest) -> None:
+def _handle(session: VerifierSession, request: wire.VerifyRequest, arrived_ns: int) -> None:
     if not request.HasField("block"):
         raise InvalidRequest("a session is opened once; send blocks after it, or a new stream")
     for block in (request.block, *request.more_blocks):
-        session.offer(block_from_wire(block), time.monotonic_ns())
+        session.offer(block_from_wire(block), arrived_ns)

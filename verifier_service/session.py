@@ -59,8 +59,11 @@ class VerifierSession:
         """Prompt tokens to be fed before decode passes: the last one belongs to the first decode pass."""
         return self.ledger.prompt_tokens - 1 - self.fed_tokens
 
-    def offer(self, block: Block, now_ns: int) -> Graft:
+    def offer(self, block: Block, arrived_ns: int) -> Graft:
         """Hang a block into the draft tree.
+
+        Args:
+            arrived_ns: when, by `time.monotonic_ns`.
 
         Raises:
             InvalidRequest: the block holds no tokens.
@@ -77,9 +80,11 @@ class VerifierSession:
         tree_was_empty = len(self.tree) == 0
         graft = self.tree.graft(block)
         if graft is Graft.ADDED and block.origin is BlockOrigin.TRUNK:
-            # While the prompt is fed nobody waits, and nothing is learned of the round trip.
+            # While the prompt is fed nobody waits, and nothing is learned of the round trip; nor from a block that was
+            # under way before the commit.
             first_after_miss = tree_was_empty and not self._saw_block_since_commit and self.prefill_tokens <= 0
-            since_miss_ns = now_ns - self._waits_since_ns if first_after_miss else None
+            awaited = first_after_miss and block.position == len(self.ledger)
+            since_miss_ns = arrived_ns - self._waits_since_ns if awaited else None
             self.rule.pace.saw_block(len(block.token_ids), block.draft_ns, since_miss_ns)
             self._saw_block_since_commit = True
         return graft

@@ -34,8 +34,36 @@ class _Judged:
     logprobs: list[float]
 
     @property
+    def drafted(self) -> tuple[int, ...]:
+        return self.share.drafted or ()
+
+    @property
     def accepted_tokens(self) -> int:
-        return count_accepted(self.share.drafted or (), self.token_ids)
+        return count_accepted(self.drafted, self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A pass that was made, and is to be judged.
+
+    Attributes:
+        chosen: each session's shares.
+        judged: the same with what was drawn; none for a session that drew nothing.
+        waits_ns: how long each session waited for the pass.
+        prefill_ns: time spent on prompts before it.
+        padded_rows: the rows that it computed.
+        beside_drafter: whether a drafter worked ahead meanwhile.
+    """
+
+    chosen: list[list[Share]]
+    judged: list[list[_Judged]]
+    waits_ns: list[int]
+    start_ns: int
+    gap_ns: int
+    forward_ns: int
+    prefill_ns: int
+    padded_rows: int
+    beside_drafter: bool
 
 
 class Verifier:
@@ -57,10 +85,16 @@ class Verifier:
         self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
         self._row_control = RowControl(runner, max_window_tokens, self._pass_times)
         self._choice = Choice()
+        self._made: _Pass | None = None
 
     @property
     def open_sessions(self) -> int:
         return len(self._sessions)
+
+    @property
+    def made_pass(self) -> bool:
+        """Whether a pass was made that is to be judged next."""
+        return self._made is not None
 
     def open(self, opening: SessionOpen, emit: Callable[[Commit | Exception], None]) -> VerifierSession:
         """Take a slot for a session.
@@ -95,12 +129,21 @@ class Verifier:
 
     def fail(self, error: Exception) -> None:
         """End every session."""
+        self._made = None
         for session in list(self._sessions.values()):
             session.emit(Unavailable(f"the verify pass failed ({error}); reopen the session with all committed tokens"))
             self.close(session)
 
     def step(self) -> float | None:
-        """Feed a part of a prompt, then run a pass over the sessions that are due; see `Engine.step`."""
+        """Commit what the last pass drew; else feed a part of a prompt, and run a pass over the sessions that are due.
+
+        A pass is judged in a step of its own: what arrived while it ran is in the draft trees by then, and counts when
+        its sessions decide how to go on. See `Engine.step`.
+        """
+        if self._made:
+            made, self._made = self._made, None
+            self._commit_pass(made)
+            return 0
         before_ns = time.monotonic_ns()
         self._prefill_one()
         now_ns = time.monotonic_ns()
@@ -131,38 +174,57 @@ class Verifier:
         start_ns = time.monotonic_ns()
         gap_ns = start_ns - self._last_pass_end_ns
         waits_ns = [session.launch(start_ns) for session in due]
-        # Judging may change how a session goes on: asked before, and of those, too, that this pass leaves out.
         beside_drafter = any(session.rule.speculation in DRAFTING_AHEAD for session in self._sessions.values())
         batch = [share.rows for share in shares]
         logits = self._runner.forward(batch)
         forward_ns = time.monotonic_ns() - start_ns
-        drawn = iter(self._draw(shares, logits))
-        for (trunk, *branches), wait_ns in zip(chosen, waits_ns, strict=True):
+        drawn = iter(list(self._draw(shares, logits)))
+        judged = [
+            [_Judged(share, *next(drawn)) for share in session] if session[0].drafted is not None else []
+            for session in chosen
+        ]
+        rows = self._runner.padded_rows(batch)
+        self._made = _Pass(chosen, judged, waits_ns, start_ns, gap_ns, forward_ns, self._prefill_ns, rows, beside_drafter)
+        self._prefill_ns = 0
+
+    def _commit_pass(self, made: _Pass) -> None:
+        """Judge and commit what a pass drew, unless the session has ended since."""
+        rows = sum(len(share.rows.token_ids) for session in made.chosen for share in session)
+        for shares, judged, wait_ns in zip(made.chosen, made.judged, made.waits_ns, strict=True):
+            trunk = shares[0]
             session = trunk.session
+            if self._sessions.get(session.slot) is not session:
+                continue
             self._yield_turn(session)
-            if trunk.drafted is None:
+            if not judged:
                 session.fed_tokens += len(trunk.committed)
                 continue
-            judged = [_Judged(share, *next(drawn)) for share in (trunk, *branches)]
-            session.learn(trunk.drafted, judged[0].token_ids)
+            session.learn(judged[0].drafted, judged[0].token_ids)
             # Of branches that reach equally far the trunk comes first: its cells lie where they belong.
             best = max(judged, key=lambda each: each.accepted_tokens)
             self._keep(best.share)
-            sampling_ns = time.monotonic_ns() - start_ns - forward_ns
-            timings = PassTimings(wait_ns=wait_ns, gap_ns=gap_ns, forward_ns=forward_ns, sampling_ns=sampling_ns)
-            own_rows = sum(len(share.rows.token_ids) for share in (trunk, *branches))
-            plain_rows = len(logits) - own_rows + len(trunk.committed)
-            plain_pass_ns = self._prefill_ns + session.rule.pace.alone_times.expected_ns(plain_rows)
+            now_ns = time.monotonic_ns()
+            own_rows = sum(len(share.rows.token_ids) for share in shares)
+            plain_rows = rows - own_rows + len(trunk.committed)
             commit = session.commit(
-                best.share.drafted or (), best.token_ids, best.logprobs, timings, time.monotonic_ns(), plain_pass_ns
+                best.drafted,
+                best.token_ids,
+                best.logprobs,
+                PassTimings(
+                    wait_ns=wait_ns,
+                    gap_ns=made.gap_ns,
+                    forward_ns=made.forward_ns,
+                    sampling_ns=now_ns - made.start_ns - made.forward_ns,
+                ),
+                now_ns,
+                made.prefill_ns + session.rule.pace.alone_times.expected_ns(plain_rows),
             )
             if commit.finish_reason:
                 self.close(session)
             session.emit(commit)
-        self._prefill_ns = 0
         self._last_pass_end_ns = time.monotonic_ns()
-        times = self._pass_times if beside_drafter else self._alone_times
-        times.add(self._runner.padded_rows(batch), self._last_pass_end_ns - start_ns)
+        times = self._pass_times if made.beside_drafter else self._alone_times
+        times.add(made.padded_rows, self._last_pass_end_ns - made.start_ns)
 
     def _keep(self, share: Share) -> None:
         """Move the cells of the share that was chosen to where its positions are."""

@@ -1,7 +1,7 @@
 """The ragged forward pass: rows of many sessions through one model, over a slotted cache."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -362,8 +362,13 @@ class ModelRunner:
         """Make the traces of a single session's passes, few rows and many, near the start and farther on."""
         for position in (0, attention.TILE_CELLS):
             for rows in (1, min(attention.LEAST_FOLDED_ROWS, self.max_rows)):
-                if position + rows <= self.context_tokens:
-                    self.run([Rows(self.cache.scratch_slot, position, (0,) * rows)], self.fit(1, rows) or (1, rows))
+                if position + rows > self.context_tokens:
+                    continue
+                trunk = Rows(self.cache.scratch_slot, position, (0,) * rows)
+                self.run([trunk], self.fit(1, rows) or (1, rows))
+                shape = self.fit(2, rows)
+                if shape and len(self.branch_cells) >= shape[1]:
+                    self.run([trunk, replace(trunk, first_cell=self.branch_cells.start)], shape)
 
     def fit(self, sessions: int, rows: int) -> Shape | None:
         """The shape of the one pass that would carry so many sessions of so many rows; None if it takes several."""

@@ -24,7 +24,7 @@ Way = tuple[object, ...]
 
 
 class TracedPasses:
-    """Runs passes of one model; those of a single session from traces.
+    """Runs passes of one model; those of a single session from traces, branches included.
 
     Args:
         groups: query heads to a key head.
@@ -47,8 +47,8 @@ class TracedPasses:
         """
         sessions, rows = token_ids.shape
         inputs = (token_ids, positions, mask, *view.tensors)
-        if sessions > 1:
-            # In a crowd the Python is shared, and there are too many ways to go: each trace holds up everybody once.
+        if sessions > 1 and view.kind != "ordered":
+            # In a crowd the Python is shared, and there are more ways to go: each trace holds up everybody once.
             return _Untraced(self._pass, view.kind)(*inputs)
         way = (self._groups * rows < LEAST_FOLDED_ROWS, -(-mask.shape[3] // TILE_CELLS), view.kind)
         if way not in self._traces:

@@ -1,6 +1,7 @@
 """A session's life on a stream: opened by its first message, freed by its end, however it ends."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -52,22 +53,26 @@ class SessionStream(Generic[Session, Event]):
         self._outbox = outbox
         self.session = session
 
-    async def read(self, messages: AsyncIterator[Message], handle: Callable[[Session, Message], None]) -> None:
+    async def read(self, messages: AsyncIterator[Message], handle: Callable[[Session, Message, int], None]) -> None:
         """Hand each message to `handle` on the engine's thread; the end of the messages, or an error, ends `events`.
 
         Args:
-            handle: raises SybilError for a message that ends the session.
+            handle: is told when the message arrived, too, by `time.monotonic_ns`, because it may have waited for a
+                pass. Raises SybilError for a message that ends the session.
         """
 
-        def guarded(message: Message, _: object) -> None:
+        def guarded(message: Message, arrived_ns: int, _: object) -> None:
             try:
-                handle(self.session, message)
+                handle(self.session, message, arrived_ns)
             except SybilError as error:
                 self._outbox.put(error)
 
+        def deliver(message: Message) -> None:
+            self._thread.post(partial(guarded, message, time.monotonic_ns()))
+
         try:
             async for message in messages:
-                self._thread.link.put(self._thread.post, partial(guarded, message))
+                self._thread.link.put(deliver, message)
         except Exception as error:  # noqa: BLE001 - a message that cannot be decoded, say: its session ends
             self._outbox.put(InvalidRequest(f"a message cannot be read ({error}); reopen the session"))
         else:
@@ -92,7 +97,7 @@ async def session_stream(
     thread: EngineThread[Any],
     opening: SessionOpen,
     messages: AsyncIterator[Message],
-    handle: Callable[[Any, Message], None],
+    handle: Callable[[Any, Message, int], None],
 ) -> AsyncIterator[SessionStream[Any, Any]]:
     """Open a session on the engine's thread, read its stream in the background, and free it when the block is left."""
     outbox: Outbox[Any] = Outbox(asyncio.get_running_loop())

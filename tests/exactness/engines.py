@@ -52,9 +52,13 @@ class Continuation:
     accepted_tokens: int = 0
     finished: bool = False
     commits: list[Commit | Exception] = field(default_factory=list)
-    blocks: list[Block | Exception] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     verifying: VerifierSession | None = None
     drafting: DrafterSession | None = None
+
+    def take_blocks(self, pushed: tuple[Block, ...] | Exception) -> None:
+        assert isinstance(pushed, tuple), pushed
+        self.blocks += pushed
 
 
 class Pair:
@@ -122,7 +126,7 @@ class Pair:
     def _open(self, each: Continuation) -> Continuation:
         each.verifying = self.verifier.open(each.opening, each.commits.append)
         if each.opening.speculation is not Speculation.OFF:
-            each.drafting = self.drafter.open(each.opening, each.blocks.append)
+            each.drafting = self.drafter.open(each.opening, each.take_blocks)
         return each
 
     def _deliver_blocks(self, each: Continuation, chance: random.Random, lost_blocks: float) -> None:
@@ -130,7 +134,6 @@ class Pair:
         goes_on = 0.98 if each.opening.speculation is Speculation.HEDGED else 0.8
         while each.blocks and chance.random() < goes_on:
             block = each.blocks.pop(0)
-            assert isinstance(block, Block), block
             if chance.random() >= lost_blocks:
                 assert each.verifying is not None
                 each.verifying.offer(block, time.monotonic_ns())

@@ -60,9 +60,9 @@ class Watched:
     def open(self, opening: SessionOpen) -> DrafterSession:
         blocks: list[Block] = []
 
-        def take(event: Block | Exception) -> None:
-            assert isinstance(event, Block)
-            blocks.append(event)
+        def take(event: tuple[Block, ...] | Exception) -> None:
+            assert isinstance(event, tuple)
+            blocks.extend(event)
 
         session = self.drafter.open(opening, take)
         self.sessions[session.slot] = session
@@ -244,7 +244,7 @@ def test_a_repeated_commit_changes_nothing() -> None:
 def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots() -> None:
     runner = FakeRunner(near_model)
     drafter = Drafter(runner.as_runner, description())
-    events: list[Block | Exception] = []
+    events: list[tuple[Block, ...] | Exception] = []
     drafter.open(opening(1), events.append)
     runner.broken = ZeroDivisionError("no such kernel")
     with pytest.raises(ZeroDivisionError) as caught:

@@ -71,7 +71,7 @@ class Said:
         return self.word == field_name
 
 
-def echo(session: EchoSession, message: Said) -> None:
+def echo(session: EchoSession, message: Said, arrived_ns: int) -> None:
     if message.word == "gap":
         raise CommitGap("tokens are missing; reopen the session")
     session.emit(message.word)

@@ -53,18 +53,19 @@ def completions(speculation: Speculation, seeds: Sequence[int]) -> list[tuple[in
             acceptance_rule=AcceptanceRule.RATIO_TEST,
         )
         commits: list[Commit | Exception] = []
-        blocks: list[Block | Exception] = []
+        pushes: list[tuple[Block, ...] | Exception] = []
         session = verifier.open(opening, commits.append)
-        draft = drafter.open(opening, blocks.append)
+        draft = drafter.open(opening, pushes.append)
         chance = random.Random(seed)
         seen = 0
         while not commits or not isinstance(commits[-1], Commit) or commits[-1].finish_reason is None:
             for _ in range(chance.randrange(7)):
                 drafter.step()
-            for block in blocks:
-                assert isinstance(block, Block)
-                session.offer(block, 0)
-            blocks.clear()
+            for blocks in pushes:
+                assert isinstance(blocks, tuple)
+                for block in blocks:
+                    session.offer(block, 0)
+            pushes.clear()
             verifier.step()
             for commit in commits[seen:]:
                 assert isinstance(commit, Commit), commit

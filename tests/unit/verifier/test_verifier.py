@@ -33,6 +33,7 @@ from tests.unit.fake_runner import (
     plain_tokens,
     target_model,
 )
+from verifier_service.launch import NO_WAIT, Wait
 from verifier_service.session import VerifierSession
 from verifier_service.verifier import Verifier
 
@@ -82,7 +83,7 @@ class Client:
         self.blocks: list[Block] = []
         self.seen: list[Block] = []
         self.session = self.verifier.open(self.opening, self.take)
-        self.draft_session = self.drafter.open(self.opening, self.take_block) if self.drafter else None
+        self.draft_session = self.drafter.open(self.opening, self.take_blocks) if self.drafter else None
 
     def take(self, event: Commit | Exception) -> None:
         if isinstance(event, Exception):
@@ -94,9 +95,9 @@ class Client:
         if self.draft_session:
             self.draft_session.advance(event)
 
-    def take_block(self, event: Block | Exception) -> None:
-        assert isinstance(event, Block)
-        self.blocks.append(event)
+    def take_blocks(self, event: tuple[Block, ...] | Exception) -> None:
+        assert isinstance(event, tuple)
+        self.blocks.extend(event)
 
     @property
     def finished(self) -> bool:
@@ -241,7 +242,7 @@ def test_a_rejected_window_counts_what_was_judged_and_what_stood(clock: FakeCloc
     client = Client(verifier_on(FakeRunner()), opening(3, Speculation.PIPELINED), clock)
     plain = plain_tokens(client.opening)
     client.session.offer(block_of(client, (plain[5], plain[6], (plain[7] + 1) % VOCABULARY_SIZE, 0)), 0)
-    client.verifier.step()
+    next_commit(client)
     (commit,) = client.commits
     assert (commit.window_tokens, commit.accepted_tokens) == (4, 2)
     assert commit.token_ids == tuple(plain[5:8])
@@ -328,17 +329,55 @@ def test_prompt_cells_are_filled_in_the_same_chunks_whenever_a_session_is_reopen
     assert min(rows.position for batch in runner.batches for rows in batch) == tokens - 1
 
 
+def test_what_arrives_while_a_pass_runs_counts_when_its_session_decides_how_to_go_on(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED), clock)
+    own = tuple(plain_tokens(client.opening)[5:])
+    client.session.offer(block_of(client, own[:2]), 0)
+    next_pass(client)
+    client.session.offer(block_of(client, own[:4]), 0)
+    ready: list[int] = []
+
+    def wait(ready_tokens: int) -> Wait:
+        ready.append(ready_tokens)
+        return NO_WAIT
+
+    monkeypatch.setattr(client.session.rule, "wait", wait)
+    next_commit(client)
+    assert client.commits[0].token_ids == own[:3], "what was not judged does not count as accepted"
+    assert [node.token_id for node in client.session.tree.best_path()] == [own[3]]
+    assert ready == [1]
+    client.leave()
+
+
+def test_a_session_that_ends_while_its_pass_runs_leaves_its_slot_to_the_next_one(clock: FakeClock) -> None:
+    runner = FakeRunner(slots=1)
+    verifier = verifier_on(runner)
+    leaving = Client(verifier, opening(1, Speculation.HEDGED, tokens=1), clock)
+    own = tuple(plain_tokens(leaving.opening)[1:])
+    leaving.session.offer(block_of(leaving, (other_than(own[0]),)), 0)
+    leaving.session.offer(replace(block_of(leaving, own[:2]), origin=BlockOrigin.HEDGE), 0)
+    next_pass(leaving)
+    leaving.leave()
+    following = Client(verifier, opening(2), clock)
+    run(following)
+    assert not leaving.commits
+    assert not runner.moved, "no cells of the next one's are overwritten"
+    assert following.tokens == plain_tokens(following.opening)
+
+
 def test_prompts_and_passes_take_turns(clock: FakeClock) -> None:
     runner = FakeRunner()
     verifier = verifier_on(runner)
     talking = Client(verifier, opening(1, tokens=2), clock)
-    verifier.step()
-    verifier.step()
+    next_commit(talking)
     said = len(talking.tokens)
     listening = [Client(verifier, opening(number, tokens=40, more=2), clock) for number in (2, 3)]
-    for _ in range(10):
-        verifier.step()
-    assert len(talking.tokens) == said + 10, "a long prompt stalls nobody"
+    for chunks in range(1, 11):
+        next_commit(talking)
+        assert len(runner.chunks) <= 1 + chunks, "a long prompt stalls nobody"
+    assert len(talking.tokens) == said + 10
     assert len({chunk.slot for chunk in runner.chunks[1:3]}) == 2, "and prompts take turns, too"
     for client in (talking, *listening):
         client.leave()
@@ -352,7 +391,8 @@ def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots(clock: FakeCl
         verifier.step()
     runner.broken = ZeroDivisionError("no such kernel")
     with pytest.raises(ZeroDivisionError) as caught:
-        verifier.step()
+        for _ in range(2):
+            verifier.step()
     verifier.fail(caught.value)
     assert [type(error) for client in clients for error in client.errors] == [Unavailable] * 3
     assert runner.cache.slots_in_use == 0
@@ -455,6 +495,12 @@ def hedged_client(seed: int, clock: FakeClock) -> tuple[Client, FakeRunner, tupl
     runner = FakeRunner()
     client = Client(verifier_on(runner), opening(seed, Speculation.HEDGED, tokens=1, more=30), clock)
     return client, runner, tuple(plain_tokens(client.opening)[1:])
+
+
+def next_pass(client: Client) -> None:
+    """Up to where it is to be judged."""
+    while not client.verifier.made_pass:
+        client.clock.pass_s(client.verifier.step() or 0)
 
 
 def next_commit(client: Client) -> None:
