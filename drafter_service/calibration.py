@@ -7,30 +7,34 @@ from sybil_engine.sampling import Guess
 
 
 class Calibration:
-    """Counts, by certainty, how many guesses the target went on to draw.
+    """Counts, by rank and certainty, how many guesses the target went on to draw.
 
-    Until it has seen enough it takes the model at its word.
+    The best guess is right more often than a runner-up of the same certainty. Until it has seen enough of them it takes
+    the model at its word.
     """
+
+    _RANKS = 4
 
     _BINS_A_NAT = 2
     _BINS = 24
     _WORD_COUNTS_FOR = 20.0
 
     def __init__(self) -> None:
-        self._seen = [self._WORD_COUNTS_FOR] * self._BINS
-        self._right = [self._WORD_COUNTS_FOR * _sigmoid(self._log_odds(index)) for index in range(self._BINS)]
+        word = [self._WORD_COUNTS_FOR * _sigmoid(self._log_odds(index)) for index in range(self._BINS)]
+        self._seen = [[self._WORD_COUNTS_FOR] * self._BINS for _ in range(self._RANKS)]
+        self._right = [word.copy() for _ in range(self._RANKS)]
 
     def saw(self, guesses: Sequence[Guess], token_id: int) -> None:
-        """Learn what the target drew where these were the guesses."""
-        for guess in guesses:
-            index = self._bin(guess.certainty)
-            self._seen[index] += 1
-            self._right[index] += guess.token_id == token_id
+        """Learn what the target drew where these were the guesses, the best one first."""
+        for rank, guess in enumerate(guesses):
+            place, index = min(rank, self._RANKS - 1), self._bin(guess.certainty)
+            self._seen[place][index] += 1
+            self._right[place][index] += guess.token_id == token_id
 
-    def chance(self, certainty: float) -> float:
-        """The chance that a guess of this certainty is what the target draws."""
-        index = self._bin(certainty)
-        return self._right[index] / self._seen[index]
+    def chance(self, rank: int, certainty: float) -> float:
+        """The chance that a guess of this rank, 0 the best, and certainty is what the target draws."""
+        place, index = min(rank, self._RANKS - 1), self._bin(certainty)
+        return self._right[place][index] / self._seen[place][index]
 
     def _bin(self, certainty: float) -> int:
         """Bins are even in log-odds, which spreads out what is nearly sure or nearly ruled out."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from torch import Tensor
 
@@ -171,9 +172,10 @@ class Drafter:
         growth = share.session.growth
         if share.sprouts:
             cells = zip(share.sprouts, share.rows.cells, strict=True)
-            share.session.drafted([growth.grow(sprout, cell, next(guesses)) for sprout, cell in cells], draft_ns)
+            grown = chain.from_iterable(growth.grow(sprout, cell, next(guesses)) for sprout, cell in cells)
+            share.session.drafted(grown, draft_ns)
         elif not share.session.unfed_tokens:
-            share.session.drafted([growth.grow_root(next(guesses))], draft_ns)
+            share.session.drafted(growth.grow_root(next(guesses)), draft_ns)
 
     def _yield_turn(self, session: DrafterSession) -> None:
         """Move a session that was served behind the others, so that none starves."""

@@ -32,12 +32,14 @@ class Sprout:
 
     Attributes:
         parent: the token before it, which is fed.
+        own_chance: that the target draws it if it draws those before it.
         chance: that the target's tokens come through here.
         on_trunk: whether it is the best guess after best guesses.
     """
 
     parent: DraftNode
     token_id: int
+    own_chance: float
     chance: float
     on_trunk: bool
 
@@ -56,6 +58,9 @@ class Growth:
 
     # A hedge is grown only while it has this chance to be reached.
     _LEAST_CHANCE = 0.02
+    # Runner-ups that are drafted though nothing grows behind them yet: judged beside the trunk, one is worth the token
+    # that the target draws behind it.
+    _MOST_RUNNERS_UP = 3
 
     def __init__(self, ledger: Ledger, cells: int, context_tokens: int, calibration: Calibration) -> None:
         self._ledger = ledger
@@ -164,34 +169,36 @@ class Growth:
             taken.append(heapq.heappop(frontier)[-1])
         return taken
 
-    def grow_root(self, guesses: tuple[Guess, ...]) -> Block:
+    def grow_root(self, guesses: tuple[Guess, ...]) -> list[Block]:
         """Take what follows the ledger's last token, which was fed.
 
         Returns:
-            The drafted token, as a block.
+            The drafted token as a block, and its runners-up.
         """
         self._fed[self.tree.root.fingerprint] = Fed(self._committed_cells[-1], guesses)
         self._frontier = None
-        return self._draft(self.tree.root, (), guesses[0], BlockOrigin.TRUNK)
+        block = self._draft(self.tree.root, None, guesses[0], BlockOrigin.TRUNK)
+        return [block, *self._runners_up(self.tree.root, guesses, 1.0)]
 
-    def grow(self, sprout: Sprout, cell: int, guesses: tuple[Guess, ...]) -> Block:
+    def grow(self, sprout: Sprout, cell: int, guesses: tuple[Guess, ...]) -> list[Block]:
         """Take what follows a sprout, which was fed.
 
         Returns:
-            What is newly drafted, as a block: the token behind the sprout, and a hedge's own token before it.
+            What is newly drafted, as blocks: the token behind the sprout, and a hedge's own token before it; then the
+            runners-up of the token behind.
         """
         origin = BlockOrigin.TRUNK if sprout.on_trunk else BlockOrigin.HEDGE
         node = sprout.parent.children.get(sprout.token_id)
         if node is not None:
-            block = self._draft(node, (), guesses[0], origin)
+            block = self._draft(node, None, guesses[0], origin)
         else:
-            block = self._draft(sprout.parent, (sprout.token_id,), guesses[0], origin)
+            block = self._draft(sprout.parent, sprout, guesses[0], origin)
             node = sprout.parent.children[sprout.token_id]
         self._fed[node.fingerprint] = Fed(cell, guesses)
         if self._frontier is not None:
             for behind in self._sprouts_behind(node, sprout.chance, sprout.on_trunk):
                 self._add(self._frontier, behind)
-        return block
+        return [block, *self._runners_up(node, guesses, sprout.chance)]
 
     @property
     def _branch_cells(self) -> int:
@@ -222,20 +229,38 @@ class Growth:
             return
         for rank, guess in enumerate(fed.guesses if self._hedged else fed.guesses[:1]):
             guess_on_trunk = on_trunk and rank == 0
-            guess_chance = chance * self._calibration.chance(guess.certainty) if self._hedged else 1.0
+            own_chance = self._calibration.chance(rank, guess.certainty)
+            guess_chance = chance * own_chance
             if guess_chance < self._LEAST_CHANCE and not guess_on_trunk:
                 continue
             child = node.children.get(guess.token_id)
             if child is not None and child.fingerprint in self._fed:
                 yield from self._sprouts_behind(child, guess_chance, guess_on_trunk)
             else:
-                yield Sprout(node, guess.token_id, guess_chance, guess_on_trunk)
+                yield Sprout(node, guess.token_id, own_chance, guess_chance, guess_on_trunk)
 
-    def _draft(self, node: DraftNode, before: tuple[int, ...], guess: Guess, origin: BlockOrigin) -> Block:
-        distributions = (guess.distribution,) if guess.distribution else ()
-        block = Block(node.position + 1, node.fingerprint, (*before, guess.token_id), origin, distributions)
+    def _draft(self, node: DraftNode, sprout: Sprout | None, guess: Guess, origin: BlockOrigin) -> Block:
+        """Draft a guess behind a node, or behind a sprout of the node's that is drafted with it."""
+        block = Block(
+            node.position + 1,
+            node.fingerprint,
+            (sprout.token_id, guess.token_id) if sprout else (guess.token_id,),
+            origin,
+            (guess.distribution,) if guess.distribution else (),
+            chances=(*((sprout.own_chance,) if sprout else ()), self._calibration.chance(0, guess.certainty)),
+        )
         self.tree.graft(block)
         return block
+
+    def _runners_up(self, node: DraftNode, guesses: tuple[Guess, ...], chance: float) -> Iterator[Block]:
+        """The guesses behind the best one that have a chance, for the verifier alone: here they are no drafts yet."""
+        if not self._hedged:
+            return
+        for rank, guess in enumerate(guesses[1 : 1 + self._MOST_RUNNERS_UP], start=1):
+            own_chance = self._calibration.chance(rank, guess.certainty)
+            if chance * own_chance >= self._LEAST_CHANCE:
+                token_ids, hedge = (guess.token_id,), BlockOrigin.HEDGE
+                yield Block(node.position + 1, node.fingerprint, token_ids, hedge, chances=(own_chance,))
 
     def _path(self, node: DraftNode) -> Iterator[DraftNode]:
         """A node and those before it, up to the root, whose cell everybody sees."""

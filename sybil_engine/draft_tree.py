@@ -22,12 +22,17 @@ class Graft(Enum):
 
 @dataclass(slots=True, eq=False)
 class DraftNode:
-    """One drafted token. `fingerprint` is that of all tokens up to and including it."""
+    """One drafted token. `fingerprint` is that of all tokens up to and including it.
+
+    Attributes:
+        chance: that the target draws it if it draws those before it; None: not known.
+    """
 
     position: int
     token_id: int
     fingerprint: int
     distribution: Distribution | None = None
+    chance: float | None = None
     parent: "DraftNode | None" = None
     children: dict[int, "DraftNode"] = field(default_factory=dict)
     trunk_child: "DraftNode | None" = None
@@ -48,7 +53,7 @@ class DraftTree:
     A branch that disagrees with the ledger falls off when the root advances; one that agrees lives on.
     """
 
-    def __init__(self, ledger: Ledger, capacity_tokens: int = 512) -> None:
+    def __init__(self, ledger: Ledger, capacity_tokens: int = 1024) -> None:
         self._ledger = ledger
         self.capacity_tokens = capacity_tokens
         self._root: DraftNode
@@ -102,6 +107,7 @@ class DraftTree:
                     break
                 child = self._add_child(path[-1], token_id)
                 child.distribution = block.distributions[index] if block.distributions else None
+                child.chance = block.chances[index] if block.chances else None
                 outcome = Graft.ADDED
             path.append(child)
         if block.origin is BlockOrigin.TRUNK and len(self) > size_before:
@@ -158,6 +164,7 @@ def join_blocks(blocks: Iterable[Block]) -> list[Block]:
         if (
             last is not None
             and last.origin is block.origin
+            and bool(last.chances) == bool(block.chances)
             and last.position + len(last.token_ids) == block.position
             and reduce(extend_fingerprint, last.token_ids, last.prefix_fingerprint) == block.prefix_fingerprint
         ):
@@ -166,6 +173,7 @@ def join_blocks(blocks: Iterable[Block]) -> list[Block]:
                 token_ids=last.token_ids + block.token_ids,
                 distributions=last.distributions + block.distributions,
                 draft_ns=last.draft_ns + block.draft_ns,
+                chances=last.chances + block.chances,
             )
         else:
             joined.append(block)

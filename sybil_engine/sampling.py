@@ -76,18 +76,28 @@ def draw_rows(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     Returns:
         [rows] token ids, int64, and [rows, vocabulary] shaped logits. A row depends on its own logits alone.
     """
-    shaped_parts = []
-    token_parts = []
+    shaped, scores = _score_rows(logits, draws)
+    return draw_tokens(scores, None), shaped
+
+
+def _score_rows(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+    """Shaped logits, and the same with the noise of those rows that have any; both [rows, vocabulary]."""
+    parts = []
     start = 0
     for params, group in groupby(draws, key=lambda draw: draw.params):
         members = list(group)
         rows = sum(draw.rows for draw in members)
         shaped = shape_logits(logits[start : start + rows], params)
-        noise = None if params.greedy else torch.cat([draw.noise.rows(draw.position, draw.rows) for draw in members])
-        shaped_parts.append(shaped)
-        token_parts.append(draw_tokens(shaped, noise))
         start += rows
-    return torch.cat(token_parts), torch.cat(shaped_parts) if len(shaped_parts) > 1 else shaped_parts[0]
+        if params.greedy:
+            parts.append((shaped, shaped))
+        else:
+            noise = [draw.noise.rows(draw.position, draw.rows) for draw in members]
+            parts.append((shaped, shaped + (noise[0] if len(noise) == 1 else torch.cat(noise))))
+    if len(parts) == 1:
+        return parts[0]
+    every_shaped, every_score = zip(*parts, strict=True)
+    return torch.cat(every_shaped), torch.cat(every_score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +125,11 @@ def rank_rows(logits: Tensor, draws: Sequence[Draw], count: int) -> list[tuple[G
     Returns:
         [rows] of guesses, best first.
     """
-    drawn, shaped = draw_rows(logits, draws)
+    _, scores = _score_rows(logits, draws)
+    drawn = draw_tokens(scores, None)
     if count == 1:
-        return [(Guess(token_id, 1.0),) for token_id in drawn.tolist()]
-    noisy = [row for row, draw in enumerate(draws) if not draw.params.greedy]
-    scores = shaped.clone()
-    for row in noisy:
-        scores[row] += draws[row].noise.rows(draws[row].position, 1)[0]
+        certainties = (scores.gather(-1, drawn.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(dim=-1)).exp()
+        return [(Guess(*guess),) for guess in zip(drawn.tolist(), certainties.tolist(), strict=True)]
     best, token_ids = torch.softmax(scores, dim=-1).topk(min(count, scores.shape[-1]), dim=-1)
     ranked = []
     for first, certainties, others in zip(drawn.tolist(), best.tolist(), token_ids.tolist(), strict=True):

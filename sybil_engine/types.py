@@ -94,6 +94,7 @@ class Block:
         prefix_fingerprint: rolling fingerprint of all tokens before `position`.
         distributions: one a token under the ratio test, else empty.
         draft_ns: time spent in draft passes for these tokens.
+        chances: for each token the chance that the target draws it if it draws those before it; empty: not known.
     """
 
     position: int
@@ -102,6 +103,7 @@ class Block:
     origin: BlockOrigin = BlockOrigin.TRUNK
     distributions: tuple[Distribution, ...] = ()
     draft_ns: int = 0
+    chances: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """What is measured of a session while the engine runs: draft times, round trips, acceptance."""
 
-from collections.abc import Sequence
-
+from sybil_engine.draft_tree import DraftNode
 from sybil_engine.pass_times import PassTimes
 from verifier_service.outlook import Outlook
 
@@ -30,7 +29,8 @@ class Pace:
     _PRIOR_ROUND_TRIP_NS = 0.5e6
     _PRIOR_ACCEPTANCE_RATE = 0.7
     _MOST_ACCEPTANCE_RATE = 0.97
-    _PRIOR_HEDGE_RATES = (0.4, 0.15, 0.1)
+    # How often a rejected token's place belongs to one hedge, where the drafter does not say.
+    _HEDGE_RATE = 0.3
 
     def __init__(self, pass_times: PassTimes, alone_times: PassTimes | None = None) -> None:
         self._pass_times = pass_times
@@ -38,7 +38,6 @@ class Pace:
         self.draft_token_ns = MovingMean(self._PRIOR_DRAFT_TOKEN_NS, weight=0.2)
         self.round_trip_ns = MovingMean(self._PRIOR_ROUND_TRIP_NS, weight=0.2)
         self.acceptance_rate = MovingMean(self._PRIOR_ACCEPTANCE_RATE, weight=0.05)
-        self._hedge_rates = [MovingMean(prior, weight=0.03) for prior in self._PRIOR_HEDGE_RATES]
 
     def saw_block(self, tokens: int, draft_ns: int, since_miss_ns: int | None) -> None:
         """Learn from drafted tokens.
@@ -56,18 +55,12 @@ class Pace:
         for index in range(tested_tokens):
             self.acceptance_rate.add(1.0 if index < accepted_tokens else 0.0)
 
-    def saw_correction(self, hedges: Sequence[int], token_id: int) -> None:
-        """Learn from a rejection.
-
-        Args:
-            hedges: the tokens that were hedged in the rejected one's place, the oldest first.
-        """
-        for rate, hedged in zip(self._hedge_rates, hedges, strict=False):
-            rate.add(float(hedged == token_id))
-
-    def hedge_rate(self, rank: int) -> float:
-        """The chance that a rejected token's place belongs to the hedge of this rank."""
-        return self._hedge_rates[rank].value if rank < len(self._hedge_rates) else 0.0
+    def chance(self, node: DraftNode) -> float:
+        """The chance that the target draws a drafted token if it draws those before it."""
+        if node.chance is not None:
+            return node.chance
+        on_trunk = node.parent is not None and node.parent.best_child() is node
+        return self.acceptance_rate.value if on_trunk else self._HEDGE_RATE * (1 - self.acceptance_rate.value)
 
     def arrival_ns(self, ready_tokens: int, missing_tokens: int) -> float:
         """Expected time from a commit until missing tokens are here: with some ready, drafting goes on already."""

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import mul
 
+from sybil_engine.draft_tree import DraftNode
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.pass_times import PassTimes
@@ -122,10 +125,10 @@ class RowControl:
         row_ns = self._pass_times.row_ns
         chances = sorted(
             (
-                (share.session.rule.pace.acceptance_rate.value ** (depth + 1), place)
+                (chance, place)
                 for place, share in enumerate(trunks)
-                if share.session.rule.speculation in DRAFTING_AHEAD
-                for depth in range(len(share.drafted or ()))
+                if share.drafted and share.session.rule.speculation in DRAFTING_AHEAD
+                for chance in _survivals(share)
             ),
             reverse=True,
         )
@@ -147,23 +150,33 @@ class RowControl:
         return cut, expected
 
 
+def _path(share: Share) -> list[DraftNode]:
+    """The drafted tokens of a trunk's share, in its session's tree."""
+    return share.session.tree.best_path()[: len(share.drafted or ())]
+
+
+def _survivals(share: Share) -> Iterator[float]:
+    """For each drafted token of a trunk's share the chance that it is accepted."""
+    pace = share.session.rule.pace
+    return accumulate((pace.chance(node) for node in _path(share)), mul)
+
+
 def _branches(place: int, trunk: Share) -> Iterator[_Branch]:
     """The branches that leave a trunk's path within the window."""
     session = trunk.session
     if trunk.drafted is None or session.rule.speculation is not Speculation.HEDGED or session.opening.tests_ratios:
         return
     pace = session.rule.pace
-    acceptance_rate = pace.acceptance_rate.value
-    node = session.tree.root
-    for depth, following in enumerate(trunk.drafted):
-        hedges = [child for child in node.children.values() if child.token_id != following]
-        for rank, child in enumerate(hedges[:MOST_BRANCHES]):
-            behind = [child.token_id, *(each.token_id for each in session.tree.best_path(child))]
-            drafted = (*trunk.drafted[:depth], *behind)[: min(session.rule.max_window_tokens, session.room_tokens)]
-            if len(drafted) <= depth:
-                continue
+    most_tokens = min(session.rule.max_window_tokens, session.room_tokens)
+    survives = 1.0
+    fork = session.tree.root
+    for depth, following in enumerate(_path(trunk)):
+        hedges = (child for child in fork.children.values() if child is not following)
+        for child in sorted(hedges, key=pace.chance, reverse=True)[:MOST_BRANCHES]:
+            behind = session.tree.best_path(child)[: most_tokens - depth - 1]
             # The branch's own token is committed in any case; what it adds comes after it.
-            adds = sum(acceptance_rate**step for step in range(len(drafted) - depth))
-            chance = acceptance_rate**depth * (1 - acceptance_rate) * pace.hedge_rate(rank)
-            yield _Branch(chance * adds, place, drafted)
-        node = node.children[following]
+            adds = 1 + sum(accumulate((pace.chance(node) for node in behind), mul))
+            drafted = (*trunk.drafted[:depth], child.token_id, *(node.token_id for node in behind))
+            yield _Branch(survives * pace.chance(child) * adds, place, drafted)
+        survives *= pace.chance(following)
+        fork = following

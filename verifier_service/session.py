@@ -118,12 +118,6 @@ class VerifierSession:
         """Learn from what a pass drew where the trunk's tokens were judged, before it is committed."""
         accepted_tokens = count_accepted(trunk, drawn)
         self.rule.pace.saw_pass(min(accepted_tokens + 1, len(trunk)), accepted_tokens)
-        if accepted_tokens < len(trunk):
-            node = self.tree.root
-            for token_id in trunk[:accepted_tokens]:
-                node = node.children[token_id]
-            hedges = [token_id for token_id in node.children if token_id != trunk[accepted_tokens]]
-            self.rule.pace.saw_correction(hedges, drawn[accepted_tokens])
 
     def commit(
         self,

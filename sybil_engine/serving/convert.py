@@ -149,6 +149,7 @@ def block_to_wire(block: Block) -> wire.Block:
             for each in block.distributions
         ],
         draft_ns=block.draft_ns,
+        chances=block.chances,
     )
 
 
@@ -158,6 +159,12 @@ def block_from_wire(message: wire.Block) -> Block:
             f"a block of {len(message.token_ids)} tokens has {len(message.distributions)} distributions; "
             "send one a token, or none"
         )
+    if message.chances and len(message.chances) != len(message.token_ids):
+        raise InvalidRequest(
+            f"a block of {len(message.token_ids)} tokens has {len(message.chances)} chances; send one a token, or none"
+        )
+    if not all(0 <= chance <= 1 for chance in message.chances):
+        raise InvalidRequest("the chance of a drafted token is not between 0 and 1; send probabilities, or none")
     return Block(
         position=message.position,
         prefix_fingerprint=message.prefix_fingerprint,
@@ -165,6 +172,7 @@ def block_from_wire(message: wire.Block) -> Block:
         origin=_known(_BLOCK_ORIGIN, message.origin, "origin"),
         distributions=tuple(_distribution_from_wire(each) for each in message.distributions),
         draft_ns=message.draft_ns,
+        chances=tuple(message.chances),
     )
 
 

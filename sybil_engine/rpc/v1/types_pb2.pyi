@@ -325,6 +325,7 @@ class Block(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
     DRAFT_NS_FIELD_NUMBER: _builtins.int
+    CHANCES_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the first drafted token."""
     prefix_fingerprint: _builtins.int
@@ -338,6 +339,12 @@ class Block(_message.Message):
     def distributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Distribution]:
         """One for each token, under the ratio test only."""
 
+    @_builtins.property
+    def chances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One for each token, or none: the chance, as far as the drafter knows, that the target draws it if it draws those
+        before it. Between 0 and 1.
+        """
+
     def __init__(
         self,
         *,
@@ -347,10 +354,11 @@ class Block(_message.Message):
         origin: Global___BlockOrigin.ValueType = ...,
         distributions: _abc.Iterable[Global___Distribution] | None = ...,
         draft_ns: _builtins.int = ...,
+        chances: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distributions", b"distributions", "draft_ns", b"draft_ns", "origin", b"origin", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chances", b"chances", "distributions", b"distributions", "draft_ns", b"draft_ns", "origin", b"origin", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

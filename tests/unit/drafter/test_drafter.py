@@ -12,7 +12,7 @@ from sybil_engine.draft_tree import DraftNode, DraftTree, Graft
 from sybil_engine.errors import CommitGap, InvalidRequest, Unavailable
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
-from sybil_engine.types import Block, Commit, SamplingParams, SessionOpen, Speculation, TokenOrigin
+from sybil_engine.types import Block, BlockOrigin, Commit, SamplingParams, SessionOpen, Speculation, TokenOrigin
 from tests.unit.fake_runner import (
     CONTEXT_TOKENS,
     VOCABULARY_SIZE,
@@ -323,6 +323,33 @@ def test_behind_a_hedge_the_draft_model_goes_on_as_it_would_without_branches(
             behind
             == plain_tokens(replace(hedged(seed), token_ids=prefix, max_position=len(prefix) + 1), near_model)[-1]
         )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_blocks_say_how_likely_each_token_is_and_bring_runners_up_that_nothing_grows_behind(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Growth, "_LEAST_CHANCE", 0.001)
+    it = watched(max_rows=12)
+    session = it.open(hedged(seed, draft_rows=2))
+    drain(it.drafter)
+    blocks = it.blocks[session.slot]
+    assert all(len(block.chances) == len(block.token_ids) for block in blocks)
+    assert all(0 < chance < 1 for block in blocks for chance in block.chances)
+    received = DraftTree(Ledger(session.ledger[:], 5))
+    assert {received.graft(block) for block in blocks} <= {Graft.ADDED, Graft.REPEATED}
+    grown = {node.fingerprint for node in session.growth.tree.root.walk()}
+    here = {node.fingerprint for node in received.root.walk()}
+    assert grown < here, "all that grows, and runners-up"
+    assert all(not node.children for node in received.root.walk() if node.fingerprint not in grown)
+
+
+def test_without_hedges_there_are_no_runners_up() -> None:
+    it = watched(max_rows=12)
+    session = it.open(opening(2))
+    drain(it.drafter)
+    assert [block.origin for block in it.blocks[session.slot]] == [BlockOrigin.TRUNK] * len(it.blocks[session.slot])
+    assert [token for block in it.blocks[session.slot] for token in block.token_ids] == trunk_of(session.growth.tree)
 
 
 def test_cells_that_fell_off_are_used_again() -> None:

@@ -126,9 +126,10 @@ class Client:
             case 3:
                 self.session.offer(replace(block, prefix_fingerprint=self.rng.randrange(2**64)), now_ns)
             case 4:
-                self.session.offer(replace(block, token_ids=token_ids), now_ns)
+                self.session.offer(replace(block, token_ids=token_ids, chances=()), now_ns)
             case 5:
-                self.session.offer(replace(block, token_ids=token_ids, origin=BlockOrigin.HEDGE), now_ns)
+                hedge = replace(block, token_ids=token_ids, chances=(), origin=BlockOrigin.HEDGE)
+                self.session.offer(hedge, now_ns)
 
     def leave(self) -> None:
         self.verifier.close(self.session)
@@ -577,17 +578,25 @@ def test_passes_are_timed_by_whether_a_drafter_worked_beside_them(
     client.leave()
 
 
-def test_hedges_that_hit_are_learned_by_rank(clock: FakeClock) -> None:
-    client, _, own = hedged_client(1, clock)
-    pace = client.session.rule.pace
-    before = [pace.hedge_rate(rank) for rank in range(3)]
-    client.session.offer(block_of(client, (other_than(own[0]),)), 0)
-    wrong_too = other_than(own[0], other_than(own[0]))
-    client.session.offer(replace(block_of(client, (wrong_too,)), origin=BlockOrigin.HEDGE), 0)
-    client.session.offer(replace(block_of(client, (own[0],)), origin=BlockOrigin.HEDGE), 0)
+def test_of_branches_the_likelier_ones_are_judged_wherever_they_leave_the_trunk(clock: FakeClock) -> None:
+    client, runner, own = hedged_client(1, clock)
+    client.session.offer(replace(block_of(client, own[:3]), chances=(0.9, 0.5, 0.9)), 0)
+    likely, unlikely = other_than(own[1]), other_than(own[0])
+    for chance, prefix, hedge in ((0.4, own[:1], likely), (0.02, (), unlikely)):
+        block = block_of(client, (*prefix, hedge))
+        client.session.offer(replace(block, origin=BlockOrigin.HEDGE, chances=(0.9,) * len(prefix) + (chance,)), 0)
     next_commit(client)
-    after = [pace.hedge_rate(rank) for rank in range(3)]
-    assert after[0] < before[0]
-    assert after[1] > before[1]
-    assert after[2] == before[2]
+    branches = [rows.token_ids[1:] for rows in runner.batches[-1] if rows.first_cell is not None]
+    assert branches[0] == (own[0], likely)
+    assert client.commits[0].token_ids[:3] == own[:3]
+    client.leave()
+
+
+def test_rows_behind_an_unlikely_token_are_the_first_that_no_longer_pay(clock: FakeClock) -> None:
+    client, runner, own = hedged_client(1, clock)
+    for rows in range(1, 9):
+        client.verifier._pass_times.add(rows, 10_000_000 + 2_000_000 * rows)
+    client.session.offer(replace(block_of(client, own[:4]), chances=(0.95, 0.95, 0.05, 0.95)), 0)
+    next_commit(client)
+    assert [rows.token_ids[1:] for rows in runner.batches[-1]] == [own[:2]]
     client.leave()
