@@ -86,8 +86,8 @@ class Hedged(Pipelined):
 
 
 @dataclass(frozen=True, slots=True)
-class Auto(Hedged):
-    """Let the drafter begin hedged; the verifier goes on with what it measures to be fastest."""
+class Auto(Pipelined):
+    """Let the drafter begin with a trunk; the verifier goes on with what it measures to be fastest."""
 
     speculation = Speculation.AUTO
 

@@ -9,31 +9,34 @@ from sybil_engine.sampling import Guess
 class Calibration:
     """Counts, by rank and certainty, how many guesses the target went on to draw.
 
-    The best guess is right more often than a runner-up of the same certainty. Until it has seen enough of them it takes
-    the model at its word.
+    The best guess is right more often than a runner-up of the same certainty. Until enough of them were seen, a
+    logistic fit to traces of the embedded pair says what certainty means (docs/log.md).
     """
 
-    _RANKS = 4
+    # By rank, where the log-odds of being right start, and how they rise with those of the certainty.
+    _FITS = ((1.3, 1.7), (0.8, 2.0), (1.0, 2.0), (1.0, 2.0))
 
     _BINS_A_NAT = 2
     _BINS = 24
-    _WORD_COUNTS_FOR = 20.0
+    _FIT_COUNTS_FOR = 10.0
 
     def __init__(self) -> None:
-        word = [self._WORD_COUNTS_FOR * _sigmoid(self._log_odds(index)) for index in range(self._BINS)]
-        self._seen = [[self._WORD_COUNTS_FOR] * self._BINS for _ in range(self._RANKS)]
-        self._right = [word.copy() for _ in range(self._RANKS)]
+        self._seen = [[self._FIT_COUNTS_FOR] * self._BINS for _ in self._FITS]
+        self._right = [
+            [self._FIT_COUNTS_FOR * _sigmoid(start + slope * self._log_odds(index)) for index in range(self._BINS)]
+            for start, slope in self._FITS
+        ]
 
     def saw(self, guesses: Sequence[Guess], token_id: int) -> None:
         """Learn what the target drew where these were the guesses, the best one first."""
         for rank, guess in enumerate(guesses):
-            place, index = min(rank, self._RANKS - 1), self._bin(guess.certainty)
+            place, index = min(rank, len(self._FITS) - 1), self._bin(guess.certainty)
             self._seen[place][index] += 1
             self._right[place][index] += guess.token_id == token_id
 
     def chance(self, rank: int, certainty: float) -> float:
         """The chance that a guess of this rank, 0 the best, and certainty is what the target draws."""
-        place, index = min(rank, self._RANKS - 1), self._bin(certainty)
+        place, index = min(rank, len(self._FITS) - 1), self._bin(certainty)
         return self._right[place][index] / self._seen[place][index]
 
     def _bin(self, certainty: float) -> int:

@@ -73,6 +73,7 @@ class Growth:
         self._fed: dict[int, Fed] = {}
         self._depth = 0
         self._hedged = False
+        self._least_chance = 0.0
         self._frontier: list[tuple[bool, float, int, Sprout]] | None = None
         self._added = 0
 
@@ -139,14 +140,16 @@ class Growth:
             visible,
         )
 
-    def aim(self, depth: int, hedged: bool) -> None:
+    def aim(self, depth: int, *, hedged: bool, least_chance: float = 0.0) -> None:
         """Say what to grow from now on.
 
         Args:
             depth: how far beyond the ledger tokens may stand, those that come out of feeding included.
             hedged: whether to grow anything but the trunk.
+            least_chance: the trunk grows no further behind a token that has less of a chance to be reached.
         """
         self._depth = depth
+        self._least_chance = least_chance
         self._hedged = hedged
         self._frontier = None
 
@@ -231,7 +234,7 @@ class Growth:
             guess_on_trunk = on_trunk and rank == 0
             own_chance = self._calibration.chance(rank, guess.certainty)
             guess_chance = chance * own_chance
-            if guess_chance < self._LEAST_CHANCE and not guess_on_trunk:
+            if guess_chance < (self._least_chance if guess_on_trunk else self._LEAST_CHANCE):
                 continue
             child = node.children.get(guess.token_id)
             if child is not None and child.fingerprint in self._fed:

@@ -47,7 +47,7 @@ class DrafterSession:
         self.growth = Growth(self.ledger, cells, context_tokens, calibration)
         self.draft_budget = opening.draft_budget
         self._push_tokens = opening.push_tokens
-        self.growth.aim(self._depth, self.hedged)
+        self.growth.aim(self._depth, hedged=self.hedged)
         self._held_back: list[Block] = []
         self._outgoing: list[Block] = []
 
@@ -90,12 +90,13 @@ class DrafterSession:
         self.draft_budget = commit.draft_budget
         self.draft_rows = commit.draft_rows
         self._push_tokens = commit.push_tokens
-        self.growth.aim(self._depth, self.hedged)
+        self.growth.aim(self._depth, hedged=self.hedged, least_chance=commit.least_chance)
         self._release()
 
     def drafted(self, blocks: Iterable[Block], draft_ns: int) -> None:
         """Take what a pass drafted."""
-        self._held_back += (replace(block, draft_ns=draft_ns) for block in blocks)
+        known_tokens = len(self.ledger)
+        self._held_back += (replace(block, draft_ns=draft_ns, known_tokens=known_tokens) for block in blocks)
         self._release()
 
     def _release(self) -> None:

@@ -87,7 +87,9 @@ class PassTimes:
     def _through(self) -> tuple[float, float, float]:
         """The line: its middle, in rows and nanoseconds, and what a row adds. A size counts by the passes it is of."""
         if self._line is None:
-            points = [(size, seen.median_ns, len(seen.times_ns)) for size, seen in self._seen.items() if self._recent(seen)]
+            points = [
+                (size, seen.median_ns, len(seen.times_ns)) for size, seen in self._seen.items() if self._recent(seen)
+            ]
             weight = sum(count for _, _, count in points)
             if not weight:
                 return 0.0, self._PRIOR_NS, 0.0

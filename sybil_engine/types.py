@@ -95,6 +95,7 @@ class Block:
         distributions: one a token under the ratio test, else empty.
         draft_ns: time spent in draft passes for these tokens.
         chances: for each token the chance that the target draws it if it draws those before it; empty: not known.
+        known_tokens: committed tokens that the drafter knew of when it drafted these.
     """
 
     position: int
@@ -104,6 +105,7 @@ class Block:
     distributions: tuple[Distribution, ...] = ()
     draft_ns: int = 0
     chances: tuple[float, ...] = ()
+    known_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class Commit:
         speculation: what was in effect for the pass; None if the sender does not say.
         push_tokens: drafted tokens are held back while there are fewer than so many beyond the commit.
         reason: under AUTO, on the last commit: what was chosen, and why.
+        least_chance: nothing is drafted on the trunk behind a token that has less of a chance to be reached.
     """
 
     position: int
@@ -156,6 +159,7 @@ class Commit:
     speculation: Speculation | None = None
     reason: str = ""
     push_tokens: int = 1
+    least_chance: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,10 @@ class Adaptive:
         return self._rule.draft_rows
 
     @property
+    def least_chance(self) -> float:
+        return self._rule.least_chance
+
+    @property
     def speculation(self) -> Speculation:
         return self._rule.speculation
 

@@ -10,10 +10,15 @@ from verifier_service.pace import Pace
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Until when a session's next pass waits: for this many drafted tokens, but no longer than this."""
+    """Until when a session's next pass waits: for this many drafted tokens, but no longer than this.
+
+    Attributes:
+        least_chance: nothing is waited for behind a token that has less of a chance to be reached.
+    """
 
     tokens: int
     patience_ns: int
+    least_chance: float = 0.0
 
 
 NO_WAIT = Wait(0, 0)
@@ -27,6 +32,7 @@ class LaunchRule(Protocol):
     Attributes:
         max_window_tokens: the most drafted tokens that a pass may judge.
         draft_rows: by how many rows a draft pass may grow the draft tree.
+        least_chance: nothing is drafted on the trunk behind a token that has less of a chance to be reached.
         speculation: the name it goes by.
     """
 
@@ -37,6 +43,9 @@ class LaunchRule(Protocol):
 
     @property
     def draft_rows(self) -> int: ...
+
+    @property
+    def least_chance(self) -> float: ...
 
     @property
     def speculation(self) -> Speculation: ...
@@ -72,12 +81,14 @@ class FixedWindow:
 
     def __init__(self, pace: Pace, window_tokens: int) -> None:
         self.pace = pace
+        self.least_chance = 0.0
         self.max_window_tokens = window_tokens
         self.speculation = Speculation.LOCKSTEP if window_tokens else Speculation.OFF
 
     def wait(self, ready_tokens: int) -> Wait:
         arrival_ns = self.pace.arrival_ns(ready_tokens, max(0, self.max_window_tokens - ready_tokens))
-        return Wait(self.max_window_tokens, max(self._LEAST_PATIENCE_NS, int(self._PATIENCE * arrival_ns)))
+        patience_ns = max(self._LEAST_PATIENCE_NS, int(self._PATIENCE * arrival_ns))
+        return Wait(self.max_window_tokens, patience_ns, self.least_chance)
 
     def draft_budget(self) -> int:
         return self.max_window_tokens
@@ -87,14 +98,23 @@ class FixedWindow:
 
 
 class BestWindow(FixedWindow):
-    """Draft-then-verify with the window that commits most per unit of time, as measured so far."""
+    """Draft-then-verify with the windows that commit most per unit of time, as measured so far.
+
+    A window ends behind the first token that is so unlikely to be reached that another one behind it does not pay: it
+    is long where the drafter is sure, and short where it is not.
+    """
+
+    # Of the window that is best on average: how much longer one may get where the drafter is sure.
+    _STRETCH = 2
 
     def __init__(self, pace: Pace, most_tokens: int) -> None:
         super().__init__(pace, most_tokens)
         self._most_tokens = most_tokens
 
     def draft_budget(self) -> int:
-        self.max_window_tokens = max(1, self.pace.best_window(self._most_tokens))
+        window_tokens = max(1, self.pace.best_window(self._most_tokens))
+        self.least_chance = self.pace.least_chance(window_tokens)
+        self.max_window_tokens = min(self._STRETCH * window_tokens, self._most_tokens)
         return self.max_window_tokens
 
 
@@ -106,6 +126,8 @@ class LearnedWindow:
     _LEAST_SURVIVAL = 0.02
 
     reason = ""
+    # While a pass runs, drafting costs nothing.
+    least_chance = 0.0
 
     def __init__(self, pace: Pace, max_window_tokens: int, *, hedged: bool) -> None:
         self.pace = pace
@@ -119,7 +141,9 @@ class LearnedWindow:
         most_tokens = max(ready_tokens, min(self.max_window_tokens, self.draft_budget()))
         window_tokens = self.pace.outlook(most_tokens).best_window(ready_tokens)
         arrival_ns = self.pace.arrival_ns(ready_tokens, window_tokens - ready_tokens)
-        return Wait(window_tokens, int(self._PATIENCE * arrival_ns))
+        import os
+        least = self.pace.least_chance(window_tokens) if os.environ.get("SYLW") else 0.0
+        return Wait(window_tokens, int(self._PATIENCE * arrival_ns), least)
 
     def draft_budget(self) -> int:
         acceptance_rate = min(max(self.pace.acceptance_rate.value, 0.1), 0.95)

@@ -100,9 +100,19 @@ class Pace:
         its own time plus the wait until the w tokens are here.
         """
 
-        def committed_per_ns(window_tokens: int) -> float:
-            arrival_ns = self.arrival_ns(0, window_tokens)
-            pass_ns = self.alone_times.expected_ns(window_tokens + 1)
-            return self.committed_tokens(window_tokens) / (pass_ns + arrival_ns)
+        return max(range(most_tokens + 1), key=self._committed_per_ns)
 
-        return max(range(most_tokens + 1), key=committed_per_ns)
+    def least_chance(self, window_tokens: int) -> float:
+        """When drafting waits for each commit: how likely a token must be reached for another one behind it to pay.
+
+        Another one takes its time, and is accepted if the one before it is reached and it is right itself; the time of
+        a token is what windows of this many yield.
+        """
+        token_ns = self.draft_token_ns.value + self.alone_times.row_ns
+        return min(1.0, token_ns * self._committed_per_ns(window_tokens) / max(self.acceptance_rate.value, 0.1))
+
+    def _committed_per_ns(self, window_tokens: int) -> float:
+        """Tokens per unit of time when drafting waits for each commit."""
+        arrival_ns = self.arrival_ns(0, window_tokens)
+        pass_ns = self.alone_times.expected_ns(window_tokens + 1)
+        return self.committed_tokens(window_tokens) / (pass_ns + arrival_ns)

@@ -1,5 +1,6 @@
 """One session as the verifier sees it."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
 from sybil_engine.types import Block, BlockOrigin, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
 from verifier_service.launch import NO_WAIT, LaunchRule
+
+_ROUNDING = 1.001
 
 
 class VerifierSession:
@@ -48,6 +51,7 @@ class VerifierSession:
         self._wait = NO_WAIT
         self._drafter_silent = False
         self._saw_block_since_commit = False
+        self._told_budget = opening.draft_budget
 
     @property
     def room_tokens(self) -> int:
@@ -83,7 +87,7 @@ class VerifierSession:
             # While the prompt is fed nobody waits, and nothing is learned of the round trip; nor from a block that was
             # under way before the commit.
             first_after_miss = tree_was_empty and not self._saw_block_since_commit and self.prefill_tokens <= 0
-            awaited = first_after_miss and block.position == len(self.ledger)
+            awaited = first_after_miss and block.known_tokens == len(self.ledger)
             since_miss_ns = arrived_ns - self._waits_since_ns if awaited else None
             self.rule.pace.saw_block(len(block.token_ids), block.draft_ns, since_miss_ns)
             self._saw_block_since_commit = True
@@ -91,12 +95,22 @@ class VerifierSession:
 
     def due_in_ns(self, now_ns: int) -> int:
         """Time until the next pass is due; 0 or less when it is."""
-        # A pass draws one token beyond the drafted ones: those that the session has no room for are not waited for.
-        waited_for = min(self._wait.tokens, self.room_tokens)
+        # A pass draws one token beyond the drafted ones: those that the session has no room for are not waited for, nor
+        # those that the drafter was not told to draft.
+        waited_for = min(self._wait.tokens, self.room_tokens, self._told_budget)
         replays = self.fed_tokens < len(self.ledger) - 1
-        if replays or self._drafter_silent or len(self.tree.best_path()) >= waited_for:
+        if replays or self._drafter_silent or self._has_enough(waited_for):
             return 0
         return self._waits_since_ns + self._wait.patience_ns - now_ns
+
+    def _has_enough(self, waited_for: int) -> bool:
+        """Whether what is drafted is what the next pass waits for, or the drafter goes no further."""
+        path = self.tree.best_path()
+        if len(path) >= waited_for:
+            return True
+        chance = math.prod(self.rule.pace.chance(node) for node in path)
+        # Chances come in single precision: the drafter must not stop where more is waited for.
+        return chance < self._wait.least_chance * _ROUNDING
 
     def start_waiting(self, now_ns: int) -> None:
         """Begin the wait for the next pass: its prefill, or its last commit, is done."""
@@ -162,6 +176,7 @@ class VerifierSession:
             timings=timings,
             finish_reason=finish_reason,
             draft_rows=self.rule.draft_rows,
+            least_chance=self.rule.least_chance,
             speculation=speculation,
             reason=self.rule.reason if finish_reason else "",
         )
@@ -169,6 +184,7 @@ class VerifierSession:
         self.tree.advance()
         # The cells of accepted tokens are filled; the target's own token has none yet.
         self.fed_tokens = len(self.ledger) - 1
+        self._told_budget = commit.draft_budget
         self.start_waiting(now_ns)
         return replace(commit, push_tokens=max(1, self._wait.tokens))
 

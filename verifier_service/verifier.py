@@ -178,13 +178,15 @@ class Verifier:
         batch = [share.rows for share in shares]
         logits = self._runner.forward(batch)
         forward_ns = time.monotonic_ns() - start_ns
-        drawn = iter(list(self._draw(shares, logits)))
+        drawn = self._draw(shares, logits)
         judged = [
             [_Judged(share, *next(drawn)) for share in session] if session[0].drafted is not None else []
             for session in chosen
         ]
         rows = self._runner.padded_rows(batch)
-        self._made = _Pass(chosen, judged, waits_ns, start_ns, gap_ns, forward_ns, self._prefill_ns, rows, beside_drafter)
+        self._made = _Pass(
+            chosen, judged, waits_ns, start_ns, gap_ns, forward_ns, self._prefill_ns, rows, beside_drafter
+        )
         self._prefill_ns = 0
 
     def _commit_pass(self, made: _Pass) -> None:

@@ -150,6 +150,7 @@ def block_to_wire(block: Block) -> wire.Block:
         ],
         draft_ns=block.draft_ns,
         chances=block.chances,
+        known_tokens=block.known_tokens,
     )
 
 
@@ -173,6 +174,7 @@ def block_from_wire(message: wire.Block) -> Block:
         distributions=tuple(_distribution_from_wire(each) for each in message.distributions),
         draft_ns=message.draft_ns,
         chances=tuple(message.chances),
+        known_tokens=message.known_tokens,
     )
 
 
@@ -208,6 +210,7 @@ def commit_to_wire(commit: Commit) -> wire.Commit:
         speculation=speculation_to_wire(commit.speculation) if commit.speculation else wire.SPECULATION_UNSPECIFIED,
         reason=commit.reason,
         push_tokens=commit.push_tokens,
+        least_chance=commit.least_chance,
     )
 
 
@@ -232,6 +235,7 @@ def commit_from_wire(message: wire.Commit) -> Commit:
         speculation=_SPECULATION.get(message.speculation),
         reason=message.reason,
         push_tokens=max(1, message.push_tokens),
+        least_chance=message.least_chance,
     )
 
 

@@ -326,6 +326,7 @@ class Block(_message.Message):
     DISTRIBUTIONS_FIELD_NUMBER: _builtins.int
     DRAFT_NS_FIELD_NUMBER: _builtins.int
     CHANCES_FIELD_NUMBER: _builtins.int
+    KNOWN_TOKENS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the first drafted token."""
     prefix_fingerprint: _builtins.int
@@ -333,6 +334,10 @@ class Block(_message.Message):
     origin: Global___BlockOrigin.ValueType
     draft_ns: _builtins.int
     """Time spent in draft passes for these tokens."""
+    known_tokens: _builtins.int
+    """How many committed tokens the drafter knew of when it drafted these: tells what was under way before a commit from
+    what answers it.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -355,10 +360,11 @@ class Block(_message.Message):
         distributions: _abc.Iterable[Global___Distribution] | None = ...,
         draft_ns: _builtins.int = ...,
         chances: _abc.Iterable[_builtins.float] | None = ...,
+        known_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chances", b"chances", "distributions", b"distributions", "draft_ns", b"draft_ns", "origin", b"origin", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chances", b"chances", "distributions", b"distributions", "draft_ns", b"draft_ns", "known_tokens", b"known_tokens", "origin", b"origin", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,6 +426,7 @@ class Commit(_message.Message):
     SPECULATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PUSH_TOKENS_FIELD_NUMBER: _builtins.int
+    LEAST_CHANCE_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the first committed token."""
     prefix_fingerprint: _builtins.int
@@ -443,6 +450,8 @@ class Commit(_message.Message):
     """What the next pass waits for: the drafter holds drafted tokens back while it has fewer than so many beyond this
     commit, those that it has sent before included. 0 counts as 1.
     """
+    least_chance: _builtins.float
+    """Nothing is drafted on the trunk behind a token that has less of a chance to be reached. 0: no such limit."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -472,10 +481,11 @@ class Commit(_message.Message):
         speculation: Global___Speculation.ValueType = ...,
         reason: _builtins.str = ...,
         push_tokens: _builtins.int = ...,
+        least_chance: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "draft_budget", b"draft_budget", "draft_rows", b"draft_rows", "finish_reason", b"finish_reason", "logprobs", b"logprobs", "origins", b"origins", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "push_tokens", b"push_tokens", "reason", b"reason", "speculation", b"speculation", "timings", b"timings", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "draft_budget", b"draft_budget", "draft_rows", b"draft_rows", "finish_reason", b"finish_reason", "least_chance", b"least_chance", "logprobs", b"logprobs", "origins", b"origins", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "push_tokens", b"push_tokens", "reason", b"reason", "speculation", b"speculation", "timings", b"timings", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

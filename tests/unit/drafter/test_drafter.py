@@ -2,6 +2,8 @@
 
 import random
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import mul
 
 import pytest
 
@@ -350,6 +352,23 @@ def test_without_hedges_there_are_no_runners_up() -> None:
     drain(it.drafter)
     assert [block.origin for block in it.blocks[session.slot]] == [BlockOrigin.TRUNK] * len(it.blocks[session.slot])
     assert [token for block in it.blocks[session.slot] for token in block.token_ids] == trunk_of(session.growth.tree)
+
+
+@pytest.mark.parametrize("least_chance", [0.0, 0.2, 0.5, 1.0])
+def test_the_trunk_ends_behind_the_first_token_that_is_too_unlikely_and_is_pushed(least_chance: float) -> None:
+    it = watched(max_rows=12)
+    session = it.open(opening(2))
+    drain(it.drafter)
+    commit = replace(commit_after(session.ledger, (1,), draft_budget=12), least_chance=least_chance, push_tokens=12)
+    pushed = it.blocks[session.slot]
+    pushed.clear()
+    session.advance(commit)
+    drain(it.drafter)
+    chances = [chance for block in pushed for chance in block.chances]
+    survivals = list(accumulate(chances, mul))
+    assert all(survival >= least_chance for survival in survivals[:-1])
+    assert survivals[-1] < least_chance or len(survivals) == 12
+    assert [token for block in pushed for token in block.token_ids] == trunk_of(session.growth.tree)
 
 
 def test_cells_that_fell_off_are_used_again() -> None:

@@ -50,6 +50,7 @@ BLOCK = IDS.flatmap(
         origin=st.sampled_from(BlockOrigin),
         distributions=st.just(()) | st.tuples(*[DISTRIBUTION for _ in token_ids]),
         draft_ns=LONG,
+        known_tokens=WORD,
         chances=st.just(()) | st.tuples(*[st.floats(0, 1, width=32) for _ in token_ids]),
     )
 )

@@ -298,6 +298,7 @@ def test_who_shares_the_passes_changes_nobodys_tokens(seed: int, clock: FakeCloc
     assert max(len(batch) for batch in runner.batches) > 1, "sessions did share passes"
     assert runner.cache.slots_in_use == draft_runner.cache.slots_in_use == 0
     assert verifier.open_sessions == drafter.open_sessions == 0
+    verifier.step()  # a pass may have been left unjudged
     assert verifier.step() is None
     assert drafter.step() is None
 
@@ -479,6 +480,39 @@ def test_a_silent_drafter_is_not_waited_for_twice_until_it_is_heard_again() -> N
     session.start_waiting(2 * 10**9)
     assert session.offer(block_of(client, (1,)), 2 * 10**9) is Graft.ADDED
     assert session.due_in_ns(2 * 10**9) > 0
+
+
+def test_more_than_the_drafter_was_told_to_draft_is_not_waited_for(clock: FakeClock) -> None:
+    told = replace(opening(1, Speculation.LOCKSTEP, tokens=1), draft_budget=2)
+    client = Client(verifier_on(FakeRunner()), told, clock)
+    client.session.offer(block_of(client, (1,)), 0)
+    assert client.session.due_in_ns(clock.monotonic_ns()) > 0
+    client.session.offer(block_of(client, (1, 2)), 0)
+    assert client.session.due_in_ns(clock.monotonic_ns()) <= 0
+    client.leave()
+
+
+@pytest.mark.parametrize(("chance", "due"), [(0.39, True), (0.41, False)])
+def test_nothing_is_waited_for_behind_a_token_that_is_unlikely_to_be_reached(
+    chance: float, due: bool, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.LOCKSTEP, tokens=1), clock)
+    monkeypatch.setattr(client.session.rule, "wait", lambda ready_tokens: Wait(4, 10**12, least_chance=0.4))
+    client.session.start_waiting(0)
+    client.session.offer(replace(block_of(client, (1, 2)), chances=(1.0, chance)), 0)
+    assert (client.session.due_in_ns(1) <= 0) == due
+    client.leave()
+
+
+@pytest.mark.parametrize(("known_tokens", "learned"), [(1, True), (0, False)])
+def test_the_round_trip_is_learned_from_what_answers_a_commit(
+    known_tokens: int, learned: bool, clock: FakeClock
+) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED, tokens=1), clock)
+    before_ns = client.session.rule.pace.round_trip_ns.value
+    client.session.offer(replace(block_of(client, (1,)), known_tokens=known_tokens), 10**9)
+    assert (client.session.rule.pace.round_trip_ns.value > before_ns) == learned
+    client.leave()
 
 
 def test_the_drafters_prefill_is_not_taken_for_its_round_trip(clock: FakeClock) -> None:
