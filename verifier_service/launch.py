@@ -141,9 +141,7 @@ class LearnedWindow:
         most_tokens = max(ready_tokens, min(self.max_window_tokens, self.draft_budget()))
         window_tokens = self.pace.outlook(most_tokens).best_window(ready_tokens)
         arrival_ns = self.pace.arrival_ns(ready_tokens, window_tokens - ready_tokens)
-        import os
-        least = self.pace.least_chance(window_tokens) if os.environ.get("SYLW") else 0.0
-        return Wait(window_tokens, int(self._PATIENCE * arrival_ns), least)
+        return Wait(window_tokens, int(self._PATIENCE * arrival_ns))
 
     def draft_budget(self) -> int:
         acceptance_rate = min(max(self.pace.acceptance_rate.value, 0.1), 0.95)
