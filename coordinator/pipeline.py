@@ -23,8 +23,8 @@ from sybil_engine.types import Block, Commit, FinishReason, SessionOpen, TokenOr
 
 logger = logging.getLogger(__name__)
 
-# Blocks kept for a verifier that takes over.
-_MOST_UNJUDGED_BLOCKS = 512
+# Blocks kept for a verifier that takes over; a runner-up is one of its own.
+_MOST_UNJUDGED_BLOCKS = 2048
 
 
 class VerifierStream(Protocol):

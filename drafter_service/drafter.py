@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 
 from torch import Tensor
 
@@ -45,8 +45,8 @@ class Drafter:
         self._runner = runner
         self._runner.warm_up_trees(HEDGED_DRAFT_ROWS)
         self._pass_times = PassTimes()
-        # What certainty means depends on whether noise takes part.
-        self._calibrations = {greedy: Calibration() for greedy in (False, True)}
+        # What certainty means depends on whether noise takes part in it: greedy, under the ratio test.
+        self._calibrations = {kind: Calibration() for kind in product((False, True), repeat=2)}
         self.description = description
         # In the order in which they were last served.
         self._sessions: dict[int, DrafterSession] = {}
@@ -73,7 +73,7 @@ class Drafter:
             max_position,
             vocabulary_size,
             noise,
-            self._calibrations[opening.sampling.greedy],
+            self._calibrations[opening.sampling.greedy, opening.tests_ratios],
             emit,
         )
         self._sessions[session.slot] = session

@@ -58,7 +58,7 @@ class Growth:
 
     # A hedge is grown only while it has this chance to be reached.
     _LEAST_CHANCE = 0.02
-    # Runner-ups that are drafted though nothing grows behind them yet: judged beside the trunk, one is worth the token
+    # Runners-up that are drafted though nothing grows behind them yet: judged beside the trunk, one is worth the token
     # that the target draws behind it.
     _MOST_RUNNERS_UP = 3
 
@@ -232,11 +232,12 @@ class Growth:
             return
         for rank, guess in enumerate(fed.guesses if self._hedged else fed.guesses[:1]):
             guess_on_trunk = on_trunk and rank == 0
-            own_chance = self._calibration.chance(rank, guess.certainty)
+            child = node.children.get(guess.token_id)
+            # What the verifier was told holds: both sides must find a token as likely as the other does.
+            own_chance = child.chance if child and child.chance else self._calibration.chance(rank, guess.certainty)
             guess_chance = chance * own_chance
             if guess_chance < (self._least_chance if guess_on_trunk else self._LEAST_CHANCE):
                 continue
-            child = node.children.get(guess.token_id)
             if child is not None and child.fingerprint in self._fed:
                 yield from self._sprouts_behind(child, guess_chance, guess_on_trunk)
             else:
@@ -262,8 +263,8 @@ class Growth:
         for rank, guess in enumerate(guesses[1 : 1 + self._MOST_RUNNERS_UP], start=1):
             own_chance = self._calibration.chance(rank, guess.certainty)
             if chance * own_chance >= self._LEAST_CHANCE:
-                token_ids, hedge = (guess.token_id,), BlockOrigin.HEDGE
-                yield Block(node.position + 1, node.fingerprint, token_ids, hedge, chances=(own_chance,))
+                position, chances = node.position + 1, (own_chance,)
+                yield Block(position, node.fingerprint, (guess.token_id,), BlockOrigin.HEDGE, chances=chances)
 
     def _path(self, node: DraftNode) -> Iterator[DraftNode]:
         """A node and those before it, up to the root, whose cell everybody sees."""

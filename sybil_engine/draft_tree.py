@@ -42,9 +42,10 @@ class DraftNode:
         return self.trunk_child or next(iter(self.children.values()), None)
 
     def walk(self) -> Iterator["DraftNode"]:
-        yield self
-        for child in self.children.values():
-            yield from child.walk()
+        nodes = [self]
+        while nodes:
+            yield (node := nodes.pop())
+            nodes += node.children.values()
 
 
 class DraftTree:
@@ -53,7 +54,7 @@ class DraftTree:
     A branch that disagrees with the ledger falls off when the root advances; one that agrees lives on.
     """
 
-    def __init__(self, ledger: Ledger, capacity_tokens: int = 1024) -> None:
+    def __init__(self, ledger: Ledger, capacity_tokens: int = 512) -> None:
         self._ledger = ledger
         self.capacity_tokens = capacity_tokens
         self._root: DraftNode
@@ -165,6 +166,7 @@ def join_blocks(blocks: Iterable[Block]) -> list[Block]:
             last is not None
             and last.origin is block.origin
             and bool(last.chances) == bool(block.chances)
+            and last.known_tokens == block.known_tokens
             and last.position + len(last.token_ids) == block.position
             and reduce(extend_fingerprint, last.token_ids, last.prefix_fingerprint) == block.prefix_fingerprint
         ):

@@ -3,14 +3,15 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 
 @dataclass
 class _Seen:
-    """Passes of one size: their latest times, and the number of the last one."""
+    """Passes of one size: their latest times and rows, and the number of the last one."""
 
     times_ns: deque[int]
+    rows: deque[int]
     median_ns: float = 0.0
     last: int = 0
 
@@ -46,8 +47,9 @@ class PassTimes:
         size = self._size(rows)
         seen = self._seen.get(size)
         if seen is None or not self._recent(seen):
-            seen = self._seen[size] = _Seen(deque(maxlen=self._KEPT))
+            seen = self._seen[size] = _Seen(deque(maxlen=self._KEPT), deque(maxlen=self._KEPT))
         seen.times_ns.append(pass_ns)
+        seen.rows.append(rows)
         seen.median_ns = median(seen.times_ns)
         seen.last = self._passes
         self._line = None
@@ -88,15 +90,15 @@ class PassTimes:
         """The line: its middle, in rows and nanoseconds, and what a row adds. A size counts by the passes it is of."""
         if self._line is None:
             points = [
-                (size, seen.median_ns, len(seen.times_ns)) for size, seen in self._seen.items() if self._recent(seen)
+                (fmean(seen.rows), seen.median_ns, len(seen.rows)) for seen in self._seen.values() if self._recent(seen)
             ]
             weight = sum(count for _, _, count in points)
             if not weight:
                 return 0.0, self._PRIOR_NS, 0.0
-            mean_rows = sum(size * count for size, _, count in points) / weight
+            mean_rows = sum(rows * count for rows, _, count in points) / weight
             mean_ns = sum(time_ns * count for _, time_ns, count in points) / weight
-            spread = sum((size - mean_rows) ** 2 * count for size, _, count in points)
-            slope = sum((size - mean_rows) * (time_ns - mean_ns) * count for size, time_ns, count in points)
+            spread = sum((rows - mean_rows) ** 2 * count for rows, _, count in points)
+            slope = sum((rows - mean_rows) * (time_ns - mean_ns) * count for rows, time_ns, count in points)
             flat = spread <= self._LEAST_SPREAD * weight
             self._line = mean_rows, mean_ns, 0.0 if flat else max(0.0, slope / spread)
         return self._line

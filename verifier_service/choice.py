@@ -42,8 +42,10 @@ class Choice:
     _TRY_EVERY = 3
     _TRY_SLOWER_EVERY = 20
     # Of the logarithm of two neighbouring stretches' speeds: what the text does to it.
-    _SPREAD = 0.3
+    _SPREAD = 0.2
     _LEAST_WEIGHT = 0.1
+    # Comparisons: two stretches differ by chance more than two ways do.
+    _PRIOR_COUNTS_FOR = 3
 
     _PRIOR_GAIN = math.log(1.5)
     _GAIN_WEIGHT = 0.05
@@ -99,7 +101,8 @@ class Choice:
     def _advantage(self, way: Speculation) -> float:
         record = self._records[way]
         priors = _PRIORS_SHARED if self.shares_processor else _PRIORS_APART
-        return record.advantage + priors[way] / (1 + record.comparisons)
+        counted = self._PRIOR_COUNTS_FOR + record.comparisons
+        return (self._PRIOR_COUNTS_FOR * priors[way] + record.comparisons * record.advantage) / counted
 
     def begins_drafting(self, greedy: bool) -> bool:
         """Whether a new session drafts from the start; where that rarely pays, one of a few does all the same."""
@@ -153,6 +156,7 @@ class Adaptive:
 
     Args:
         greedy: whether the session's tokens are drawn without noise.
+        by_chance: see `BestWindow`.
     """
 
     _STRETCH_PASSES = 8
@@ -160,14 +164,18 @@ class Adaptive:
     _UNMEASURED_PASSES = 1
     _FIRST_REST = 2
     _LONGEST_REST = 32
+    # A session that is so much faster than without drafts, in logarithms, needs no exact measure of it.
+    _NO_DOUBT = math.log(1.6)
 
-    def __init__(self, pace: Pace, max_window_tokens: int, choice: Choice, *, greedy: bool = True) -> None:
+    def __init__(
+        self, pace: Pace, max_window_tokens: int, choice: Choice, *, greedy: bool = True, by_chance: bool = True
+    ) -> None:
         self.pace = pace
         self._choice = choice
         self._greedy = greedy
         self._rules: dict[Speculation, LaunchRule] = {
             Speculation.HEDGED: LearnedWindow(pace, max_window_tokens, hedged=True),
-            Speculation.LOCKSTEP: BestWindow(pace, max_window_tokens),
+            Speculation.LOCKSTEP: BestWindow(pace, max_window_tokens, by_chance=by_chance),
             Speculation.PIPELINED: LearnedWindow(pace, max_window_tokens, hedged=False),
             Speculation.OFF: FixedWindow(pace, 0),
         }
@@ -186,10 +194,6 @@ class Adaptive:
     @property
     def draft_rows(self) -> int:
         return self._rule.draft_rows
-
-    @property
-    def least_chance(self) -> float:
-        return self._rule.least_chance
 
     @property
     def speculation(self) -> Speculation:
@@ -239,7 +243,8 @@ class Adaptive:
         self._rule = self._rules[self._next_way(self.speculation)]
 
     def _next_way(self, before: Speculation) -> Speculation:
-        if self._resting or (self._last and self._choice.wants_plain):
+        in_doubt = self._gain.value < self._NO_DOUBT and self._choice.wants_plain
+        if self._resting or (self._last and in_doubt):
             return Speculation.OFF
         return self._choice.best if before is Speculation.OFF else self._choice.next(before)
 
@@ -282,4 +287,5 @@ def launch_rule(opening: SessionOpen, max_window_tokens: int, pace: Pace, choice
         case Speculation.HEDGED:
             return LearnedWindow(pace, window_tokens, hedged=True)
         case Speculation.AUTO:
-            return Adaptive(pace, window_tokens, choice, greedy=opening.sampling.greedy)
+            greedy, by_chance = opening.sampling.greedy, not opening.tests_ratios
+            return Adaptive(pace, window_tokens, choice, greedy=greedy, by_chance=by_chance)

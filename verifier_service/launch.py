@@ -1,7 +1,7 @@
 """When a pass is launched: how many drafted tokens are worth waiting for, and how far ahead drafting pays."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sybil_engine.types import HEDGED_DRAFT_ROWS, Speculation
@@ -13,7 +13,7 @@ class Wait:
     """Until when a session's next pass waits: for this many drafted tokens, but no longer than this.
 
     Attributes:
-        least_chance: nothing is waited for behind a token that has less of a chance to be reached.
+        least_chance: nothing is waited for, or drafted, behind a token that has less of a chance to be reached.
     """
 
     tokens: int
@@ -32,7 +32,6 @@ class LaunchRule(Protocol):
     Attributes:
         max_window_tokens: the most drafted tokens that a pass may judge.
         draft_rows: by how many rows a draft pass may grow the draft tree.
-        least_chance: nothing is drafted on the trunk behind a token that has less of a chance to be reached.
         speculation: the name it goes by.
     """
 
@@ -43,9 +42,6 @@ class LaunchRule(Protocol):
 
     @property
     def draft_rows(self) -> int: ...
-
-    @property
-    def least_chance(self) -> float: ...
 
     @property
     def speculation(self) -> Speculation: ...
@@ -81,14 +77,13 @@ class FixedWindow:
 
     def __init__(self, pace: Pace, window_tokens: int) -> None:
         self.pace = pace
-        self.least_chance = 0.0
         self.max_window_tokens = window_tokens
         self.speculation = Speculation.LOCKSTEP if window_tokens else Speculation.OFF
 
     def wait(self, ready_tokens: int) -> Wait:
         arrival_ns = self.pace.arrival_ns(ready_tokens, max(0, self.max_window_tokens - ready_tokens))
         patience_ns = max(self._LEAST_PATIENCE_NS, int(self._PATIENCE * arrival_ns))
-        return Wait(self.max_window_tokens, patience_ns, self.least_chance)
+        return Wait(self.max_window_tokens, patience_ns)
 
     def draft_budget(self) -> int:
         return self.max_window_tokens
@@ -104,18 +99,33 @@ class BestWindow(FixedWindow):
     is long where the drafter is sure, and short where it is not.
     """
 
-    # Of the window that is best on average: how much longer one may get where the drafter is sure.
-    _STRETCH = 2
+    # How much longer than the window that is best on average one may get where the drafter is sure.
+    _LONGER = 2
 
-    def __init__(self, pace: Pace, most_tokens: int) -> None:
+    def __init__(self, pace: Pace, most_tokens: int, *, by_chance: bool = True) -> None:
+        """
+        Args:
+            by_chance: whether how likely drafted tokens are may decide what is judged.
+        """
         super().__init__(pace, most_tokens)
         self._most_tokens = most_tokens
+        self._by_chance = by_chance
+
+    def wait(self, ready_tokens: int) -> Wait:
+        wait = super().wait(ready_tokens)
+        if not self._by_chance:
+            return wait
+        return replace(wait, least_chance=self.pace.least_chance(self._best_window))
 
     def draft_budget(self) -> int:
-        window_tokens = max(1, self.pace.best_window(self._most_tokens))
-        self.least_chance = self.pace.least_chance(window_tokens)
-        self.max_window_tokens = min(self._STRETCH * window_tokens, self._most_tokens)
+        self.max_window_tokens = self._best_window
+        if self._by_chance:
+            self.max_window_tokens = min(self._LONGER * self.max_window_tokens, self._most_tokens)
         return self.max_window_tokens
+
+    @property
+    def _best_window(self) -> int:
+        return max(1, self.pace.best_window(self._most_tokens))
 
 
 class LearnedWindow:
@@ -126,8 +136,6 @@ class LearnedWindow:
     _LEAST_SURVIVAL = 0.02
 
     reason = ""
-    # While a pass runs, drafting costs nothing.
-    least_chance = 0.0
 
     def __init__(self, pace: Pace, max_window_tokens: int, *, hedged: bool) -> None:
         self.pace = pace

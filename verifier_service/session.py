@@ -13,6 +13,8 @@ from sybil_engine.types import Block, BlockOrigin, Commit, FinishReason, PassTim
 from verifier_service.launch import NO_WAIT, LaunchRule
 
 _ROUNDING = 1.001
+# Runners-up included.
+_MOST_DRAFTED_TOKENS = 1024
 
 
 class VerifierSession:
@@ -44,7 +46,7 @@ class VerifierSession:
         self.noise = noise
         self.emit = emit
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
-        self.tree = DraftTree(self.ledger)
+        self.tree = DraftTree(self.ledger, _MOST_DRAFTED_TOKENS)
         self.fed_tokens = 0
         self.finished = False
         self._waits_since_ns = now_ns
@@ -80,6 +82,9 @@ class VerifierSession:
         if self.opening.tests_ratios and len(block.distributions) != len(block.token_ids):
             # Nobody can say how likely the draft was, so nobody can judge it.
             return Graft.UNKNOWN
+        if self.opening.tests_ratios:
+            # Which positions are judged must not depend on what was drafted for them.
+            block = replace(block, chances=())
         self._drafter_silent = False
         tree_was_empty = len(self.tree) == 0
         graft = self.tree.graft(block)
@@ -87,7 +92,7 @@ class VerifierSession:
             # While the prompt is fed nobody waits, and nothing is learned of the round trip; nor from a block that was
             # under way before the commit.
             first_after_miss = tree_was_empty and not self._saw_block_since_commit and self.prefill_tokens <= 0
-            awaited = first_after_miss and block.known_tokens == len(self.ledger)
+            awaited = first_after_miss and block.known_tokens in (0, len(self.ledger))
             since_miss_ns = arrived_ns - self._waits_since_ns if awaited else None
             self.rule.pace.saw_block(len(block.token_ids), block.draft_ns, since_miss_ns)
             self._saw_block_since_commit = True
@@ -110,7 +115,7 @@ class VerifierSession:
             return True
         chance = math.prod(self.rule.pace.chance(node) for node in path)
         # Chances come in single precision: the drafter must not stop where more is waited for.
-        return chance < self._wait.least_chance * _ROUNDING
+        return bool(path) and chance < self._wait.least_chance * _ROUNDING
 
     def start_waiting(self, now_ns: int) -> None:
         """Begin the wait for the next pass: its prefill, or its last commit, is done."""
@@ -176,7 +181,6 @@ class VerifierSession:
             timings=timings,
             finish_reason=finish_reason,
             draft_rows=self.rule.draft_rows,
-            least_chance=self.rule.least_chance,
             speculation=speculation,
             reason=self.rule.reason if finish_reason else "",
         )
@@ -186,7 +190,7 @@ class VerifierSession:
         self.fed_tokens = len(self.ledger) - 1
         self._told_budget = commit.draft_budget
         self.start_waiting(now_ns)
-        return replace(commit, push_tokens=max(1, self._wait.tokens))
+        return replace(commit, push_tokens=max(1, self._wait.tokens), least_chance=self._wait.least_chance)
 
     def _cut(self, token_ids: Sequence[int]) -> tuple[tuple[int, ...], FinishReason | None]:
         room = self.max_position - len(self.ledger)

@@ -50,6 +50,8 @@ class _Pass:
         chosen: each session's shares.
         judged: the same with what was drawn; none for a session that drew nothing.
         waits_ns: how long each session waited for the pass.
+        start_ns, end_ns: when it began, and when it had drawn.
+        gap_ns, forward_ns: as in PassTimings.
         prefill_ns: time spent on prompts before it.
         padded_rows: the rows that it computed.
         beside_drafter: whether a drafter worked ahead meanwhile.
@@ -59,6 +61,7 @@ class _Pass:
     judged: list[list[_Judged]]
     waits_ns: list[int]
     start_ns: int
+    end_ns: int
     gap_ns: int
     forward_ns: int
     prefill_ns: int
@@ -184,13 +187,15 @@ class Verifier:
             for session in chosen
         ]
         rows = self._runner.padded_rows(batch)
+        end_ns = time.monotonic_ns()
         self._made = _Pass(
-            chosen, judged, waits_ns, start_ns, gap_ns, forward_ns, self._prefill_ns, rows, beside_drafter
+            chosen, judged, waits_ns, start_ns, end_ns, gap_ns, forward_ns, self._prefill_ns, rows, beside_drafter
         )
         self._prefill_ns = 0
 
     def _commit_pass(self, made: _Pass) -> None:
         """Judge and commit what a pass drew, unless the session has ended since."""
+        judging_since_ns = time.monotonic_ns()
         rows = sum(len(share.rows.token_ids) for session in made.chosen for share in session)
         for shares, judged, wait_ns in zip(made.chosen, made.judged, made.waits_ns, strict=True):
             trunk = shares[0]
@@ -226,7 +231,8 @@ class Verifier:
             session.emit(commit)
         self._last_pass_end_ns = time.monotonic_ns()
         times = self._pass_times if made.beside_drafter else self._alone_times
-        times.add(made.padded_rows, self._last_pass_end_ns - made.start_ns)
+        # Without the messages that were handled in between.
+        times.add(made.padded_rows, made.end_ns - made.start_ns + self._last_pass_end_ns - judging_since_ns)
 
     def _keep(self, share: Share) -> None:
         """Move the cells of the share that was chosen to where its positions are."""

@@ -24,7 +24,7 @@ Way = tuple[object, ...]
 
 
 class TracedPasses:
-    """Runs passes of one model; those of a single session from traces, branches included.
+    """Runs passes of one model; those of a single session, and those with branches, from traces.
 
     Args:
         groups: query heads to a key head.

@@ -215,6 +215,8 @@ def commit_to_wire(commit: Commit) -> wire.Commit:
 
 
 def commit_from_wire(message: wire.Commit) -> Commit:
+    if not 0 <= message.least_chance <= 1:
+        raise InvalidRequest(f"least_chance is {message.least_chance}; it is a probability, between 0 and 1")
     return Commit(
         position=message.position,
         prefix_fingerprint=message.prefix_fingerprint,

@@ -220,7 +220,9 @@ class SessionOpen(_message.Message):
     """
     acceptance_rule: Global___AcceptanceRule.ValueType
     draft_budget: _builtins.int
-    """Read by the drafter: how far ahead of the last committed token to draft until a commit says otherwise."""
+    """How far ahead of the last committed token to draft until a commit says otherwise. The verifier's first pass waits for
+    no more.
+    """
     logprobs: _builtins.bool
     """Read by the verifier: send the log-probability of each committed token."""
     draft_rows: _builtins.int
@@ -451,7 +453,9 @@ class Commit(_message.Message):
     commit, those that it has sent before included. 0 counts as 1.
     """
     least_chance: _builtins.float
-    """Nothing is drafted on the trunk behind a token that has less of a chance to be reached. 0: no such limit."""
+    """Nothing is drafted on the trunk behind a token that has less of a chance to be reached, and nothing waited for.
+    Between 0 and 1. 0: no such limit.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property

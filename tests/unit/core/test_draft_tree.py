@@ -267,12 +267,13 @@ def test_the_best_path_prefers_the_trunk_and_then_the_oldest_hedge() -> None:
     assert best_tokens(tree) == (6, 1, 3)
 
 
-def test_a_tree_as_deep_as_its_capacity_can_still_advance() -> None:
-    ledger, tree = planted()
-    tree.graft(block_after(PROMPT, tuple(range(512))))
+@pytest.mark.parametrize("capacity_tokens", [512, 4_000])
+def test_a_tree_as_deep_as_its_capacity_can_still_advance(capacity_tokens: int) -> None:
+    ledger, tree = planted(capacity_tokens)
+    tree.graft(block_after(PROMPT, tuple(range(capacity_tokens))))
     extend(ledger, (0,))
     assert tree.advance() == 1
-    assert len(tree.best_path()) == 511
+    assert len(tree.best_path()) == capacity_tokens - 1
 
 
 # ---------------------------------------------------------------------------------------------------------- join_blocks

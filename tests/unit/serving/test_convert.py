@@ -66,6 +66,11 @@ COMMIT = st.builds(
     accepted_tokens=WORD,
     timings=st.builds(PassTimings, LONG, LONG, LONG, LONG),
     finish_reason=st.none() | st.sampled_from(FinishReason),
+    draft_rows=st.integers(1, 2**32 - 1),
+    speculation=st.none() | st.sampled_from(Speculation),
+    reason=TEXT,
+    push_tokens=st.integers(1, 2**32 - 1),
+    least_chance=st.floats(0, 1, width=32),
 )
 
 
@@ -232,6 +237,19 @@ def test_an_enum_value_that_this_version_does_not_serve_is_refused_by_name(
 ) -> None:
     with pytest.raises(InvalidRequest, match=f"{field} has the value"):
         read()
+
+
+@pytest.mark.parametrize("chances", [[0.5], [0.5, 1.5], [-0.1, 0.5], [float("nan"), 0.5]])
+def test_chances_that_are_none_or_too_few_are_refused(chances: list[float]) -> None:
+    message = wire.Block(token_ids=[1, 2], origin=wire.BLOCK_ORIGIN_TRUNK, chances=chances)
+    with pytest.raises(InvalidRequest, match="chance"):
+        convert.block_from_wire(message)
+
+
+@pytest.mark.parametrize("least_chance", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_least_chance_that_is_no_probability_is_refused(least_chance: float) -> None:
+    with pytest.raises(InvalidRequest, match="least_chance"):
+        convert.commit_from_wire(wire.Commit(least_chance=least_chance))
 
 
 def test_a_block_has_one_distribution_a_token_or_none() -> None:

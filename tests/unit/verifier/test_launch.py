@@ -75,8 +75,9 @@ def test_the_window_of_draft_then_verify_maximises_tokens_per_time(
     best = max(1, max(range(9), key=tokens_per_pass_time))
     assert rule.draft_budget() == min(8, 2 * best), "where the drafter is sure, windows may be longer"
     # Behind a token that is reached with this chance another one is worth its time, no more and no less.
-    worth_ns = rule.least_chance * acceptance_rate / (tokens_per_pass_time(best) / 1e7)
-    assert worth_ns == pytest.approx(draft_token_ns) or (rule.least_chance == 1 and worth_ns < draft_token_ns)
+    least_chance = rule.wait(0).least_chance
+    worth_ns = least_chance * acceptance_rate / (tokens_per_pass_time(best) / 1e7)
+    assert worth_ns == pytest.approx(draft_token_ns) or (least_chance == 1 and worth_ns < draft_token_ns)
 
 
 @pytest.mark.parametrize("draft_token_ns", [1e5, 1e6, 3e6])
@@ -167,12 +168,11 @@ def test_without_passes_of_different_rows_a_row_costs_nothing_and_nothing_breaks
 
 def test_rows_that_cost_as_much_as_a_pass_keep_windows_short() -> None:
     def window(row_ns: float) -> int:
-        rule = BestWindow(pace_of(1e7, row_ns), 8)
+        rule = BestWindow(pace_of(1e7, row_ns), 8, by_chance=False)
         rule.pace.draft_token_ns.value = 1e5
-        rule.draft_budget()
-        return rule.pace.best_window(8)
+        return rule.draft_budget()
 
     windows = [window(share * 1e7) for share in (0, 0.1, 0.5, 1)]
     assert windows == sorted(windows, reverse=True)
     assert windows[0] == 8
-    assert windows[-1] == 0
+    assert windows[-1] == 1

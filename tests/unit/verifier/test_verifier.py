@@ -11,9 +11,11 @@ from sybil_engine.errors import ContextExceeded, Exhausted, InvalidRequest, Unav
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
 from sybil_engine.types import (
+    AcceptanceRule,
     Block,
     BlockOrigin,
     Commit,
+    Distribution,
     FinishReason,
     SamplingParams,
     SessionOpen,
@@ -482,6 +484,16 @@ def test_a_silent_drafter_is_not_waited_for_twice_until_it_is_heard_again() -> N
     assert session.due_in_ns(2 * 10**9) > 0
 
 
+def test_under_the_ratio_test_how_likely_a_token_is_decides_nothing(clock: FakeClock) -> None:
+    asked = replace(opening(1, Speculation.PIPELINED, tokens=1), acceptance_rule=AcceptanceRule.RATIO_TEST)
+    client = Client(verifier_on(FakeRunner()), asked, clock)
+    block = replace(block_of(client, (1,)), chances=(0.01,), distributions=(Distribution((1,), (1.0,)),))
+    assert client.session.offer(block, 0) is Graft.ADDED
+    (node,) = client.session.tree.best_path()
+    assert client.session.rule.pace.chance(node) == client.session.rule.pace.acceptance_rate.value
+    client.leave()
+
+
 def test_more_than_the_drafter_was_told_to_draft_is_not_waited_for(clock: FakeClock) -> None:
     told = replace(opening(1, Speculation.LOCKSTEP, tokens=1), draft_budget=2)
     client = Client(verifier_on(FakeRunner()), told, clock)
@@ -492,7 +504,7 @@ def test_more_than_the_drafter_was_told_to_draft_is_not_waited_for(clock: FakeCl
     client.leave()
 
 
-@pytest.mark.parametrize(("chance", "due"), [(0.39, True), (0.41, False)])
+@pytest.mark.parametrize(("chance", "due"), [(0.39, True), (0.4, True), (0.41, False)])
 def test_nothing_is_waited_for_behind_a_token_that_is_unlikely_to_be_reached(
     chance: float, due: bool, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,11 +516,12 @@ def test_nothing_is_waited_for_behind_a_token_that_is_unlikely_to_be_reached(
     client.leave()
 
 
-@pytest.mark.parametrize(("known_tokens", "learned"), [(1, True), (0, False)])
+@pytest.mark.parametrize(("known_tokens", "learned"), [(2, True), (0, True), (1, False)])
 def test_the_round_trip_is_learned_from_what_answers_a_commit(
     known_tokens: int, learned: bool, clock: FakeClock
 ) -> None:
     client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED, tokens=1), clock)
+    next_commit(client)
     before_ns = client.session.rule.pace.round_trip_ns.value
     client.session.offer(replace(block_of(client, (1,)), known_tokens=known_tokens), 10**9)
     assert (client.session.rule.pace.round_trip_ns.value > before_ns) == learned
