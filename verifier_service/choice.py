@@ -12,7 +12,7 @@ WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 # Logarithms of what each way may be expected to gain over the first. On a shared processor drafting ahead slows down
 # the passes that it is to hide behind.
 _PRIORS_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.2, Speculation.HEDGED: 0.05}
-_PRIORS_SHARED = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: 0.1, Speculation.HEDGED: -0.1}
+_PRIORS_SHARED = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: 0.2, Speculation.HEDGED: -0.05}
 
 
 @dataclass
@@ -54,7 +54,12 @@ class Choice:
     _SHARED = 1.2
     _DRAFT_ANYWAY_EVERY = 8
 
-    def __init__(self) -> None:
+    def __init__(self, *, shares_processor: bool = False) -> None:
+        """
+        Args:
+            shares_processor: what to think of drafter and verifier until it is measured.
+        """
+        self._thought_shared = shares_processor
         self._records = {way: _Record() for way in WAYS}
         self._stretches = 0
         # Logarithms of how much faster sessions are than without drafts, greedy and sampled ones apart.
@@ -136,7 +141,9 @@ class Choice:
     @property
     def shares_processor(self) -> bool:
         """Whether drafting takes longer while the verifier works, as far as both were seen."""
-        return self._awaited_draft_ns > 0 and self._ahead_draft_ns > self._SHARED * self._awaited_draft_ns
+        if not (self._awaited_draft_ns and self._ahead_draft_ns):
+            return self._thought_shared
+        return self._ahead_draft_ns > self._SHARED * self._awaited_draft_ns
 
     def compared(self, way: Speculation, other: Speculation, difference: float) -> None:
         """Learn from two stretches of one session, one after the other.

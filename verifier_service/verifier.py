@@ -87,7 +87,8 @@ class Verifier:
         # Of passes during which drafters work ahead, and of the others.
         self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
         self._row_control = RowControl(runner, max_window_tokens, self._pass_times)
-        self._choice = Choice()
+        # Whoever runs a target on a processor is likely to run its drafter there, too.
+        self._choice = Choice(shares_processor=description.device == "cpu")
         self._made: _Pass | None = None
 
     @property
