@@ -484,6 +484,18 @@ def test_a_silent_drafter_is_not_waited_for_twice_until_it_is_heard_again() -> N
     assert session.due_in_ns(2 * 10**9) > 0
 
 
+def test_one_token_is_waited_for_however_little_another_one_behind_it_would_be_worth(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.LOCKSTEP, tokens=1), clock)
+    monkeypatch.setattr(client.session.rule, "wait", lambda ready_tokens: Wait(4, 10**12, least_chance=1.0))
+    client.session.start_waiting(0)
+    assert client.session.due_in_ns(1) > 0
+    client.session.offer(replace(block_of(client, (1,)), chances=(0.9,)), 0)
+    assert client.session.due_in_ns(1) <= 0
+    client.leave()
+
+
 def test_under_the_ratio_test_how_likely_a_token_is_decides_nothing(clock: FakeClock) -> None:
     asked = replace(opening(1, Speculation.PIPELINED, tokens=1), acceptance_rule=AcceptanceRule.RATIO_TEST)
     client = Client(verifier_on(FakeRunner()), asked, clock)
