@@ -51,7 +51,7 @@ class Choice:
     _GAIN_WEIGHT = 0.05
     _PLAIN_EVERY = 200
     # Draft passes that take so much longer beside a verify pass share a processor with it.
-    _SHARED = 1.2
+    _SHARED = 1.4
     _DRAFT_ANYWAY_EVERY = 8
 
     def __init__(self, *, shares_processor: bool = False) -> None:
@@ -87,7 +87,10 @@ class Choice:
         others = [way for way in WAYS if way is not best]
         promising = [way for way in others if self._may_be_fastest(way)]
         chosen = best
-        if promising and self._stretches % self._TRY_EVERY == 0:
+        if not self._saw_both:
+            # The first other way tells whether a processor is shared, which says most about all of them.
+            chosen = Speculation.PIPELINED if best is Speculation.LOCKSTEP else Speculation.LOCKSTEP
+        elif promising and self._stretches % self._TRY_EVERY == 0:
             chosen = min(promising, key=lambda way: self._records[way].last_trial)
         elif self._stretches % self._TRY_SLOWER_EVERY == 0:
             chosen = min(others, key=lambda way: self._records[way].last_trial)
@@ -141,9 +144,14 @@ class Choice:
     @property
     def shares_processor(self) -> bool:
         """Whether drafting takes longer while the verifier works, as far as both were seen."""
-        if not (self._awaited_draft_ns and self._ahead_draft_ns):
+        if not self._saw_both:
             return self._thought_shared
         return self._ahead_draft_ns > self._SHARED * self._awaited_draft_ns
+
+    @property
+    def _saw_both(self) -> bool:
+        """Whether drafts were seen that a verifier waited for, and others that it did not."""
+        return self._awaited_draft_ns > 0 and self._ahead_draft_ns > 0
 
     def compared(self, way: Speculation, other: Speculation, difference: float) -> None:
         """Learn from two stretches of one session, one after the other.
