@@ -234,7 +234,8 @@ class Growth:
             guess_on_trunk = on_trunk and rank == 0
             child = node.children.get(guess.token_id)
             # What the verifier was told holds: both sides must find a token as likely as the other does.
-            own_chance = child.chance if child and child.chance else self._calibration.chance(rank, guess.certainty)
+            told = None if child is None else child.chance
+            own_chance = self._calibration.chance(rank, guess.certainty) if told is None else told
             guess_chance = chance * own_chance
             if guess_chance < (self._least_chance if guess_on_trunk else self._LEAST_CHANCE):
                 continue

@@ -82,8 +82,7 @@ class FixedWindow:
 
     def wait(self, ready_tokens: int) -> Wait:
         arrival_ns = self.pace.arrival_ns(ready_tokens, max(0, self.max_window_tokens - ready_tokens))
-        patience_ns = max(self._LEAST_PATIENCE_NS, int(self._PATIENCE * arrival_ns))
-        return Wait(self.max_window_tokens, patience_ns)
+        return Wait(self.max_window_tokens, max(self._LEAST_PATIENCE_NS, int(self._PATIENCE * arrival_ns)))
 
     def draft_budget(self) -> int:
         return self.max_window_tokens
@@ -110,22 +109,20 @@ class BestWindow(FixedWindow):
         super().__init__(pace, most_tokens)
         self._most_tokens = most_tokens
         self._by_chance = by_chance
+        self._best_window_tokens = most_tokens
 
     def wait(self, ready_tokens: int) -> Wait:
         wait = super().wait(ready_tokens)
         if not self._by_chance:
             return wait
-        return replace(wait, least_chance=self.pace.least_chance(self._best_window))
+        return replace(wait, least_chance=self.pace.least_chance(self._best_window_tokens))
 
     def draft_budget(self) -> int:
-        self.max_window_tokens = self._best_window
-        if self._by_chance:
-            self.max_window_tokens = min(self._LONGER * self.max_window_tokens, self._most_tokens)
+        # Once a commit: it weighs every window.
+        self._best_window_tokens = max(1, self.pace.best_window(self._most_tokens))
+        longer = self._LONGER if self._by_chance else 1
+        self.max_window_tokens = min(longer * self._best_window_tokens, self._most_tokens)
         return self.max_window_tokens
-
-    @property
-    def _best_window(self) -> int:
-        return max(1, self.pace.best_window(self._most_tokens))
 
 
 class LearnedWindow:

@@ -12,6 +12,7 @@ from sybil_engine.noise import NoiseTape
 from sybil_engine.types import Block, BlockOrigin, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
 from verifier_service.launch import NO_WAIT, LaunchRule
 
+# Chances come in single precision: the drafter must not stop where more is waited for.
 _ROUNDING = 1.001
 # Runners-up included.
 _MOST_DRAFTED_TOKENS = 1024
@@ -79,10 +80,10 @@ class VerifierSession:
         if max(block.token_ids) >= self._vocabulary_size:
             # A drafter's output layer may be padded further than ours. No commit will ever agree with such a token.
             return Graft.UNKNOWN
-        if self.opening.tests_ratios and len(block.distributions) != len(block.token_ids):
-            # Nobody can say how likely the draft was, so nobody can judge it.
-            return Graft.UNKNOWN
         if self.opening.tests_ratios:
+            if len(block.distributions) != len(block.token_ids):
+                # Nobody can say how likely the draft was, so nobody can judge it.
+                return Graft.UNKNOWN
             # Which positions are judged must not depend on what was drafted for them.
             block = replace(block, chances=())
         self._drafter_silent = False
@@ -113,9 +114,9 @@ class VerifierSession:
         path = self.tree.best_path()
         if len(path) >= waited_for:
             return True
-        chance = math.prod(self.rule.pace.chance(node) for node in path)
-        # Chances come in single precision: the drafter must not stop where more is waited for.
-        return bool(path) and chance < self._wait.least_chance * _ROUNDING
+        if not path or not self._wait.least_chance:
+            return False
+        return math.prod(self.rule.pace.chance(node) for node in path) < self._wait.least_chance * _ROUNDING
 
     def start_waiting(self, now_ns: int) -> None:
         """Begin the wait for the next pass: its prefill, or its last commit, is done."""
