@@ -101,7 +101,7 @@ class _Run:
             progress.say("growing the models")
             await asyncio.to_thread(lambda: (plan.target, plan.draft))
         target = describe(plan.target, dtype=plan.settings.dtype)
-        draft = describe(plan.draft, dtype=plan.settings.dtype) if plan.drafts else None
+        draft = describe(plan.draft, dtype=plan.draft_dtype) if plan.drafts else None
         tokenizer = Tokenizer.from_file(str(find_folder(plan.target) / "tokenizer.json"))
         prompts = [(tuple(tokenizer.encode(prompt.text).ids), prompt.category) for prompt in plan.prompts]
         context_tokens = min(each.context_tokens for each in (target, draft) if each)
@@ -174,7 +174,7 @@ class _Run:
             return {}
         search = PeerSearch(
             self._loaded_peers(),
-            plan.settings.dtype,
+            plan.peer_dtype,
             plan.settings.peer_dtypes,
             self.tasks[:_SEARCHED_PROMPTS],
             sampling,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.environments import Environment, environment_of
 from benchmarks.prompts import BenchPrompt, read_prompts
-from benchmarks.settings import PEERS, BenchSettings
+from benchmarks.settings import DTYPES, PEERS, BenchSettings
 from sybil_engine.cli.options import Models
 from sybil_engine.cli.pairs import NO_DRAFTER, Pair, pair_of
 from sybil_engine.errors import InvalidSettings
@@ -80,6 +80,16 @@ class Plan:
         return _grown(self.pair.draft, self.settings.grow_draft)
 
     @property
+    def draft_dtype(self) -> str:
+        """Of the draft model's weights."""
+        return self.settings.draft_dtype or self.settings.dtype
+
+    @property
+    def peer_dtype(self) -> str:
+        """Of a peer's weights by default: the target's, if peers offer it."""
+        return self.settings.dtype if self.settings.dtype in DTYPES else "float32"
+
+    @property
     def verifier_arguments(self) -> tuple[str, ...]:
         """The verifier's flags, but for those of the environment."""
         settings = self.settings
@@ -98,7 +108,7 @@ class Plan:
         if not self.drafts:
             return None
         return (
-            *("--model", self.draft, "--dtype", settings.dtype),
+            *("--model", self.draft, "--dtype", self.draft_dtype),
             *(("--threads", str(settings.draft_threads)) if settings.draft_threads else ()),
             *settings.drafter_arguments,
         )

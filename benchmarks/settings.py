@@ -71,7 +71,12 @@ class BenchSettings:
         default="", metadata={"help": "enlarge the target to so many parameters, for example 350M, same results"}
     )
     grow_draft: str = field(default="", metadata={"help": "the same for the draft model, for example 25M"})
-    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "of both models"})
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = field(
+        default="float32", metadata={"help": "of the target's weights"}
+    )
+    draft_dtype: Literal["float32", "bfloat16", "float16", "int8"] | None = field(
+        default=None, metadata={"help": "of the draft model's; left out: the target's"}
+    )
     numerics: Literal["exact", "fast"] = field(
         default="exact", metadata={"help": "the verifier's; fast: differences are counted with their margins"}
     )

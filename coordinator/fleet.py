@@ -270,19 +270,20 @@ def _bundle(settings: PlaceSettings, kind: str) -> dict[str, float]:
 
 
 def _verifier_argv(settings: PlaceSettings) -> tuple[str, ...]:
-    argv = _model_argv(settings, settings.target, settings.target_threads, settings.target_gpus)
+    argv = _model_argv(settings, settings.target, settings.dtype, settings.target_threads, settings.target_gpus)
     return argv + settings.verifier_arguments
 
 
 def _drafter_argv(settings: PlaceSettings) -> tuple[str, ...]:
-    argv = _model_argv(settings, settings.draft, settings.draft_threads, settings.draft_gpus)
+    dtype = settings.draft_dtype or settings.dtype
+    argv = _model_argv(settings, settings.draft, dtype, settings.draft_threads, settings.draft_gpus)
     return argv + settings.drafter_arguments
 
 
-def _model_argv(settings: PlaceSettings, model: str, threads: int, gpus: float) -> tuple[str, ...]:
+def _model_argv(settings: PlaceSettings, model: str, dtype: str, threads: int, gpus: float) -> tuple[str, ...]:
     named = {
         "--model": model,
-        "--dtype": settings.dtype,
+        "--dtype": dtype,
         # Ray shows a process the GPUs reserved for it, and no others.
         "--device": settings.device or ("cuda" if gpus else ""),
         "--threads": threads,

@@ -69,6 +69,7 @@ class PlaceSettings(ServingSettings):
         default="embedded-draft", metadata={"help": "draft model: embedded-draft, a folder, a hub id, or none"}
     )
     dtype: str = field(default="", metadata={"help": "of both models; empty: each service's own choice"})
+    draft_dtype: str = field(default="", metadata={"help": "of the draft model; empty: as --dtype says"})
     device: str = field(default="", metadata={"help": "of both models; empty: each service's own choice"})
     verifiers: int = field(default=1, metadata={"help": "verifiers to start", "check": at_least(1)})
     drafters: int = field(default=1, metadata={"help": "drafters to start", "check": at_least(0)})

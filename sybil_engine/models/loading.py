@@ -27,10 +27,13 @@ from sybil_engine.models.fused_llama import fuse_llama
 from sybil_engine.models.fused_norm import fuse_norms
 from sybil_engine.models.packed_linear import pack_linear_layers
 from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
+from sybil_engine.models.quantized_linear import quantize_linear_layers
 from sybil_engine.models.tokenizer import TOKENIZER_FILE, TokenizerIdentity, identify
 from sybil_engine.types import ModelDescription
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Weights in 8 bits, everything else in float32.
+INT8 = "int8"
 _EMBEDDED = {
     EMBEDDED_TARGET: Path(__file__).parent / "embedded" / "target",
     EMBEDDED_DRAFT: Path(__file__).parent / "embedded" / "draft",
@@ -77,6 +80,7 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
     """Load a model for inference: safetensors only, no code from the hub, gradients off.
 
     Args:
+        dtype: of the weights; `int8` quantises them, see `quantized_linear`, and computes the rest in float32.
         packed: use quicker layers where nothing is lost by it, see `packed_linear`, `fused_llama` and `fused_norm`.
 
     Raises:
@@ -94,7 +98,7 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
-            dtype=DTYPES[dtype],
+            dtype=DTYPES.get(dtype, torch.float32),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -107,6 +111,9 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
     ready = ready_for_passes(model, device)
     if packed:
         fuse_llama(ready)
+    if dtype == INT8:
+        quantize_linear_layers(ready)
+    if packed:
         pack_linear_layers(ready)
         fuse_norms(ready)
     return LoadedModel(ready, description, implementation)
@@ -147,8 +154,10 @@ def attention_for(config: PreTrainedConfig) -> str:
 
 
 def _check_settings(dtype: str, device: str) -> None:
-    if dtype not in DTYPES:
-        raise InvalidSettings(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    if dtype not in (*DTYPES, INT8):
+        raise InvalidSettings(f"dtype is {dtype!r}; it must be one of {', '.join((*DTYPES, INT8))}")
+    if dtype == INT8 and (device != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines):
+        raise InvalidSettings(f"dtype is {INT8!r}, whose products run on x86 processors only; choose another dtype")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

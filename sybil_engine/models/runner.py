@@ -16,10 +16,12 @@ from sybil_engine.models.feeding import feed
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.numerics import Product, ShapeClass, probe
 from sybil_engine.models.packed_linear import PackedLinear
+from sybil_engine.models.quantized_linear import QuantizedLinear
 from sybil_engine.models.rows import Rows, Shape, TreeRows, pack
 from sybil_engine.models.slotted_cache import CacheView, CellShape, SlottedCache, Turn
 from sybil_engine.models.tracing import TracedPasses
 from sybil_engine.models.wavefront import Wavefront
+from sybil_engine.types import ModelDescription
 
 Numerics = Literal["exact", "fast"]
 # Values are summed in tiles (`attention.TILE_CELLS`), so a sum is over a whole tile or half of one: MKL splits one over
@@ -30,7 +32,7 @@ _CHUNK_STEP = 16
 # Traces beyond are made when they are first needed.
 _WARM_TILES = 8
 _TRIAL_TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)
-_TRIAL_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+_TRIAL_TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.1, "int8": 0.1}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +118,7 @@ class ModelRunner:
         self.shape_class: ShapeClass | None = None
         # Traces make the same calls: what the probe finds without them holds with them.
         self._traced: TracedPasses | None = None
-        self._compare(plain_logits, loaded.description.model_id)
+        self._compare(plain_logits, loaded.description)
         if numerics == "exact":
             self.shape_class = probe(self, keep_total)
         if traced and self._ours and self._device.type == "cpu":
@@ -148,7 +150,7 @@ class ModelRunner:
         """One matrix product of each kind and size that the model is made of."""
         found: dict[tuple[object, ...], Product] = {}
         for module in self.model.modules():
-            if isinstance(module, nn.Linear | Conv1D | PackedLinear):
+            if isinstance(module, nn.Linear | Conv1D | PackedLinear | QuantizedLinear):
                 weight, bias = _weight_of(module)
                 key = (type(module), weight.shape, weight.stride(), bias is None)
                 found.setdefault(key, Product(module, weight, bias))
@@ -343,7 +345,7 @@ class ModelRunner:
         rows = cells.shape[1]
         return attention.visibility(cells, span, groups=1, kv_heads=1, dtype=self._dtype)[:, :, :rows]
 
-    def _compare(self, plain_logits: Tensor, model_id: str) -> None:
+    def _compare(self, plain_logits: Tensor, description: ModelDescription) -> None:
         """Refuse a model that computes something else over a slotted cache: a part of it we do not know of."""
         tokens = tuple(token % self.vocabulary_size for token in _TRIAL_TOKENS)
         half = len(tokens) // 2
@@ -351,9 +353,10 @@ class ModelRunner:
         parts = [Rows(scratch, 0, tokens[:half]), Rows(scratch, half, tokens[half:])]
         logits = torch.cat([self.run([part], (1, len(part.token_ids)))[0] for part in parts]).float()
         error = float((logits - plain_logits).norm() / plain_logits.norm().clamp(min=1e-30))
-        if not error < _TRIAL_TOLERANCE[self._dtype]:
+        if not error < _TRIAL_TOLERANCE[description.dtype]:
             raise UnsupportedModel(
-                f"{model_id} computes other logits over a slotted cache than without one (relative error {error:.2g}); "
+                f"{description.model_id} computes other logits over a slotted cache than without one (relative error "
+                f"{error:.2g}); "
                 "use another architecture, such as Llama, GPT-2 or Qwen2"
             )
 
@@ -397,9 +400,9 @@ class ModelRunner:
             )
 
 
-def _weight_of(layer: nn.Linear | Conv1D | PackedLinear) -> tuple[Tensor, Tensor | None]:
+def _weight_of(layer: nn.Linear | Conv1D | PackedLinear | QuantizedLinear) -> tuple[Tensor, Tensor | None]:
     """[outputs, inputs], and [outputs] if there is a bias."""
-    if isinstance(layer, PackedLinear):
+    if isinstance(layer, PackedLinear | QuantizedLinear):
         return layer.unpacked()
     return (layer.weight if isinstance(layer, nn.Linear) else layer.weight.mT), layer.bias
 

@@ -11,7 +11,10 @@ class ServiceSettings:
     """A process that hosts one model."""
 
     model: str = field(metadata={"help": "a folder, a hub id, embedded-target or embedded-draft"})
-    dtype: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "of the weights"})
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = field(
+        default="float32",
+        metadata={"help": "of the weights; int8 quantises them, and the output is then the quantised model's own"},
+    )
     device: str = field(default="cpu", metadata={"help": "for example cpu, cuda, cuda:1"})
     threads: int = field(
         default=0, metadata={"help": "processor threads of a pass; 0: all cores but one", "check": at_least(0)}

@@ -71,7 +71,9 @@ def _in_memory(model: PreTrainedModel) -> LoadedModel:
     return LoadedModel(ready_for_passes(model), describe_in_memory(model, CONTEXT_TOKENS))
 
 
-PAIRS = ("embedded-float32", "embedded-bfloat16", "llama-float32", "gpt2-float32", "llama-bfloat16")
+# Those that `transformers` can run, too.
+STOCK_PAIRS = ("embedded-float32", "embedded-bfloat16", "llama-float32", "gpt2-float32", "llama-bfloat16")
+PAIRS = (*STOCK_PAIRS, "embedded-int8")
 _RANDOM = {"llama": _random_llama, "gpt2": _random_gpt2}
 _MADE: dict[str, Pair] = {}
 
@@ -88,12 +90,16 @@ def pair(pair_name: str) -> Pair:
         attention.register()
         kind, dtype = pair_name.split("-")
         if kind == "embedded":
-            _MADE[pair_name] = Pair(load("embedded-target", dtype), load("embedded-draft", "float32"))
+            _MADE[pair_name] = Pair(load("embedded-target", dtype), load("embedded-draft", _draft_dtype(dtype)))
         else:
             target = _RANDOM[kind](getattr(torch, dtype), attention.IMPLEMENTATION)
             draft = perturbed(target, type(target), noise=0.03, seed=3)
             _MADE[pair_name] = Pair(_in_memory(target), _in_memory(draft))
     return _MADE[pair_name]
+
+
+def _draft_dtype(target_dtype: str) -> str:
+    return "int8" if target_dtype == "int8" else "float32"
 
 
 @pytest.fixture

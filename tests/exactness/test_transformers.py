@@ -5,6 +5,7 @@ import torch
 from transformers import PreTrainedModel
 
 from sybil_engine.types import SessionOpen, Speculation
+from tests.exactness.conftest import STOCK_PAIRS
 from tests.exactness.engines import Pair
 from tests.exactness.test_speculation import prompts
 
@@ -35,6 +36,7 @@ def _generate(model: PreTrainedModel, prompt: tuple[int, ...]) -> tuple[list[int
     return output.sequences[0, len(prompt) :].tolist(), [float(first - second) for first, second in best]
 
 
+@pytest.mark.parametrize("pair_name", STOCK_PAIRS)
 def test_greedy_tokens_are_those_of_generate(
     pair: Pair, pair_name: str, reference: PreTrainedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:

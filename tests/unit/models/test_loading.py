@@ -140,8 +140,10 @@ def test_several_end_tokens_are_collected_once_each(folder: Path) -> None:
 
 
 def test_unknown_settings_are_named(good_folder: Path) -> None:
-    with pytest.raises(InvalidSettings, match=r"float33.*float32, bfloat16, float16"):
+    with pytest.raises(InvalidSettings, match=r"float33.*float32, bfloat16, float16, int8"):
         describe(str(good_folder), dtype="float33")
+    with pytest.raises(InvalidSettings, match=r"int8.*x86 processors only; choose another dtype"):
+        describe(str(good_folder), dtype="int8", device="meta")
     with pytest.raises(InvalidSettings, match="abacus"):
         describe(str(good_folder), device="abacus")
 

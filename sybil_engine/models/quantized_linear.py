@@ -1,0 +1,81 @@
+"""Linear layers with weights in 8 bits: a quarter of float32's bytes, and products of whole numbers.
+
+Each output's weights are scaled so that the largest is 127; each row of inputs is scaled so that its largest becomes 1,
+and rounded to 8 bits on its way into the product (FBGEMM, which torch brings along for x86 processors). Sums of whole
+numbers have no order, and a row's scale is its own, so that a row's bits do not depend on what stands beside it: all
+row counts belong to one shape class.
+
+The model is another one than with its own weights; what is exact is exact relative to it.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+_LARGEST = 127
+# Without VNNI, pairs of products are added in 16 bits, which whole 8-bit inputs overflow.
+_LARGEST_WITHOUT_VNNI = 63
+_ZERO_POINT = 128
+# Rows and outputs of zeros keep a scale that can be divided by.
+_LEAST_SCALE = 1e-30
+
+
+class QuantizedLinear(nn.Module):
+    """Inputs times weights of 8 bits, plus bias; inputs and outputs are float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Quantise a weight of [outputs, inputs]; a bias of [outputs] stays as it is."""
+        super().__init__()
+        self._scales = (weight.abs().amax(dim=1) / _LARGEST).clamp_(min=_LEAST_SCALE)
+        self._bias = bias
+        whole = (weight / self._scales.unsqueeze(1)).round().to(torch.int8)
+        self._whole = whole
+        self._packed = _pack(whole, self._scales)
+        # Asked through torch's private name for it: there is no other.
+        largest = _LARGEST if torch.cpu._is_vnni_supported() else _LARGEST_WITHOUT_VNNI
+        self._input_scale = 1 / largest
+
+    def unpacked(self) -> tuple[Tensor, Tensor | None]:
+        """[outputs, inputs], float32, and [outputs] if there is a bias: what the products are made of."""
+        return self._whole * self._scales.unsqueeze(1), self._bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Multiply [..., inputs], float32, into [..., outputs]."""
+        largest = torch.linalg.vector_norm(inputs, float("inf"), dim=-1, keepdim=True).clamp_(min=_LEAST_SCALE)
+        product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            inputs / largest, self._input_scale, _ZERO_POINT, self._packed
+        )
+        product = product.mul_(largest)
+        return product if self._bias is None else product.add_(self._bias)
+
+
+def quantize_linear_layers(model: PreTrainedModel) -> int:
+    """Replace in place every linear layer of a float32 model on a processor; embeddings stay as they are.
+
+    Returns:
+        How many were replaced.
+    """
+    found = [
+        (parent, name, module)
+        for parent in model.modules()
+        for name, module in parent.named_children()
+        if isinstance(module, nn.Linear | Conv1D)
+    ]
+    for parent, name, module in found:
+        weight = module.weight.detach()
+        matrix = weight if isinstance(module, nn.Linear) else weight.mT.contiguous()
+        setattr(parent, name, QuantizedLinear(matrix, None if module.bias is None else module.bias.detach()))
+    return len(found)
+
+
+def _pack(whole: Tensor, scales: Tensor) -> object:
+    with warnings.catch_warnings():
+        # Tensors of quantised types are to leave torch one day; its version is pinned.
+        warnings.simplefilter("ignore")
+        weight = torch._make_per_channel_quantized_tensor(
+            whole, scales.double(), torch.zeros(len(scales), dtype=torch.long), 0
+        )
+        return torch.ops.quantized.linear_prepack(weight, None)
