@@ -9,6 +9,7 @@ from torch import Tensor
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.rows import Rows, Shape, TreeRows
 from sybil_engine.models.runner import ModelRunner, TreePass
+from sybil_engine.timing import sleep_until
 
 
 class EmulatedRunner(ModelRunner):
@@ -42,4 +43,4 @@ class EmulatedRunner(ModelRunner):
 
     def _sleep(self, start_s: float, rows: int) -> None:
         """Wait until a pass that began at `start_s` has taken its time."""
-        time.sleep(max(0.0, start_s + self._pass_s + (rows - 1) * self._row_s - time.monotonic()))
+        sleep_until(start_s + self._pass_s + (rows - 1) * self._row_s)

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from sybil_engine.timing import sleep_until
+
 
 class DelayLine:
     """Delivers calls after a delay, from a thread of its own; without a delay, at once and on the caller's thread.
@@ -34,5 +36,5 @@ class DelayLine:
             self._filled.clear()
             while self._held:
                 due, deliver, message = self._held.popleft()
-                time.sleep(max(0.0, due - time.monotonic()))
+                sleep_until(due)
                 deliver(message)
