@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
 
@@ -111,7 +111,7 @@ class Gateway(generation_service_pb2_grpc.GenerationServiceServicer):
 
     def _pipeline(self, request: Request, target: Target, meter: Meter) -> Pipeline:
         return Pipeline(
-            request.opening,
+            replace(request.opening, shares_processor=self._router.shares_processors),
             request.policy,
             partial(self._router.verifier, target),
             self._router.drafter,

@@ -56,3 +56,10 @@ def _differing_parts(target: ModelDescription, draft: ModelDescription) -> str:
     names = sorted(target.tokenizer_parts.keys() | draft.tokenizer_parts.keys())
     parts = [name for name in names if target.tokenizer_parts.get(name) != draft.tokenizer_parts.get(name)]
     return ", ".join(parts) if parts else "parts that they do not name"
+
+
+def share_processors(target: ModelDescription, draft: ModelDescription) -> bool:
+    """Whether drafting takes time from verify passes: both may run on the same processors, and need all of them."""
+    common = set(target.processors) & set(draft.processors)
+    every = set(target.processors) | set(draft.processors)
+    return bool(common) and target.threads + draft.threads >= len(every)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from coordinator.clients import DrafterClient, VerifierClient
 from coordinator.endpoint import Endpoint
-from coordinator.pairing import check_pair, check_same_target, check_vocabulary
+from coordinator.pairing import check_pair, check_same_target, check_vocabulary, share_processors
 from coordinator.pipeline import DrafterStream, VerifierStream
 from coordinator.tokenizer import Tokenizer
 from sybil_engine.errors import Exhausted, Unavailable
@@ -63,6 +63,15 @@ class Router:
     def draft(self) -> ModelDescription | None:
         """What the first live drafter serves."""
         return next((each.description for each in self._drafters.values() if each.live), None)
+
+    @property
+    def shares_processors(self) -> bool:
+        """Whether drafters take time from verifiers."""
+        return self._target is not None and any(
+            share_processors(self._target.description, each.description)
+            for each in self._drafters.values()
+            if each.live and each.description
+        )
 
     def route(self, table: RoutingTable) -> None:
         """Use these services from now on. Sessions on those that are no longer named stay there."""

@@ -184,6 +184,7 @@ class SessionOpen:
     session_id: str = ""
     draft_rows: int = 1
     push_tokens: int = 1
+    shares_processor: bool = False
 
     @property
     def tests_ratios(self) -> bool:
@@ -211,6 +212,8 @@ class ModelDescription:
         tokenizer_parts: the same for each part, so that a difference can be named.
         row_class: in exact mode, the row counts of a pass that agree bit for bit on this device.
         ready: False while weights load.
+        processors: cores or GPUs that passes may run on, by names that services on one machine have in common.
+        threads: how many of them a pass uses.
     """
 
     model_id: str
@@ -228,3 +231,5 @@ class ModelDescription:
     numerics: str = "fast"
     row_class: tuple[int, ...] = field(default=())
     ready: bool = False
+    processors: tuple[str, ...] = ()
+    threads: int = 1

@@ -50,24 +50,20 @@ class Choice:
     _PRIOR_GAIN = math.log(1.5)
     _GAIN_WEIGHT = 0.05
     _PLAIN_EVERY = 200
-    # Draft passes that take so much longer beside a verify pass share a processor with it.
-    _SHARED = 1.4
     _DRAFT_ANYWAY_EVERY = 8
 
     def __init__(self, *, shares_processor: bool = False) -> None:
         """
         Args:
-            shares_processor: what to think of drafter and verifier until it is measured.
+            shares_processor: whether drafting takes time from verify passes.
         """
-        self._thought_shared = shares_processor
+        self._priors = _PRIORS_SHARED if shares_processor else _PRIORS_APART
         self._records = {way: _Record() for way in WAYS}
         self._stretches = 0
         # Logarithms of how much faster sessions are than without drafts, greedy and sampled ones apart.
         self._gains = {greedy: MovingMean(self._PRIOR_GAIN, self._GAIN_WEIGHT) for greedy in (False, True)}
         self._openings = 0
         self._last_plain: int | None = None
-        # Time of a drafted token, while the verifier waits for it and while it works.
-        self._awaited_draft_ns = self._ahead_draft_ns = 0.0
 
     @property
     def best(self) -> Speculation:
@@ -87,10 +83,7 @@ class Choice:
         others = [way for way in WAYS if way is not best]
         promising = [way for way in others if self._may_be_fastest(way)]
         chosen = best
-        if not self._saw_both:
-            # The first other way tells whether a processor is shared, which says most about all of them.
-            chosen = Speculation.PIPELINED if best is Speculation.LOCKSTEP else Speculation.LOCKSTEP
-        elif promising and self._stretches % self._TRY_EVERY == 0:
+        if promising and self._stretches % self._TRY_EVERY == 0:
             chosen = min(promising, key=lambda way: self._records[way].last_trial)
         elif self._stretches % self._TRY_SLOWER_EVERY == 0:
             chosen = min(others, key=lambda way: self._records[way].last_trial)
@@ -108,9 +101,8 @@ class Choice:
 
     def _advantage(self, way: Speculation) -> float:
         record = self._records[way]
-        priors = _PRIORS_SHARED if self.shares_processor else _PRIORS_APART
         counted = self._PRIOR_COUNTS_FOR + record.comparisons
-        return (self._PRIOR_COUNTS_FOR * priors[way] + record.comparisons * record.advantage) / counted
+        return (self._PRIOR_COUNTS_FOR * self._priors[way] + record.comparisons * record.advantage) / counted
 
     def begins_drafting(self, greedy: bool) -> bool:
         """Whether a new session drafts from the start; where that rarely pays, one of a few does all the same."""
@@ -133,25 +125,6 @@ class Choice:
     def saw_plain(self) -> None:
         """Note that there was a stretch without drafts."""
         self._last_plain = self._stretches
-
-    def saw_drafts(self, way: Speculation, token_ns: float) -> None:
-        """Learn how long a drafted token took in a stretch."""
-        if way is Speculation.LOCKSTEP:
-            self._awaited_draft_ns = token_ns
-        else:
-            self._ahead_draft_ns = token_ns
-
-    @property
-    def shares_processor(self) -> bool:
-        """Whether drafting takes longer while the verifier works, as far as both were seen."""
-        if not self._saw_both:
-            return self._thought_shared
-        return self._ahead_draft_ns > self._SHARED * self._awaited_draft_ns
-
-    @property
-    def _saw_both(self) -> bool:
-        """Whether drafts were seen that a verifier waited for, and others that it did not."""
-        return self._awaited_draft_ns > 0 and self._ahead_draft_ns > 0
 
     def compared(self, way: Speculation, other: Speculation, difference: float) -> None:
         """Learn from two stretches of one session, one after the other.
@@ -273,7 +246,6 @@ class Adaptive:
         if self._last and self._last[0] is not way:
             self._choice.compared(way, self._last[0], speed - self._last[1])
         self._last = way, speed
-        self._choice.saw_drafts(way, self.pace.draft_token_ns.value)
         gain = speed - plain_speed
         self._gain.add(gain)
         self._choice.gained(self._greedy, gain)

@@ -87,8 +87,8 @@ class Verifier:
         # Of passes during which drafters work ahead, and of the others.
         self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
         self._row_control = RowControl(runner, max_window_tokens, self._pass_times)
-        # Whoever runs a target on a processor is likely to run its drafter there, too.
-        self._choice = Choice(shares_processor=description.device == "cpu")
+        # What is learned where drafters take time from verify passes does not hold elsewhere.
+        self._choices = {shared: Choice(shares_processor=shared) for shared in (False, True)}
         self._made: _Pass | None = None
 
     @property
@@ -114,7 +114,10 @@ class Verifier:
             vocabulary_size=vocabulary_size,
             slot=self._runner.cache.allocate(),
             rule=launch_rule(
-                opening, self._row_control.max_window_tokens, Pace(self._pass_times, self._alone_times), self._choice
+                opening,
+                self._row_control.max_window_tokens,
+                Pace(self._pass_times, self._alone_times),
+                self._choices[opening.shares_processor],
             ),
             noise=NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device),
             emit=emit,

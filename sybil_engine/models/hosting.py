@@ -1,7 +1,9 @@
 """From a service's settings to a model that is ready for passes."""
 
 import os
+import platform
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from sybil_engine.serving.service_settings import ServiceSettings
 from sybil_engine.types import ModelDescription
 
 _MOST_PREFILL_LANES = 4
+# Containers of one machine read the same here.
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def host_model(
@@ -52,8 +56,18 @@ def host_model(
         max_sessions=settings.max_sessions,
         numerics=settings.numerics,
         row_class=runner.row_class,
+        processors=() if settings.emulate_pass_ms else _processors(settings.device),
+        threads=torch.get_num_threads() if settings.device == "cpu" else 1,
     )
     return runner, description
+
+
+def _processors(device: str) -> tuple[str, ...]:
+    """The cores or the GPU that passes may run on; all services of a machine, in containers or not, name them alike."""
+    if device == "cpu":
+        machine = _BOOT_ID.read_text().strip() if _BOOT_ID.is_file() else platform.node()
+        return tuple(f"{machine}/{core}" for core in sorted(os.sched_getaffinity(0)))
+    return (str(torch.cuda.get_device_properties(device).uuid),)
 
 
 def _prefill_lanes(cores: int) -> int:

@@ -116,6 +116,7 @@ def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:
         logprobs=opening.logprobs,
         draft_rows=opening.draft_rows,
         push_tokens=opening.push_tokens,
+        shares_processor=opening.shares_processor,
     )
 
 
@@ -135,6 +136,7 @@ def open_from_wire(message: wire.SessionOpen) -> SessionOpen:
         logprobs=message.logprobs,
         draft_rows=max(1, message.draft_rows),
         push_tokens=max(1, message.push_tokens),
+        shares_processor=message.shares_processor,
     )
 
 
@@ -258,6 +260,8 @@ def description_to_wire(description: ModelDescription) -> wire.ModelDescription:
         max_sessions=description.max_sessions,
         numerics=description.numerics,
         row_class=description.row_class,
+        processors=description.processors,
+        threads=description.threads,
         ready=description.ready,
     )
 
@@ -283,6 +287,8 @@ def description_from_wire(message: wire.ModelDescription) -> ModelDescription:
         max_sessions=message.max_sessions,
         numerics=message.numerics,
         row_class=tuple(message.row_class),
+        processors=tuple(message.processors),
+        threads=max(1, message.threads),
         ready=message.ready,
     )
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsybil_engine/rpc/v1/types.proto\x12\x13sybil_engine.rpc.v1\"a\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x42\x08\n\x06_top_p\"\x9b\x03\n\x0bSessionOpen\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x35\n\x08sampling\x18\x04 \x01(\x0b\x32#.sybil_engine.rpc.v1.SamplingParams\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x14\n\x0cmax_position\x18\x07 \x01(\r\x12\x35\n\x0bspeculation\x18\x08 \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x15\n\rwindow_tokens\x18\t \x01(\r\x12<\n\x0f\x61\x63\x63\x65ptance_rule\x18\n \x01(\x0e\x32#.sybil_engine.rpc.v1.AcceptanceRule\x12\x14\n\x0c\x64raft_budget\x18\x0b \x01(\r\x12\x10\n\x08logprobs\x18\x0c \x01(\x08\x12\x12\n\ndraft_rows\x18\r \x01(\r\x12\x13\n\x0bpush_tokens\x18\x0e \x01(\r\"%\n\rSessionOpened\x12\x14\n\x0cmax_position\x18\x01 \x01(\r\"8\n\x0c\x44istribution\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\"\xed\x01\n\x05\x42lock\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1a\n\x12prefix_fingerprint\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x30\n\x06origin\x18\x04 \x01(\x0e\x32 .sybil_engine.rpc.v1.BlockOrigin\x12\x38\n\rdistributions\x18\x05 \x03(\x0b\x32!.sybil_engine.rpc.v1.Distribution\x12\x10\n\x08\x64raft_ns\x18\x06 \x01(\x04\x12\x0f\n\x07\x63hances\x18\x07 \x03(\x02\x12\x14\n\x0cknown_tokens\x18\x08 \x01(\r\"W\n\x0bPassTimings\x12\x0f\n\x07wait_ns\x18\x01 \x01(\x04\x12\x0e\n\x06gap_ns\x18\x02 \x01(\x04\x12\x12\n\nforward_ns\x18\x03 \x01(\x04\x12\x13\n\x0bsampling_ns\x18\x04 \x01(\x04\"\xc7\x03\n\x06\x43ommit\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1a\n\x12prefix_fingerprint\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x31\n\x07origins\x18\x04 \x03(\x0e\x32 .sybil_engine.rpc.v1.TokenOrigin\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x14\n\x0c\x64raft_budget\x18\x06 \x01(\r\x12\x15\n\rwindow_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\r\x12\x31\n\x07timings\x18\t \x01(\x0b\x32 .sybil_engine.rpc.v1.PassTimings\x12\x38\n\rfinish_reason\x18\n \x01(\x0e\x32!.sybil_engine.rpc.v1.FinishReason\x12\x12\n\ndraft_rows\x18\x0b \x01(\r\x12\x35\n\x0bspeculation\x18\x0c \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x13\n\x0bpush_tokens\x18\x0e \x01(\r\x12\x14\n\x0cleast_chance\x18\x0f \x01(\x02\"\x11\n\x0f\x44\x65scribeRequest\"\xf3\x03\n\x10ModelDescription\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12R\n\x0ftokenizer_parts\x18\x06 \x03(\x0b\x32\x39.sybil_engine.rpc.v1.ModelDescription.TokenizerPartsEntry\x12\x15\n\rend_token_ids\x18\x07 \x03(\r\x12\x1b\n\x0e\x62\x65gin_token_id\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63ontext_tokens\x18\t \x01(\r\x12\r\n\x05\x64type\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x18\n\x10protocol_version\x18\x0c \x01(\r\x12\x14\n\x0cmax_sessions\x18\r \x01(\r\x12\x10\n\x08numerics\x18\x0e \x01(\t\x12\x11\n\trow_class\x18\x0f \x03(\r\x12\r\n\x05ready\x18\x10 \x01(\x08\x1a\x35\n\x13TokenizerPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_begin_token_id*\xa2\x01\n\x0bSpeculation\x12\x1b\n\x17SPECULATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSPECULATION_OFF\x10\x01\x12\x18\n\x14SPECULATION_LOCKSTEP\x10\x02\x12\x19\n\x15SPECULATION_PIPELINED\x10\x03\x12\x16\n\x12SPECULATION_HEDGED\x10\x04\x12\x14\n\x10SPECULATION_AUTO\x10\x05*s\n\x0e\x41\x63\x63\x65ptanceRule\x12\x1f\n\x1b\x41\x43\x43\x45PTANCE_RULE_UNSPECIFIED\x10\x00\x12 \n\x1c\x41\x43\x43\x45PTANCE_RULE_SHARED_NOISE\x10\x01\x12\x1e\n\x1a\x41\x43\x43\x45PTANCE_RULE_RATIO_TEST\x10\x02*[\n\x0b\x42lockOrigin\x12\x1c\n\x18\x42LOCK_ORIGIN_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42LOCK_ORIGIN_TRUNK\x10\x01\x12\x16\n\x12\x42LOCK_ORIGIN_HEDGE\x10\x02*^\n\x0bTokenOrigin\x12\x1c\n\x18TOKEN_ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14TOKEN_ORIGIN_DRAFTED\x10\x01\x12\x17\n\x13TOKEN_ORIGIN_TARGET\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsybil_engine/rpc/v1/types.proto\x12\x13sybil_engine.rpc.v1\"a\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x42\x08\n\x06_top_p\"\xb5\x03\n\x0bSessionOpen\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x35\n\x08sampling\x18\x04 \x01(\x0b\x32#.sybil_engine.rpc.v1.SamplingParams\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x14\n\x0cmax_position\x18\x07 \x01(\r\x12\x35\n\x0bspeculation\x18\x08 \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x15\n\rwindow_tokens\x18\t \x01(\r\x12<\n\x0f\x61\x63\x63\x65ptance_rule\x18\n \x01(\x0e\x32#.sybil_engine.rpc.v1.AcceptanceRule\x12\x14\n\x0c\x64raft_budget\x18\x0b \x01(\r\x12\x10\n\x08logprobs\x18\x0c \x01(\x08\x12\x12\n\ndraft_rows\x18\r \x01(\r\x12\x13\n\x0bpush_tokens\x18\x0e \x01(\r\x12\x18\n\x10shares_processor\x18\x0f \x01(\x08\"%\n\rSessionOpened\x12\x14\n\x0cmax_position\x18\x01 \x01(\r\"8\n\x0c\x44istribution\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\"\xed\x01\n\x05\x42lock\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1a\n\x12prefix_fingerprint\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x30\n\x06origin\x18\x04 \x01(\x0e\x32 .sybil_engine.rpc.v1.BlockOrigin\x12\x38\n\rdistributions\x18\x05 \x03(\x0b\x32!.sybil_engine.rpc.v1.Distribution\x12\x10\n\x08\x64raft_ns\x18\x06 \x01(\x04\x12\x0f\n\x07\x63hances\x18\x07 \x03(\x02\x12\x14\n\x0cknown_tokens\x18\x08 \x01(\r\"W\n\x0bPassTimings\x12\x0f\n\x07wait_ns\x18\x01 \x01(\x04\x12\x0e\n\x06gap_ns\x18\x02 \x01(\x04\x12\x12\n\nforward_ns\x18\x03 \x01(\x04\x12\x13\n\x0bsampling_ns\x18\x04 \x01(\x04\"\xc7\x03\n\x06\x43ommit\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1a\n\x12prefix_fingerprint\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x31\n\x07origins\x18\x04 \x03(\x0e\x32 .sybil_engine.rpc.v1.TokenOrigin\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x14\n\x0c\x64raft_budget\x18\x06 \x01(\r\x12\x15\n\rwindow_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\r\x12\x31\n\x07timings\x18\t \x01(\x0b\x32 .sybil_engine.rpc.v1.PassTimings\x12\x38\n\rfinish_reason\x18\n \x01(\x0e\x32!.sybil_engine.rpc.v1.FinishReason\x12\x12\n\ndraft_rows\x18\x0b \x01(\r\x12\x35\n\x0bspeculation\x18\x0c \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x13\n\x0bpush_tokens\x18\x0e \x01(\r\x12\x14\n\x0cleast_chance\x18\x0f \x01(\x02\"\x11\n\x0f\x44\x65scribeRequest\"\x98\x04\n\x10ModelDescription\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12R\n\x0ftokenizer_parts\x18\x06 \x03(\x0b\x32\x39.sybil_engine.rpc.v1.ModelDescription.TokenizerPartsEntry\x12\x15\n\rend_token_ids\x18\x07 \x03(\r\x12\x1b\n\x0e\x62\x65gin_token_id\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63ontext_tokens\x18\t \x01(\r\x12\r\n\x05\x64type\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x18\n\x10protocol_version\x18\x0c \x01(\r\x12\x14\n\x0cmax_sessions\x18\r \x01(\r\x12\x10\n\x08numerics\x18\x0e \x01(\t\x12\x11\n\trow_class\x18\x0f \x03(\r\x12\r\n\x05ready\x18\x10 \x01(\x08\x12\x12\n\nprocessors\x18\x11 \x03(\t\x12\x0f\n\x07threads\x18\x12 \x01(\r\x1a\x35\n\x13TokenizerPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_begin_token_id*\xa2\x01\n\x0bSpeculation\x12\x1b\n\x17SPECULATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSPECULATION_OFF\x10\x01\x12\x18\n\x14SPECULATION_LOCKSTEP\x10\x02\x12\x19\n\x15SPECULATION_PIPELINED\x10\x03\x12\x16\n\x12SPECULATION_HEDGED\x10\x04\x12\x14\n\x10SPECULATION_AUTO\x10\x05*s\n\x0e\x41\x63\x63\x65ptanceRule\x12\x1f\n\x1b\x41\x43\x43\x45PTANCE_RULE_UNSPECIFIED\x10\x00\x12 \n\x1c\x41\x43\x43\x45PTANCE_RULE_SHARED_NOISE\x10\x01\x12\x1e\n\x1a\x41\x43\x43\x45PTANCE_RULE_RATIO_TEST\x10\x02*[\n\x0b\x42lockOrigin\x12\x1c\n\x18\x42LOCK_ORIGIN_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42LOCK_ORIGIN_TRUNK\x10\x01\x12\x16\n\x12\x42LOCK_ORIGIN_HEDGE\x10\x02*^\n\x0bTokenOrigin\x12\x1c\n\x18TOKEN_ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14TOKEN_ORIGIN_DRAFTED\x10\x01\x12\x17\n\x13TOKEN_ORIGIN_TARGET\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,34 +33,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._loaded_options = None
   _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_options = b'8\001'
-  _globals['_SPECULATION']._serialized_start=1975
-  _globals['_SPECULATION']._serialized_end=2137
-  _globals['_ACCEPTANCERULE']._serialized_start=2139
-  _globals['_ACCEPTANCERULE']._serialized_end=2254
-  _globals['_BLOCKORIGIN']._serialized_start=2256
-  _globals['_BLOCKORIGIN']._serialized_end=2347
-  _globals['_TOKENORIGIN']._serialized_start=2349
-  _globals['_TOKENORIGIN']._serialized_end=2443
-  _globals['_FINISHREASON']._serialized_start=2445
-  _globals['_FINISHREASON']._serialized_end=2540
+  _globals['_SPECULATION']._serialized_start=2038
+  _globals['_SPECULATION']._serialized_end=2200
+  _globals['_ACCEPTANCERULE']._serialized_start=2202
+  _globals['_ACCEPTANCERULE']._serialized_end=2317
+  _globals['_BLOCKORIGIN']._serialized_start=2319
+  _globals['_BLOCKORIGIN']._serialized_end=2410
+  _globals['_TOKENORIGIN']._serialized_start=2412
+  _globals['_TOKENORIGIN']._serialized_end=2506
+  _globals['_FINISHREASON']._serialized_start=2508
+  _globals['_FINISHREASON']._serialized_end=2603
   _globals['_SAMPLINGPARAMS']._serialized_start=56
   _globals['_SAMPLINGPARAMS']._serialized_end=153
   _globals['_SESSIONOPEN']._serialized_start=156
-  _globals['_SESSIONOPEN']._serialized_end=567
-  _globals['_SESSIONOPENED']._serialized_start=569
-  _globals['_SESSIONOPENED']._serialized_end=606
-  _globals['_DISTRIBUTION']._serialized_start=608
-  _globals['_DISTRIBUTION']._serialized_end=664
-  _globals['_BLOCK']._serialized_start=667
-  _globals['_BLOCK']._serialized_end=904
-  _globals['_PASSTIMINGS']._serialized_start=906
-  _globals['_PASSTIMINGS']._serialized_end=993
-  _globals['_COMMIT']._serialized_start=996
-  _globals['_COMMIT']._serialized_end=1451
-  _globals['_DESCRIBEREQUEST']._serialized_start=1453
-  _globals['_DESCRIBEREQUEST']._serialized_end=1470
-  _globals['_MODELDESCRIPTION']._serialized_start=1473
-  _globals['_MODELDESCRIPTION']._serialized_end=1972
-  _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_start=1900
-  _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_end=1953
+  _globals['_SESSIONOPEN']._serialized_end=593
+  _globals['_SESSIONOPENED']._serialized_start=595
+  _globals['_SESSIONOPENED']._serialized_end=632
+  _globals['_DISTRIBUTION']._serialized_start=634
+  _globals['_DISTRIBUTION']._serialized_end=690
+  _globals['_BLOCK']._serialized_start=693
+  _globals['_BLOCK']._serialized_end=930
+  _globals['_PASSTIMINGS']._serialized_start=932
+  _globals['_PASSTIMINGS']._serialized_end=1019
+  _globals['_COMMIT']._serialized_start=1022
+  _globals['_COMMIT']._serialized_end=1477
+  _globals['_DESCRIBEREQUEST']._serialized_start=1479
+  _globals['_DESCRIBEREQUEST']._serialized_end=1496
+  _globals['_MODELDESCRIPTION']._serialized_start=1499
+  _globals['_MODELDESCRIPTION']._serialized_end=2035
+  _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_start=1963
+  _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_end=2016
 # @@protoc_insertion_point(module_scope)

@@ -204,6 +204,7 @@ class SessionOpen(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     DRAFT_ROWS_FIELD_NUMBER: _builtins.int
     PUSH_TOKENS_FIELD_NUMBER: _builtins.int
+    SHARES_PROCESSOR_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """For logs; need not be unique."""
     prompt_tokens: _builtins.int
@@ -229,6 +230,10 @@ class SessionOpen(_message.Message):
     """Read by the drafter: as Commit.draft_rows, until a commit says otherwise."""
     push_tokens: _builtins.int
     """Read by the drafter: as Commit.push_tokens, until a commit says otherwise."""
+    shares_processor: _builtins.bool
+    """Read by the verifier under AUTO: whether drafting takes time from verify passes, because both run on the same
+    processors.
+    """
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Every token committed so far, prompt first. At least one."""
@@ -256,10 +261,11 @@ class SessionOpen(_message.Message):
         logprobs: _builtins.bool = ...,
         draft_rows: _builtins.int = ...,
         push_tokens: _builtins.int = ...,
+        shares_processor: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "draft_budget", b"draft_budget", "draft_rows", b"draft_rows", "logprobs", b"logprobs", "max_position", b"max_position", "prompt_tokens", b"prompt_tokens", "push_tokens", b"push_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "speculation", b"speculation", "stop_token_ids", b"stop_token_ids", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "draft_budget", b"draft_budget", "draft_rows", b"draft_rows", "logprobs", b"logprobs", "max_position", b"max_position", "prompt_tokens", b"prompt_tokens", "push_tokens", b"push_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "speculation", b"speculation", "stop_token_ids", b"stop_token_ids", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -552,6 +558,8 @@ class ModelDescription(_message.Message):
     NUMERICS_FIELD_NUMBER: _builtins.int
     ROW_CLASS_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
+    PROCESSORS_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The folder's name or the hub id."""
     architecture: _builtins.str
@@ -572,6 +580,8 @@ class ModelDescription(_message.Message):
     """"exact" or "fast"."""
     ready: _builtins.bool
     """False while weights load; every other call is then UNAVAILABLE."""
+    threads: _builtins.int
+    """How many of them one pass uses."""
     @_builtins.property
     def tokenizer_parts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The same for each part of the tokenizer, so that a difference can be named."""
@@ -581,6 +591,12 @@ class ModelDescription(_message.Message):
     @_builtins.property
     def row_class(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """In exact mode: the row counts of a pass that agree bit for bit on this device; every decode pass has one of them."""
+
+    @_builtins.property
+    def processors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The processor cores or GPUs that passes may run on, by names that two services on one machine have in common. None
+        where passes take nobody's time, as on emulated devices.
+        """
 
     def __init__(
         self,
@@ -601,10 +617,12 @@ class ModelDescription(_message.Message):
         numerics: _builtins.str = ...,
         row_class: _abc.Iterable[_builtins.int] | None = ...,
         ready: _builtins.bool = ...,
+        processors: _abc.Iterable[_builtins.str] | None = ...,
+        threads: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id", "begin_token_id", b"begin_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id", "architecture", b"architecture", "begin_token_id", b"begin_token_id", "context_tokens", b"context_tokens", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "max_sessions", b"max_sessions", "model_id", b"model_id", "numerics", b"numerics", "parameters", b"parameters", "protocol_version", b"protocol_version", "ready", b"ready", "row_class", b"row_class", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokenizer_parts", b"tokenizer_parts", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id", "architecture", b"architecture", "begin_token_id", b"begin_token_id", "context_tokens", b"context_tokens", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "max_sessions", b"max_sessions", "model_id", b"model_id", "numerics", b"numerics", "parameters", b"parameters", "processors", b"processors", "protocol_version", b"protocol_version", "ready", b"ready", "row_class", b"row_class", "threads", b"threads", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokenizer_parts", b"tokenizer_parts", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__begin_token_id: _TypeAlias = _typing.Literal["begin_token_id"]  # noqa: Y015
     _WhichOneofArgType__begin_token_id: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id"]  # noqa: Y015

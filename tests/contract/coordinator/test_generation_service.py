@@ -305,6 +305,15 @@ async def test_without_any_drafter_requests_are_served() -> None:
         assert responses[-1].completion.usage.drafted_tokens == 0
 
 
+@pytest.mark.parametrize(("draft_core", "shares"), [("here/0", True), ("here/1", False)])
+@asynchronous
+async def test_a_verifier_is_told_whether_drafting_takes_time_from_it(draft_core: str, shares: bool) -> None:
+    verifier = ToyVerifier(toy_description("toy-target", processors=("here/0",)))
+    async with scene(verifier, ToyDrafter(toy_description("toy-draft", processors=(draft_core,)))) as here:
+        await generated(here.stub, request())
+        assert [opening.shares_processor for opening in verifier.openings] == [shares]
+
+
 @asynchronous
 async def test_a_pair_that_does_not_match_is_refused_before_any_request(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.pairing import check_pair, check_same_target, check_vocabulary
+from coordinator.pairing import check_pair, check_same_target, check_vocabulary, share_processors
 from sybil_engine.errors import PairMismatch
 from tests.unit.coordinator.toy import toy_description
 
@@ -33,3 +33,26 @@ def test_verifiers_between_which_a_session_could_not_move_are_refused(change: di
     check_same_target(toy_description(), toy_description(max_sessions=9))
     with pytest.raises(PairMismatch, match=next(iter(change))):
         check_same_target(toy_description(), toy_description(**change))
+
+
+@pytest.mark.parametrize(
+    ("target_cores", "draft_cores", "threads", "shares"),
+    [
+        ((0, 1), (0, 1), 1, True),
+        ((0, 1, 2, 3), (0, 1, 2, 3), 1, False),
+        ((0, 1, 2, 3), (0, 1, 2, 3), 3, True),
+        ((0,), (1,), 1, False),
+        ((0, 1), (1, 2), 2, True),
+        ((), (), 1, False),
+    ],
+)
+def test_drafting_takes_time_from_passes_where_both_need_all_of_common_processors(
+    target_cores: tuple[int, ...], draft_cores: tuple[int, ...], threads: int, shares: bool
+) -> None:
+    target, draft = (
+        toy_description(processors=tuple(f"here/{core}" for core in cores), threads=threads)
+        for cores in (target_cores, draft_cores)
+    )
+    assert share_processors(target, draft) == shares
+    elsewhere = toy_description(processors=tuple(f"there/{core}" for core in draft_cores), threads=threads)
+    assert not share_processors(target, elsewhere)

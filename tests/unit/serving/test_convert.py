@@ -90,6 +90,9 @@ def openings(draw: st.DrawFn) -> SessionOpen:
         draft_budget=draw(WORD),
         logprobs=draw(st.booleans()),
         session_id=draw(TEXT),
+        draft_rows=draw(st.integers(1, 2**32 - 1)),
+        push_tokens=draw(st.integers(1, 2**32 - 1)),
+        shares_processor=draw(st.booleans()),
     )
 
 
@@ -110,6 +113,8 @@ DESCRIPTION = st.builds(
     numerics=TEXT,
     row_class=IDS,
     ready=st.booleans(),
+    processors=st.lists(TEXT, max_size=3).map(tuple),
+    threads=st.integers(1, 2**32 - 1),
 )
 
 

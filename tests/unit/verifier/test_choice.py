@@ -117,21 +117,17 @@ def test_time_that_plain_decoding_would_pay_as_well_sends_no_session_to_rest() -
     assert ways[Speculation.OFF] <= 8, "but for one stretch, to see how fast plain decoding is"
 
 
-@pytest.mark.parametrize(("ahead_ns", "first", "last"), [(2e6, "lockstep", "hedged"), (1.1e6, "hedged", "lockstep")])
+@pytest.mark.parametrize(("shares", "first", "last"), [(True, "lockstep", "hedged"), (False, "hedged", "lockstep")])
 def test_on_a_shared_processor_draft_then_verify_comes_first_and_elsewhere_last(
-    ahead_ns: float, first: str, last: str
+    shares: bool, first: str, last: str
 ) -> None:
-    choice = Choice()
-    choice.saw_drafts(Speculation.PIPELINED, ahead_ns)
-    assert not choice.shares_processor, "one figure says nothing"
-    choice.saw_drafts(Speculation.LOCKSTEP, 1e6)
+    choice = Choice(shares_processor=shares)
     assert choice.best.value == first
     assert min(WAYS, key=choice.behind).value == last
 
 
 def test_what_is_measured_outweighs_where_the_models_run() -> None:
-    choice = Choice()
-    choice.saw_drafts(Speculation.LOCKSTEP, 0.5e6)
+    choice = Choice(shares_processor=True)
     for seed in range(20):
         run_session(choice, GAINS, 100, seed=seed)
     assert choice.best is Speculation.HEDGED
