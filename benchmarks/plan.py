@@ -80,13 +80,17 @@ class Plan:
         return _grown(self.pair.draft, self.settings.grow_draft)
 
     @property
+    def max_window_tokens(self) -> int:
+        """The most drafted tokens that one pass may judge for a session."""
+        return max(_MOST_WINDOW_TOKENS, self.settings.window, *self.lockstep_windows)
+
+    @property
     def verifier_arguments(self) -> tuple[str, ...]:
         """The verifier's flags, but for those of the environment."""
         settings = self.settings
-        most_window_tokens = max(_MOST_WINDOW_TOKENS, settings.window, *self.lockstep_windows)
         return (
             *("--model", self.target, "--dtype", settings.dtype, "--numerics", settings.numerics),
-            *("--max-window-tokens", str(most_window_tokens)),
+            *("--max-window-tokens", str(self.max_window_tokens)),
             *(("--threads", str(settings.target_threads)) if settings.target_threads else ()),
             *settings.verifier_arguments,
         )
