@@ -36,7 +36,7 @@ def check_table(run: CheckedRun) -> Table:
             f"{arm.in_place.ratio:.2f}",
             _difference(arm.in_place),
             f"{arm.tokens_per_pass:.2f}",
-            f"{arm.nominal.tokens_per_pass:.2f}",
+            f"{arm.in_place.tokens_per_pass:.2f}",
         )
     return table
 
