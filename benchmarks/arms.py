@@ -10,6 +10,7 @@ from benchmarks.measurement import Measurement
 from sybil_engine.errors import Unavailable
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc as wire_grpc
+from sybil_engine.rpc.v1 import types_pb2 as types
 from sybil_engine.serving.convert import sampling_to_wire, speculation_to_wire
 from sybil_engine.types import SamplingParams, Speculation
 
@@ -47,11 +48,13 @@ class EngineArm(Arm):
             window_tokens=self.window_tokens,
         )
         token_ids: list[int] = []
+        origins: list[int] = []
         usage = wire.Usage()
         start = time.perf_counter()
         try:
             async for response in self._stub.Generate(request):
                 token_ids += response.token_ids
+                origins += response.origins
                 if response.HasField("completion"):
                     usage = response.completion.usage
         except grpc.aio.AioRpcError as error:
@@ -60,7 +63,18 @@ class EngineArm(Arm):
             ) from error
         duration_s = time.perf_counter() - start
         counts = {descriptor.name: float(getattr(usage, descriptor.name)) for descriptor in usage.DESCRIPTOR.fields}
+        counts["first_tokens"] = first_commit_tokens(origins)
         return Measurement(tuple(token_ids), duration_s, counts)
+
+
+def first_commit_tokens(origins: Sequence[int]) -> int:
+    """How many tokens the first pass committed: up to its own one, which ends every commit but a session's last.
+
+    Args:
+        origins: [tokens], of a completion, as on the wire.
+    """
+    own: int = types.TOKEN_ORIGIN_TARGET
+    return origins.index(own) + 1 if own in origins else len(origins)
 
 
 def lockstep_name(window_tokens: int) -> str:

@@ -23,6 +23,7 @@ from benchmarks.figures import (
     fastest,
     machine,
     measured_figures,
+    measurement_figures,
     versions,
     with_best_lockstep,
 )
@@ -37,7 +38,7 @@ from benchmarks.services import RunningServices, running_services
 from benchmarks.tables import category_table, table
 from benchmarks.trace import Tracer
 from sybil_engine.errors import InvalidSettings
-from sybil_engine.types import ModelDescription, SamplingParams, Speculation
+from sybil_engine.types import HEDGED_DRAFT_ROWS, ModelDescription, SamplingParams, Speculation
 
 _SEARCHED_PROMPTS = 3
 _TRACED_PROMPTS = 3
@@ -103,7 +104,7 @@ class _Run:
         target = describe(plan.target, dtype=plan.settings.dtype)
         draft = describe(plan.draft, dtype=plan.draft_dtype) if plan.drafts else None
         tokenizer = Tokenizer.from_file(str(find_folder(plan.target) / "tokenizer.json"))
-        prompts = [(tuple(tokenizer.encode(prompt.text).ids), prompt.category) for prompt in plan.prompts]
+        prompts = [(tuple(tokenizer.encode(prompt.text).ids), prompt) for prompt in plan.prompts]
         context_tokens = min(each.context_tokens for each in (target, draft) if each)
         for number, (token_ids, _) in enumerate(prompts, start=1):
             if len(token_ids) + plan.settings.max_tokens > context_tokens:
@@ -112,9 +113,9 @@ class _Run:
                     f"do not fit the models' context of {context_tokens}; shorten one of them"
                 )
         tasks = [
-            Task(token_ids, seed=1000 * repeat + number, category=category)
+            Task(token_ids, seed=1000 * repeat + number, category=prompt.category, prompt_id=prompt.id)
             for repeat in range(plan.settings.repeat)
-            for number, (token_ids, category) in enumerate(prompts)
+            for number, (token_ids, prompt) in enumerate(prompts)
         ]
         return cls(plan, output, progress, target, draft, tasks, described)
 
@@ -149,6 +150,7 @@ class _Run:
                 sampling,
             ),
             "categories": {name: measured_figures(each) for name, each in by_category(measured, self.tasks).items()},
+            "measurements": {name: measurement_figures(each) for name, each in every.items()},
             "traces": {name: anatomy_figures(each) for name, each in anatomies.items()},
         }
         if window_tokens is not None:
@@ -164,6 +166,11 @@ class _Run:
             "machine": self.machine,
             "versions": versions(),
             "settings": asdict(self.plan.settings),
+            "limits": _limits(self.plan),
+            "tasks": [
+                {"prompt_id": task.prompt_id or None, "category": task.category, "seed": task.seed}
+                for task in self.tasks
+            ],
             "runs": list(runs),
         }
         return {**shared, **runs[0]} if len(runs) == 1 else shared
@@ -298,3 +305,15 @@ class _Run:
         for line in remarks_on(figures, self.plan.lockstep_windows):
             self.output.print(Text(line), soft_wrap=True)
         self.output.print()
+
+
+def _limits(plan: Plan) -> dict[str, int]:
+    """What bounds the passes of our arms."""
+    # torch, which bad settings do not need.
+    from verifier_service.row_control import MOST_BRANCHES
+
+    return {
+        "max_window_tokens": plan.max_window_tokens,
+        "draft_rows": HEDGED_DRAFT_ROWS,
+        "branches": MOST_BRANCHES,
+    }

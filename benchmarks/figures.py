@@ -12,6 +12,7 @@ from benchmarks.arms import lockstep_name
 from benchmarks.measurement import Interval, Measurement, median_interval, median_speed, speed_ratio
 from benchmarks.run import Task
 from sybil_engine import __version__
+from sybil_engine.ledger import Ledger
 from sybil_engine.types import Speculation
 
 Measured = Mapping[str, Sequence[Measurement]]
@@ -50,6 +51,18 @@ def arm_figures(measurements: Sequence[Measurement]) -> dict[str, Any]:
         "completion_tokens": sum(len(each.token_ids) for each in measurements),
         "completions": len(measurements),
     }
+
+
+def measurement_figures(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    """Each completion of one arm by itself: its text's fingerprint, its time, and whatever else the arm counts."""
+    return [
+        {
+            "text_fingerprint": f"{Ledger(each.token_ids, 0).fingerprint(len(each.token_ids)):016x}",
+            "duration_ns": round(each.duration_s * 1e9),
+            **{name: round(count) for name, count in each.counts.items()},
+        }
+        for each in measurements
+    ]
 
 
 def verifier_idle(measurements: Sequence[Measurement]) -> float | None:

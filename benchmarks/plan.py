@@ -14,9 +14,7 @@ from sybil_engine.cli.options import Models
 from sybil_engine.cli.pairs import NO_DRAFTER, Pair, pair_of
 from sybil_engine.errors import InvalidSettings
 from sybil_engine.types import Speculation
-
-# The verifier's own default.
-_MOST_WINDOW_TOKENS = 8
+from verifier_service.settings import VerifierSettings
 
 
 @dataclass(frozen=True)
@@ -90,13 +88,17 @@ class Plan:
         return self.settings.dtype if self.settings.dtype in DTYPES else "float32"
 
     @property
+    def max_window_tokens(self) -> int:
+        """The most drafted tokens that one pass may judge for a session."""
+        return max(VerifierSettings().max_window_tokens, self.settings.window, *self.lockstep_windows)
+
+    @property
     def verifier_arguments(self) -> tuple[str, ...]:
         """The verifier's flags, but for those of the environment."""
         settings = self.settings
-        most_window_tokens = max(_MOST_WINDOW_TOKENS, settings.window, *self.lockstep_windows)
         return (
             *("--model", self.target, "--dtype", settings.dtype, "--numerics", settings.numerics),
-            *("--max-window-tokens", str(most_window_tokens)),
+            *("--max-window-tokens", str(self.max_window_tokens)),
             *(("--threads", str(settings.target_threads)) if settings.target_threads else ()),
             *settings.verifier_arguments,
         )

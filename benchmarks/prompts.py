@@ -17,10 +17,12 @@ class BenchPrompt:
 
     Attributes:
         category: prompts of one category are reported together; the built-in ones are code, docstring or doctest.
+        id: of a built-in one; else empty.
     """
 
     text: str
     category: str = UNSORTED
+    id: str = ""
 
 
 def read_prompts(file: str, count: int) -> list[BenchPrompt]:
@@ -35,7 +37,7 @@ def read_prompts(file: str, count: int) -> list[BenchPrompt]:
     if file:
         prompts = _from_file(Path(file))
     else:
-        prompts = [BenchPrompt(prompt.prompt, prompt.category) for prompt in built_in_prompts()]
+        prompts = [BenchPrompt(prompt.prompt, prompt.category, prompt.id) for prompt in built_in_prompts()]
     return mixed(prompts, count)
 
 

@@ -10,11 +10,16 @@ from sybil_engine.types import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One prompt to complete."""
+    """One prompt to complete.
+
+    Attributes:
+        prompt_id: of a built-in prompt; else empty.
+    """
 
     prompt: tuple[int, ...]
     seed: int
     category: str = ""
+    prompt_id: str = ""
 
 
 async def warm_up(

@@ -72,12 +72,17 @@ class LongRun:
     A pass that starts early commits less, but while it runs the drafter goes on, and if all that it guessed is right,
     the pass after it has a full window. So a window of w tokens is worth what it commits, plus the chance of such a hit
     times what a hit is worth more than a miss, less the wait for it at the session's own rate of tokens per time.
+
+    Args:
+        most_tokens: the longest window.
     """
+
+    most_tokens: int = _MOST_WAIT_TOKENS
 
     def wait(self, point: Point, seen: Seen, ready_tokens: int) -> Wait:
         """See `LaunchRule.wait`."""
         acceptance_rate = seen.acceptance_rate
-        ahead = _drafted_during_a_pass(point)
+        ahead = _drafted_during_a_pass(point, self.most_tokens)
         hit_chance = acceptance_rate ** (ahead + 1)
 
         def rate_of_misses(window_tokens: int) -> float:
@@ -87,7 +92,7 @@ class LongRun:
             miss_ms = point.pass_ms(window_tokens) + _arrival_ms(point, 0, window_tokens)
             return committed / (miss_ms + hits * point.pass_ms(ahead))
 
-        rate = max(seen.tokens_per_ms, *map(rate_of_misses, _windows(0)))
+        rate = max(seen.tokens_per_ms, *map(rate_of_misses, _windows(0, self.most_tokens)))
         hit_worth = 0.0
         if hit_chance < 1:
             hit_worth = max(0.0, _committed(acceptance_rate, ahead) - rate * point.pass_ms(ahead)) / (1 - hit_chance)
@@ -97,17 +102,17 @@ class LongRun:
             hit = acceptance_rate ** (window_tokens + 1) * hit_worth
             return _committed(acceptance_rate, window_tokens) + hit - rate * spent_ms
 
-        tokens = max(_windows(ready_tokens), key=worth)
+        tokens = max(_windows(ready_tokens, self.most_tokens), key=worth)
         return Wait(tokens, _PATIENCE * _arrival_ms(point, ready_tokens, tokens))
 
 
-def _windows(ready_tokens: int) -> range:
-    return range(ready_tokens, max(ready_tokens, _MOST_WAIT_TOKENS) + 1)
+def _windows(ready_tokens: int, most_tokens: int = _MOST_WAIT_TOKENS) -> range:
+    return range(ready_tokens, max(ready_tokens, most_tokens) + 1)
 
 
-def _drafted_during_a_pass(point: Point) -> int:
-    if point.draft_ms * _MOST_WAIT_TOKENS <= point.verify_ms:
-        return _MOST_WAIT_TOKENS
+def _drafted_during_a_pass(point: Point, most_tokens: int) -> int:
+    if point.draft_ms * most_tokens <= point.verify_ms:
+        return most_tokens
     return int(point.verify_ms / point.draft_ms)
 
 

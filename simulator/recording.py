@@ -9,13 +9,13 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 from simulator.judging import Task, judge
-from simulator.storage import Recording
+from simulator.storage import Recording, model_words
 from simulator.trace import Trace
 from sybil_engine.errors import ContextExceeded, InvalidRequest, PairMismatch
 from sybil_engine.models.loading import describe, find_folder
 from sybil_engine.noise import NoiseTape
 from sybil_engine.sampling import draw_tokens, shape_logits
-from sybil_engine.types import ModelDescription, SamplingParams
+from sybil_engine.types import SamplingParams
 
 
 class Recorder:
@@ -64,8 +64,8 @@ class Recorder:
                 say(f"recording {number + 1} of {len(tasks)} at temperature {temperature:g}: {task.prompt_id}")
                 traces.append(self._trace(task, params, max_tokens))
         about = {
-            "target": _words(self._target_is),
-            "draft": _words(self._draft_is),
+            "target": model_words(self._target_is.model_id, self._target_is.parameters),
+            "draft": model_words(self._draft_is.model_id, self._draft_is.parameters),
             "max_tokens": max_tokens,
             "dtype": "float32",
         }
@@ -105,7 +105,3 @@ def _load(ref: str) -> Any:
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
     return model.eval()
-
-
-def _words(description: ModelDescription) -> str:
-    return f"{description.model_id}, {description.parameters:,} parameters"

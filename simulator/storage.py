@@ -53,6 +53,11 @@ class Recording:
         return [trace for trace in self.traces if trace.temperature == temperature]
 
 
+def model_words(model: str, parameters: int) -> str:
+    """A model as a recording names it."""
+    return f"{model}, {parameters:,} parameters"
+
+
 def check_writable(file: Path) -> None:
     """Refuse a file that could not be written, before an hour's work is lost for it.
 

@@ -15,7 +15,7 @@ class Plain:
 
     def play(self, trace: Trace, point: Point) -> Outcome:
         """See `Player.play`."""
-        return Outcome(len(trace), len(trace), len(trace) * point.verify_ms, 0.0)
+        return Outcome(len(trace), len(trace), len(trace) * point.verify_ms, 0.0, 1, point.verify_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +45,5 @@ class Lockstep:
             position = min(rejections[position], position + self.window_tokens) + 1
             passes += 1
         round_ms = waiting_ms + point.pass_ms(self.window_tokens)
-        return Outcome(len(trace), passes, passes * round_ms, passes * waiting_ms)
+        first_tokens = min(min(rejections[0], self.window_tokens) + 1, len(trace))
+        return Outcome(len(trace), passes, passes * round_ms, passes * waiting_ms, first_tokens, round_ms)

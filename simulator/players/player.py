@@ -15,12 +15,16 @@ class Outcome:
     Attributes:
         duration_ms: until the end of the pass that commits the last token.
         idle_ms: how much of it no verify pass was running.
+        first_tokens: committed by the first pass.
+        first_ms: until the end of that pass. Both are 0 where a player does not say; ours do.
     """
 
     tokens: int = 0
     passes: int = 0
     duration_ms: float = 0.0
     idle_ms: float = 0.0
+    first_tokens: int = 0
+    first_ms: float = 0.0
 
     def __add__(self, other: "Outcome") -> "Outcome":
         return Outcome(
@@ -28,11 +32,18 @@ class Outcome:
             self.passes + other.passes,
             self.duration_ms + other.duration_ms,
             self.idle_ms + other.idle_ms,
+            self.first_tokens + other.first_tokens,
+            self.first_ms + other.first_ms,
         )
 
     @property
     def tokens_per_second(self) -> float:
         return 1e3 * self.tokens / self.duration_ms
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Without the first pass."""
+        return 1e3 * (self.tokens - self.first_tokens) / (self.duration_ms - self.first_ms)
 
     @property
     def tokens_per_pass(self) -> float:

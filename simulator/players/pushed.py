@@ -40,8 +40,8 @@ class Pushed:
         drafter = Drafter(tree, point, self.draft_rows, self.most_ahead)
         seen = Seen()
         root = tree.root
-        now_ms = idle_ms = 0.0
-        position = passes = 0
+        now_ms = idle_ms = first_ms = 0.0
+        position = passes = first_tokens = 0
         while position < len(trace):
             start_ms = self._launch_ms(drafter, root, seen, now_ms, point)
             judged = self.rows.choose(root, point)
@@ -52,9 +52,11 @@ class Pushed:
             idle_ms += start_ms - now_ms
             now_ms = start_ms + point.pass_ms(len(judged))
             passes += 1
+            if passes == 1:
+                first_tokens, first_ms = position, now_ms
             seen.tokens_per_ms = position / now_ms
             drafter.tell(now_ms + point.one_way_ms, root)
-        return Outcome(len(trace), passes, now_ms, idle_ms)
+        return Outcome(len(trace), passes, now_ms, idle_ms, first_tokens, first_ms)
 
     def _launch_ms(self, drafter: Drafter, root: Guess, seen: Seen, now_ms: float, point: Point) -> float:
         """Let the drafter run until the next pass starts; returns when that is."""

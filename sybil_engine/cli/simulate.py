@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from sybil_engine.cli.exits import SUCCESS, UserMistake
@@ -16,6 +17,16 @@ from sybil_engine.cli.prompts import built_in_prompts, mixed
 _FILE = click.Path(dir_okay=True, path_type=Path)
 _AT_LEAST_1 = click.IntRange(min=1)
 _FILE_COLUMNS = 120
+# What a benchmark's file says, if there is one.
+_PLAYED = {
+    "point_texts": "--point",
+    "row_ms": "--row-ms",
+    "replicas": "--replicas",
+    "draft_rows": "--draft-rows",
+    "max_window": "--max-window",
+    "branches": "--branches",
+    "tree_rows": "--tree-rows",
+}
 
 
 @click.group(invoke_without_command=True, short_help="Play recorded traces under many policies, for any times.")
@@ -41,9 +52,15 @@ _FILE_COLUMNS = 120
 @click.option("--max-window", type=_AT_LEAST_1, default=16, show_default=True, help="Largest window that is searched.")
 @click.option("--branches", type=_AT_LEAST_1, default=3, show_default=True, help="Judged beside the trunk in a pass.")
 @click.option("--tree-rows", type=_AT_LEAST_1, default=32, show_default=True, help="Rows of a tree that a pass judges.")
+@click.option(
+    "--against",
+    "bench_file",
+    type=_FILE,
+    help="Compare with what `sybil bench --env emulated --json FILE` measured on the same prompts, at its times.",
+)
 @click.option("--json", "json_file", type=_FILE, help="File to write every figure to.")
 @click.pass_context
-def simulate(context: click.Context, /, trace_file: Path | None, **options: Any) -> int | None:
+def simulate(context: click.Context, /, trace_file: Path | None, bench_file: Path | None, **options: Any) -> int | None:
     """Play recorded traces as draft-then-verify, PEARL, AMUSD, SSD, DSI and this engine would, for any times of passes
     and messages. docs/simulator.md says what each of them does.
 
@@ -55,7 +72,13 @@ def simulate(context: click.Context, /, trace_file: Path | None, **options: Any)
         raise UserMistake(
             "no traces to play; name a file with --traces, or record one: `sybil simulate record --out FILE`"
         )
-    return _play(trace_file, options)
+    if bench_file is None:
+        return _play(trace_file, options)
+    given = [name for name in _PLAYED if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    if given:
+        flags = ", ".join(_PLAYED[name] for name in given)
+        raise UserMistake(f"{flags} cannot be chosen with --against, which takes it from {bench_file}; leave it out")
+    return _check(trace_file, bench_file, options)
 
 
 @simulate.command()
@@ -66,7 +89,7 @@ def simulate(context: click.Context, /, trace_file: Path | None, **options: Any)
 @click.option("--count", type=_AT_LEAST_1, default=24, show_default=True, help="Prompts, a category at a time.")
 @click.option("--max-tokens", type=_AT_LEAST_1, default=256, show_default=True, help="Of each completion.")
 @click.option(
-    "--seed", type=click.IntRange(min=0, max=2**32), default=1, show_default=True, help="Of the first prompt."
+    "--seed", type=click.IntRange(min=0, max=2**32), default=0, show_default=True, help="Of the first prompt."
 )
 @model_options
 def record(out_file: Path, temperature_texts: tuple[str, ...], **options: Any) -> int:
@@ -142,6 +165,38 @@ def _play(trace_file: Path, options: dict[str, Any]) -> int:
             name: options[name] for name in ("row_ms", "replicas", "draft_rows", "max_window", "branches", "tree_rows")
         }
         json_file.write_text(json.dumps(figures(recording, matches, settings), indent=2) + "\n")
+    return SUCCESS
+
+
+def _check(trace_file: Path, bench_file: Path, options: dict[str, Any]) -> int:
+    # NumPy, which `sybil --help` does not need.
+    from simulator.check import check_run, check_same
+    from simulator.check_report import check_figures, check_table, remarks_on
+    from simulator.measured import load_bench
+    from simulator.storage import check_writable, load
+
+    json_file: Path | None = options["json_file"]
+    if json_file:
+        check_writable(json_file)
+    recording, bench = load(trace_file), load_bench(bench_file)
+    temperatures = _temperatures(options["temperature_texts"]) or bench.temperatures()
+    check_same(recording, trace_file, bench, temperatures)
+    progress = Progress(Console(stderr=True, highlight=False))
+    runs = []
+    for temperature in temperatures:
+        with progress.waiting(f"temperature {temperature:g}"):
+            runs.append(check_run(bench, temperature, recording.at(temperature)))
+    output = _output()
+    _describe(recording, output)
+    for run in runs:
+        output.print()
+        output.print(check_table(run))
+    output.print()
+    for line in remarks_on(runs):
+        output.print(line, soft_wrap=True)
+    if json_file:
+        about = {"traces": str(trace_file), "bench": str(bench_file), "recorded": dict(recording.about)}
+        json_file.write_text(json.dumps(check_figures(runs, about), indent=2) + "\n")
     return SUCCESS
 
 

@@ -23,7 +23,7 @@ TOTALS = (*range(1, 9), 10, 12, 14, 16, 24, 32, 48, 64)
 SINGLE_SESSION_TOTALS = range(2, 9)
 # Passes of several sessions come in few sizes, the most useful first; others are padded.
 _SESSIONS = (2, 3, 4, 6, 8, 16)
-_ROWS_A_SESSION = (4, 1, 8, 2)
+_ROWS_A_SESSION = (4, 1, 8, 2, 16)
 LEAST_ROWS = 2
 MEASURE_BUDGET_S = 1.0
 VERIFY_BUDGET_S = 6.0

@@ -90,6 +90,17 @@ def test_a_run_says_all_that_it_promises(tmp_path: Path) -> None:
     assert document["arms"]["lockstep"]["window_tokens"] in (2, 4)
     assert set(document["categories"]) == {"code", "doctest"}
     assert document["runs"][0]["arms"] == document["arms"]
+    assert document["limits"] == {"max_window_tokens": 8, "draft_rows": 8, "branches": 3}
+    assert document["tasks"] == [
+        {"prompt_id": None, "category": "code", "seed": 0},
+        {"prompt_id": None, "category": "doctest", "seed": 1},
+    ]
+    measurements = document["measurements"]
+    assert set(measurements) == {"off", "lockstep-2", "lockstep-4", "pipelined"}
+    for arm in measurements.values():
+        assert [each["text_fingerprint"] for each in arm] == [each["text_fingerprint"] for each in measurements["off"]]
+        assert all(1 <= each["first_tokens"] <= each["completion_tokens"] for each in arm)
+    assert all(each["first_tokens"] == 1 for each in measurements["off"])
     assert {"machine", "versions", "settings"} <= set(document)
     assert document["arms"]["pipelined"]["tokens_per_pass"] > 1
     assert document["traces"]["pipelined"]["fates"]["accepted"] > 0

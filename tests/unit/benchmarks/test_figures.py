@@ -2,10 +2,12 @@
 
 import pytest
 
+from benchmarks.arms import first_commit_tokens
 from benchmarks.differences import find_differences
-from benchmarks.figures import by_category, measured_figures, verifier_idle, with_best_lockstep
+from benchmarks.figures import by_category, measured_figures, measurement_figures, verifier_idle, with_best_lockstep
 from benchmarks.measurement import Measurement, median_interval, speed_ratio
 from benchmarks.run import Task
+from sybil_engine.rpc.v1 import types_pb2 as types
 
 
 def measurement(tokens: int, duration_s: float, **counts: float) -> Measurement:
@@ -63,6 +65,27 @@ def test_rates_are_those_of_all_completions_together() -> None:
     assert arm["draft_efficiency"] == 3 / 12
     assert arm["tokens_per_pass"] == 1
     assert arm["wasted_draft_tokens"] == 4
+
+
+def test_a_first_commit_ends_with_the_targets_own_token() -> None:
+    drafted, own = types.TOKEN_ORIGIN_DRAFTED, types.TOKEN_ORIGIN_TARGET
+    assert first_commit_tokens([own, own]) == 1
+    assert first_commit_tokens([drafted, drafted, own, drafted, own]) == 3
+    # A session that its first pass ends within the window.
+    assert first_commit_tokens([drafted, drafted]) == 2
+
+
+def test_each_completion_stands_by_itself_with_all_that_was_counted() -> None:
+    same, other = measurement(3, 0.5, total_ns=4e8, verify_passes=2.0), measurement(4, 2)
+    figures = measurement_figures([same, other, same])
+    assert figures[0] == figures[2]
+    assert figures[0] | {"text_fingerprint": ""} == {
+        "text_fingerprint": "",
+        "duration_ns": 500_000_000,
+        "total_ns": 400_000_000,
+        "verify_passes": 2,
+    }
+    assert figures[0]["text_fingerprint"] != figures[1]["text_fingerprint"]
 
 
 def test_each_category_keeps_its_own_measurements() -> None:

@@ -282,7 +282,26 @@ def test_no_arm_on_a_trunk_beats_its_limit(seed: int) -> None:
 
 
 def test_outcomes_add_up() -> None:
-    assert Outcome(1, 2, 3.0, 4.0) + Outcome(10, 20, 30.0, 40.0) == Outcome(11, 22, 33.0, 44.0)
+    one, ten = Outcome(1, 2, 3.0, 4.0, 5, 6.0), Outcome(10, 20, 30.0, 40.0, 50, 60.0)
+    assert one + ten == Outcome(11, 22, 33.0, 44.0, 55, 66.0)
+
+
+def test_decoding_begins_behind_the_first_pass() -> None:
+    trace = synthetic_trace(48, [1.0])
+    point = Point(30, 3, 1)
+    for player in (Plain(), Lockstep(5), pushed(trace, rows=TrunkRows(8))):
+        first, outcome = player.play(synthetic_trace(1, [1.0]), point), player.play(trace, point)
+        assert outcome.first_ms == pytest.approx(first.duration_ms), player
+        later = [outcome.tokens - outcome.first_tokens, outcome.duration_ms - outcome.first_ms]
+        assert outcome.decode_tokens_per_second == pytest.approx(1e3 * later[0] / later[1])
+    assert [player.play(trace, point).first_tokens for player in (Plain(), Lockstep(5))] == [1, 6]
+
+
+@pytest.mark.parametrize("most_tokens", [4, 8, 16])
+def test_nothing_is_waited_for_beyond_the_longest_window(most_tokens: int) -> None:
+    sure = Seen()
+    sure.saw(200, 200)
+    assert LongRun(most_tokens).wait(Point(30, 0.1, 15), sure, 0).tokens == most_tokens
 
 
 # -------------------------------------------------------------------------------------------------------- SSD's guesses
