@@ -10,6 +10,8 @@ from sybil_engine.draft_tree import Graft
 from sybil_engine.errors import ContextExceeded, Exhausted, InvalidRequest, Unavailable
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
+from sybil_engine.rpc.v1.verifier_service_pb2 import VerifyRequest
+from sybil_engine.serving.convert import block_to_wire
 from sybil_engine.types import (
     AcceptanceRule,
     Block,
@@ -35,6 +37,7 @@ from tests.unit.fake_runner import (
     plain_tokens,
     target_model,
 )
+from verifier_service import servicer
 from verifier_service.launch import NO_WAIT, Wait
 from verifier_service.session import VerifierSession
 from verifier_service.verifier import Verifier
@@ -537,6 +540,18 @@ def test_the_round_trip_is_learned_from_what_answers_a_commit(
     before_ns = client.session.rule.pace.round_trip_ns.value
     client.session.offer(replace(block_of(client, (1,)), known_tokens=known_tokens), 10**9)
     assert (client.session.rule.pace.round_trip_ns.value > before_ns) == learned
+    client.leave()
+
+
+def test_the_round_trip_lasts_until_a_block_arrives_and_not_until_a_pass_lets_it_in(clock: FakeClock) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED, tokens=1), clock)
+    next_commit(client)
+    committed_ns, before_ns = clock.now_ns, client.session.rule.pace.round_trip_ns.value
+    clock.pass_s(1.0)
+    block = block_to_wire(replace(block_of(client, (1,)), draft_ns=500_000))
+    servicer._handle(client.session, VerifyRequest(block=block), committed_ns + 2_500_000)
+    after_ns = client.session.rule.pace.round_trip_ns.value
+    assert after_ns == pytest.approx(before_ns + 0.2 * (2_000_000 - before_ns), abs=10_000)
     client.leave()
 
 
