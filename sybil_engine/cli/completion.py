@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sybil_engine.cli.stats import Usage
+from sybil_engine.cli.stats import Counts
 from sybil_engine.errors import InvalidRequest
 from sybil_engine.types import (
     MOST_WINDOW_TOKENS,
@@ -89,7 +89,7 @@ class Ending:
 
     finish_reason: FinishReason | None
     seed: int
-    usage: Usage
+    counts: Counts
     passes: Mapping[Speculation, int] = field(default_factory=dict)
     reason: str = ""
 
