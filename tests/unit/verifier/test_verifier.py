@@ -676,3 +676,54 @@ def test_rows_behind_an_unlikely_token_are_the_first_that_no_longer_pay(clock: F
     next_commit(client)
     assert [rows.token_ids[1:] for rows in runner.batches[-1]] == [own[:2]]
     client.leave()
+
+
+@pytest.mark.parametrize("speculation", [Speculation.PIPELINED, Speculation.HEDGED])
+def test_a_drafter_that_is_sure_of_everything_and_always_wrong_gets_no_more_rows_than_one_that_tells_no_chances(
+    speculation: Speculation, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {told: rows_of_a_wrong_drafter(told, speculation, clock, monkeypatch) for told in (True, False)}
+    assert rows[True][0] > rows[False][0], "its word is taken at first"
+    assert all(lied <= silent for lied, silent in zip(rows[True][25:], rows[False][25:], strict=True))
+
+
+def test_a_drafter_is_trusted_again_though_none_of_its_tokens_got_a_row(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, runner, own = hedged_client(1, clock)
+    pace = client.session.rule.pace
+    pace._told_error.value, pace.acceptance_rate.value = 0.16, 0.0
+    for rows in range(1, 30):
+        client.verifier._pass_times.add(rows, 10_000_000 + 2_000_000 * rows)
+    monkeypatch.setattr(client.verifier._pass_times, "add", lambda rows, pass_ns: None)
+    rows_of_passes: list[int] = []
+    while not client.finished and rows_of_passes[-1:] != [5]:
+        client.session.offer(replace(block_of(client, own[:4]), chances=(1.0,) * 4), 0)
+        next_commit(client)
+        own = own[len(client.commits[-1].token_ids) :]
+        rows_of_passes.append(sum(len(each.token_ids) for each in runner.batches[-1]))
+    assert rows_of_passes == [1] * (len(rows_of_passes) - 1) + [5]
+    client.leave()
+
+
+def rows_of_a_wrong_drafter(
+    told: bool, speculation: Speculation, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """The rows of each pass where rows are dear, and what is drafted is never what is drawn."""
+    runner = FakeRunner()
+    client = Client(verifier_on(runner), opening(1, speculation, tokens=1, more=40), clock)
+    own = plain_tokens(client.opening)
+    for rows in range(1, 30):
+        client.verifier._pass_times.add(rows, 10_000_000 + 2_000_000 * rows)
+    monkeypatch.setattr(client.verifier._pass_times, "add", lambda rows, pass_ns: None)
+    counts = []
+    while not client.finished:
+        drawn = own[len(client.tokens)]
+        trunk, hedge = (other_than(drawn),) * 4, (other_than(drawn, other_than(drawn)),) * 4
+        for token_ids, origin in ((trunk, BlockOrigin.TRUNK), (hedge, BlockOrigin.HEDGE)):
+            chances = (1.0,) * 4 if told else ()
+            client.session.offer(replace(block_of(client, token_ids), origin=origin, chances=chances), 0)
+        next_commit(client)
+        counts.append(sum(len(each.token_ids) for each in runner.batches[-1]))
+    client.leave()
+    return counts
