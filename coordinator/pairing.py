@@ -3,6 +3,17 @@
 from sybil_engine.errors import PairMismatch
 from sybil_engine.types import ModelDescription
 
+# What verifiers must agree in to commit the same tokens, and the flag that says it.
+_SAME_TARGET = {
+    "model_id": "--model",
+    "architecture": "--model",
+    "parameters": "--model",
+    "vocabulary_size": "--model",
+    "tokenizer_fingerprint": "--model",
+    "dtype": "--dtype",
+    "numerics": "--numerics",
+}
+
 
 def check_pair(target: ModelDescription, draft: ModelDescription) -> None:
     """Check that a drafter can draft for a verifier: the same token ids must mean the same text.
@@ -36,14 +47,16 @@ def check_vocabulary(model: ModelDescription, tokenizer_size: int) -> None:
 def check_same_target(known: ModelDescription, other: ModelDescription) -> None:
     """Check that two verifiers commit the same tokens: a session may move from one to the other.
 
+    Row classes are equal if they share a row count: how many larger ones a verifier finds depends on its time.
+
     Raises:
-        PairMismatch: naming the first thing that differs.
+        PairMismatch: naming the first thing that differs, both values, and the flag to change.
     """
-    for name in ("model_id", "architecture", "parameters", "vocabulary_size", "tokenizer_fingerprint", "dtype"):
+    for name, flag in _SAME_TARGET.items():
         if getattr(known, name) != getattr(other, name):
             raise PairMismatch(
-                f"two verifiers serve different targets: {name} is {getattr(known, name)} on one and "
-                f"{getattr(other, name)} on the other; give all verifiers the same model and dtype"
+                f"two verifiers would not commit the same tokens: {name} is {getattr(known, name)} on one and "
+                f"{getattr(other, name)} on the other; start all verifiers with the same {flag}"
             )
     if known.row_class and other.row_class and not set(known.row_class) & set(other.row_class):
         raise PairMismatch(

@@ -13,12 +13,11 @@ from coordinator.settings import ServingSettings
 from sybil_engine.errors import ContextExceeded, InvalidRequest
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.serving import convert
-from sybil_engine.types import SamplingParams, SessionOpen, Speculation
+from sybil_engine.types import MOST_WINDOW_TOKENS, SamplingParams, SessionOpen, Speculation
 
 _DEFAULT_MAX_TOKENS = 128
 _MOST_STOPS = 16
 _MOST_STOP_CHARACTERS = 1_000
-_MOST_WINDOW_TOKENS = 64
 # Longer texts are tokenized in a thread: the event loop has other sessions to serve.
 _LONG_TEXT_CHARACTERS = 2_000
 
@@ -141,9 +140,9 @@ def _policy(message: wire.GenerateRequest, settings: ServingSettings) -> Policy:
             f"speculation has the value {message.speculation}, which this version does not serve; choose one of "
             f"{served}"
         ) from None
-    if message.window_tokens > _MOST_WINDOW_TOKENS:
+    if message.window_tokens > MOST_WINDOW_TOKENS:
         raise InvalidRequest(
-            f"window_tokens is {message.window_tokens}; it must be at most {_MOST_WINDOW_TOKENS}, or 0 for the default"
+            f"window_tokens is {message.window_tokens}; it must be at most {MOST_WINDOW_TOKENS}, or 0 for the default"
         )
     return policy(speculation, message.window_tokens or settings.window_tokens)
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from sybil_engine.settings import PORT, at_least
-from sybil_engine.types import Speculation
+from sybil_engine.settings import PORT, at_least, between
+from sybil_engine.types import MOST_WINDOW_TOKENS, Speculation
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ServingSettings:
         default=0,
         metadata={
             "help": "drafted tokens that one pass judges, for requests that do not say; 0: the policy's own choice",
-            "check": at_least(0),
+            "check": between(0, MOST_WINDOW_TOKENS),
         },
     )
     max_waiting: int = field(

@@ -32,8 +32,7 @@ async def serve(
     from sybil_engine.serving.model_service import serve_model
 
     await serve_model(
-        settings.host,
-        settings.port,
+        settings,
         drafter_service_pb2.DESCRIPTOR,
         describe(settings.model, dtype=settings.dtype, device=settings.device),
         lambda: Drafter(*host_model(settings, BRANCH_CELLS)),
@@ -42,7 +41,6 @@ async def serve(
         ),
         bound,
         stop,
-        settings.emulate_delay_ms,
     )
 
 

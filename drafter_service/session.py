@@ -6,6 +6,7 @@ from dataclasses import replace
 from drafter_service.calibration import Calibration
 from drafter_service.growth import Growth
 from sybil_engine.draft_tree import join_blocks
+from sybil_engine.errors import ContextExceeded
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
 from sybil_engine.serving.opening import check_token_ids
@@ -19,7 +20,7 @@ class DrafterSession:
         slot: its rows in the KV cache.
         growth: the draft tree, and what its cells hold.
         draft_rows: by how many rows a pass may grow the tree; 1 grows the trunk alone.
-        max_position: no token is drafted at or behind this position.
+        max_position: the session ends when this many tokens are committed; none is drafted at or behind it.
         draft_budget: how far ahead of the ledger to draft.
         emit: takes the blocks of each push.
     """
@@ -81,8 +82,15 @@ class DrafterSession:
 
         Raises:
             InvalidRequest: a token that the draft model does not know.
+            ContextExceeded: tokens beyond the session's end: reopening it would not help.
             SessionError: the commit leaves a gap or contradicts the ledger.
         """
+        end = commit.position + len(commit.token_ids)
+        if end > self.max_position:
+            raise ContextExceeded(
+                f"the commit ends at position {end}, but the session at {self.max_position}, where max_position or the "
+                "draft model's context ends; go on without this drafter"
+            )
         # Fed to the model, it would break the pass of every session.
         check_token_ids(commit.token_ids, self._vocabulary_size)
         self.ledger.append(commit)

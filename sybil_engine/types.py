@@ -10,6 +10,9 @@ from sybil_engine.errors import InvalidRequest
 HEDGED_DRAFT_ROWS = 8
 """By how many rows at most a draft pass grows a hedged session's tree."""
 
+MOST_WINDOW_TOKENS = 64
+"""The longest window that may be asked for; a verifier judges no more than its own --max-window-tokens."""
+
 
 class Speculation(Enum):
     """Who drafts ahead, and when a verify pass starts."""

@@ -33,8 +33,7 @@ async def serve(
     from verifier_service.verifier import Verifier
 
     await serve_model(
-        settings.host,
-        settings.port,
+        settings,
         verifier_service_pb2.DESCRIPTOR,
         describe(settings.model, dtype=settings.dtype, device=settings.device),
         lambda: Verifier(*host_model(settings, BRANCH_CELLS, wide_prefill=True), settings.max_window_tokens),
@@ -43,7 +42,6 @@ async def serve(
         ),
         bound,
         stop,
-        settings.emulate_delay_ms,
     )
 
 

@@ -158,7 +158,7 @@ def _path(share: Share) -> list[DraftNode]:
 def _survivals(share: Share) -> Iterator[float]:
     """For each drafted token of a trunk's share the chance that it is accepted."""
     pace = share.session.rule.pace
-    return accumulate((pace.chance(node) for node in _path(share)), mul)
+    return accumulate((pace.trusted_chance(node) for node in _path(share)), mul)
 
 
 def _branches(place: int, trunk: Share) -> Iterator[_Branch]:
@@ -172,11 +172,11 @@ def _branches(place: int, trunk: Share) -> Iterator[_Branch]:
     fork = session.tree.root
     for depth, following in enumerate(_path(trunk)):
         hedges = (child for child in fork.children.values() if child is not following)
-        for child in sorted(hedges, key=pace.chance, reverse=True)[:MOST_BRANCHES]:
+        for child in sorted(hedges, key=pace.trusted_chance, reverse=True)[:MOST_BRANCHES]:
             behind = session.tree.best_path(child)[: most_tokens - depth - 1]
             # The branch's own token is committed in any case; what it adds comes after it.
-            adds = 1 + sum(accumulate((pace.chance(node) for node in behind), mul))
+            adds = 1 + sum(accumulate((pace.trusted_chance(node) for node in behind), mul))
             drafted = (*trunk.drafted[:depth], child.token_id, *(node.token_id for node in behind))
-            yield _Branch(survives * pace.chance(child) * adds, place, drafted)
-        survives *= pace.chance(following)
+            yield _Branch(survives * pace.trusted_chance(child) * adds, place, drafted)
+        survives *= pace.trusted_chance(following)
         fork = following

@@ -137,6 +137,11 @@ class VerifierSession:
     def learn(self, trunk: Sequence[int], drawn: Sequence[int]) -> None:
         """Learn from what a pass drew where the trunk's tokens were judged, before it is committed."""
         accepted_tokens = count_accepted(trunk, drawn)
+        node = self.tree.root
+        # Also behind the window: what was not worth a row was guessed all the same.
+        for token_id in drawn[: accepted_tokens + 1]:
+            self.rule.pace.saw_draw(node, token_id)
+            node = node.children.get(token_id, node)
         self.rule.pace.saw_pass(min(accepted_tokens + 1, len(trunk)), accepted_tokens)
 
     def commit(

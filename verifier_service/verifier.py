@@ -95,11 +95,6 @@ class Verifier:
     def open_sessions(self) -> int:
         return len(self._sessions)
 
-    @property
-    def made_pass(self) -> bool:
-        """Whether a pass was made that is to be judged next."""
-        return self._made is not None
-
     def open(self, opening: SessionOpen, emit: Callable[[Commit | Exception], None]) -> VerifierSession:
         """Take a slot for a session.
 

@@ -9,7 +9,7 @@ import grpc
 
 from sybil_engine.cli.completion import CompletionRequest, Ending, Piece, Served
 from sybil_engine.cli.exits import CommandFailed, UserMistake
-from sybil_engine.cli.stats import Usage
+from sybil_engine.cli.stats import Counts
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc, types_pb2
 from sybil_engine.serving import convert
@@ -159,7 +159,7 @@ def _ending_from_wire(completion: wire.Completion) -> Ending:
     return Ending(
         finish_reason=_FINISH_REASONS.get(completion.finish_reason),
         seed=completion.seed,
-        usage=Usage(*(getattr(usage, field.name) for field in fields(Usage))),
+        counts=Counts(*(getattr(usage, field.name) for field in fields(Counts))),
         passes={
             convert.speculation_from_wire(each.speculation, Speculation.OFF): each.passes for each in completion.passes
         },

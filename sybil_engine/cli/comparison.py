@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from sybil_engine.cli.completion import Completion
-from sybil_engine.cli.stats import Stats, Usage
+from sybil_engine.cli.stats import Counts, Stats
 from sybil_engine.types import Speculation
 
 ARMS = (Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED)
@@ -18,7 +18,7 @@ class Comparison:
         differences: how many of them differ; where one completion is longer, its further tokens count, too.
     """
 
-    usage: dict[Speculation, Usage] = field(default_factory=lambda: {arm: Usage() for arm in ARMS})
+    counts: dict[Speculation, Counts] = field(default_factory=lambda: {arm: Counts() for arm in ARMS})
     compared_tokens: int = 0
     differences: int = 0
     rounds: int = 0
@@ -27,7 +27,7 @@ class Comparison:
         """Add one round."""
         reference = completions[Speculation.OFF].token_ids
         for arm, completion in completions.items():
-            self.usage[arm] += completion.ending.usage
+            self.counts[arm] += completion.ending.counts
             if arm is not Speculation.OFF:
                 self.compared_tokens += max(len(reference), len(completion.token_ids))
                 self.differences += _differences(reference, completion.token_ids)
@@ -35,7 +35,7 @@ class Comparison:
 
     def stats(self, arm: Speculation) -> Stats:
         """The rates of all of an arm's completions together."""
-        return Stats.of(self.usage[arm])
+        return Stats.of(self.counts[arm])
 
     def speedup(self, arm: Speculation) -> float | None:
         """Tokens per second against `off`."""

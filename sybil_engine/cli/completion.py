@@ -3,9 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sybil_engine.cli.stats import Usage
+from sybil_engine.cli.stats import Counts
 from sybil_engine.errors import InvalidRequest
-from sybil_engine.types import AcceptanceRule, FinishReason, ModelDescription, SamplingParams, Speculation, TokenOrigin
+from sybil_engine.types import (
+    MOST_WINDOW_TOKENS,
+    AcceptanceRule,
+    FinishReason,
+    ModelDescription,
+    SamplingParams,
+    Speculation,
+    TokenOrigin,
+)
 
 _MOST_TOKENS = 2**31 - 1
 _MOST_STOPS = 16
@@ -19,7 +27,7 @@ class CompletionRequest:
         max_tokens: None leaves it to the coordinator.
         stop: text that ends the completion; it is not part of it.
         speculation: None leaves it to the coordinator.
-        window_tokens: how many drafted tokens one pass may judge; 0 leaves it to the verifier.
+        window_tokens: how many drafted tokens one pass may judge; 0 leaves it to the coordinator.
 
     Raises:
         InvalidRequest: a value is out of range. The coordinator would say the same; here nothing has to start first.
@@ -45,8 +53,11 @@ class CompletionRequest:
             raise InvalidRequest(f"seed is {self.seed}; it must fit 64 bits without a sign")
         if self.max_tokens is not None and not 1 <= self.max_tokens <= _MOST_TOKENS:
             raise InvalidRequest(f"max_tokens is {self.max_tokens}; it must be at least 1 and at most {_MOST_TOKENS}")
-        if not 0 <= self.window_tokens <= _MOST_TOKENS:
-            raise InvalidRequest(f"window is {self.window_tokens}; it must be 0 (the verifier's choice) or more")
+        if not 0 <= self.window_tokens <= MOST_WINDOW_TOKENS:
+            raise InvalidRequest(
+                f"window is {self.window_tokens}; it must be at least 1 and at most {MOST_WINDOW_TOKENS}, or 0 for the "
+                "default"
+            )
         if "" in self.stop:
             raise InvalidRequest("a stop string is empty; give each at least one character")
         if len(self.stop) > _MOST_STOPS:
@@ -78,7 +89,7 @@ class Ending:
 
     finish_reason: FinishReason | None
     seed: int
-    usage: Usage
+    counts: Counts
     passes: Mapping[Speculation, int] = field(default_factory=dict)
     reason: str = ""
 

@@ -9,7 +9,7 @@ import click
 
 from sybil_engine.cli.completion import CompletionRequest
 from sybil_engine.models.presets import PRESETS
-from sybil_engine.types import AcceptanceRule, SamplingParams, Speculation
+from sybil_engine.types import MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -62,7 +62,12 @@ def request_options(command: Command) -> Command:
             show_default=True,
             help="How drafted tokens are judged. Under the ratio test the text depends on what was drafted.",
         ),
-        click.option("--window", type=int, default=0, help="Most drafted tokens one pass judges; 0: automatic."),
+        click.option(
+            "--window",
+            type=int,
+            default=0,
+            help=f"Most drafted tokens one pass judges, up to {MOST_WINDOW_TOKENS}; 0: automatic.",
+        ),
     )
 
 

@@ -133,10 +133,10 @@ def legend() -> Text:
 def figures(completion: Completion) -> str:
     """One line: how fast, how well guessed, and what is needed to get the same again."""
     ending = completion.ending
-    stats = Stats.of(ending.usage)
+    stats = Stats.of(ending.counts)
     first_token_ns = stats.time_to_first_token_ns
     parts = [
-        f"{ending.usage.completion_tokens} tokens",
+        f"{ending.counts.completion_tokens} tokens",
         f"{number(stats.tokens_per_second, '.1f')} tokens/s",
         f"first token after {'-' if first_token_ns is None else f'{first_token_ns / 1e6:.0f} ms'}",
         f"acceptance rate {number(stats.acceptance_rate, '.2f')}",
@@ -168,7 +168,7 @@ def as_json(completion: Completion) -> str:
             "seed": ending.seed,
             "passes": {speculation.value: passes for speculation, passes in ending.passes.items()},
             "reason": ending.reason,
-            "stats": asdict(Stats.of(ending.usage)),
+            "stats": asdict(Stats.of(ending.counts)),
         },
         ensure_ascii=False,
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class Counts:
     """Counts and times of one completion, or of several added up; see Usage in generation_service.proto for each."""
 
     prompt_tokens: int = 0
@@ -19,8 +19,8 @@ class Usage:
     overlap_ns: int = 0
     reopened_streams: int = 0
 
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Usage)))
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Counts)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,17 @@ class Stats:
     verify_passes: int
 
     @classmethod
-    def of(cls, usage: Usage) -> "Stats":
+    def of(cls, counts: Counts) -> "Stats":
         """The rates that follow from counts."""
         return cls(
-            tokens_per_second=_ratio(usage.completion_tokens, usage.total_ns / 1e9),
-            time_to_first_token_ns=usage.time_to_first_token_ns or None,
-            acceptance_rate=_ratio(usage.accepted_tokens, usage.tested_tokens),
-            draft_efficiency=_ratio(usage.accepted_tokens, usage.drafted_tokens),
-            tokens_per_pass=_ratio(usage.completion_tokens, usage.verify_passes),
-            overlap=_ratio(usage.overlap_ns, usage.verify_ns),
-            wasted_draft_tokens=usage.drafted_tokens - usage.tested_tokens,
-            verify_passes=usage.verify_passes,
+            tokens_per_second=_ratio(counts.completion_tokens, counts.total_ns / 1e9),
+            time_to_first_token_ns=counts.time_to_first_token_ns or None,
+            acceptance_rate=_ratio(counts.accepted_tokens, counts.tested_tokens),
+            draft_efficiency=_ratio(counts.accepted_tokens, counts.drafted_tokens),
+            tokens_per_pass=_ratio(counts.completion_tokens, counts.verify_passes),
+            overlap=_ratio(counts.overlap_ns, counts.verify_ns),
+            wasted_draft_tokens=counts.drafted_tokens - counts.tested_tokens,
+            verify_passes=counts.verify_passes,
         )
 
 

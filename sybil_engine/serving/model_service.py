@@ -15,6 +15,7 @@ from sybil_engine.errors import InvalidRequest, ModelError, SybilError, Unavaila
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import Engine, EngineThread
 from sybil_engine.serving.server import running_server
+from sybil_engine.serving.service_settings import ServiceSettings
 from sybil_engine.types import ModelDescription
 
 _log = logging.getLogger(__name__)
@@ -50,15 +51,13 @@ class HostedModel(Generic[EngineType]):
 
 
 async def serve_model(
-    host: str,
-    port: int,
+    settings: ServiceSettings,
     file: FileDescriptor,
     description: ModelDescription,
     load: Callable[[], EngineType],
     add_servicer: Callable[[HostedModel[EngineType], grpc.aio.Server], None],
     bound: Callable[[int], None],
     stop: asyncio.Event,
-    delay_ms: float = 0.0,
 ) -> None:
     """Serve a model until `stop` is set, then drain.
 
@@ -66,20 +65,21 @@ async def serve_model(
         file: the proto file of the service.
         description: what is known before the weights are loaded.
         load: makes the engine; runs on the engine's thread.
-        delay_ms: how long messages of sessions are held back, each way, to emulate a link.
         bound: told the port as soon as it listens; the service reports SERVING once the model is loaded.
 
     Raises:
         Unavailable: the address cannot be bound.
         ModelError: what `load` raised.
     """
-    thread = EngineThread(load, name=f"engine-{description.model_id}", link=DelayLine(delay_ms / 1e3))
+    thread = EngineThread(load, name=f"engine-{description.model_id}", link=DelayLine(settings.emulate_delay_ms / 1e3))
     hosted = HostedModel(thread, description)
     stopped = asyncio.create_task(stop.wait())
     try:
-        async with running_server(host, port, file, lambda server: add_servicer(hosted, server)) as server:
+        async with running_server(
+            settings.host, settings.port, file, lambda server: add_servicer(hosted, server)
+        ) as server:
             bound(server.port)
-            _log.info("listening on %s:%d, loading %s", host, server.port, description.model_id)
+            _log.info("listening on %s:%d, loading %s", settings.host, server.port, description.model_id)
             loaded = asyncio.wrap_future(thread.start())
             await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
             if loaded.done():

@@ -11,6 +11,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from sybil_engine import errors
+from sybil_engine.serving.decoding import DecodingInterceptor
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
@@ -87,7 +88,7 @@ async def running_server(
     Raises:
         Unavailable: the address cannot be bound.
     """
-    server = grpc.aio.server(options=_SERVER_OPTIONS)
+    server = grpc.aio.server(interceptors=(DecodingInterceptor(),), options=_SERVER_OPTIONS)
     add_services(server)
     services: tuple[ServiceDescriptor, ...] = tuple(file.services_by_name.values())
     names = tuple(service.full_name for service in services)

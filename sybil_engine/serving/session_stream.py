@@ -8,8 +8,10 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from sybil_engine.errors import InvalidRequest, SybilError
+from sybil_engine.serving.decoding import undecodable
 from sybil_engine.serving.engine_thread import Engine, EngineThread
 from sybil_engine.serving.outbox import Outbox
 from sybil_engine.serving.server import status_code
@@ -137,9 +139,12 @@ async def first_message(messages: AsyncIterator[Message]) -> Message:
     """Take a stream's first message, which opens the session.
 
     Raises:
-        InvalidRequest: there is none, or it is another one.
+        InvalidRequest: there is none, it is another one, or it cannot be decoded.
     """
-    message = await anext(aiter(messages), None)
+    try:
+        message = await anext(aiter(messages), None)
+    except DecodeError as error:
+        raise InvalidRequest(undecodable("the first message", error)) from error
     if message is None or not message.HasField("open"):
         raise InvalidRequest("a stream begins with `open`; send it before anything else")
     return message

@@ -77,6 +77,17 @@ def test_a_gap_or_a_contradiction_is_a_failed_precondition_and_frees_the_slot() 
     asyncio.run(run())
 
 
+def test_a_commit_beyond_the_sessions_end_is_out_of_range_and_frees_the_slot() -> None:
+    async def run() -> None:
+        async with running_drafter() as stub:
+            error = await _refusal(stub, opening(PROMPT, tokens=2), _commit(4, 9, 9, 9))
+            assert error.code() is grpc.StatusCode.OUT_OF_RANGE
+            assert "the session at 6" in (error.details() or "")
+            await _assert_every_slot_is_free(stub)
+
+    asyncio.run(run())
+
+
 def test_a_repeated_commit_changes_nothing() -> None:
     async def run() -> None:
         async with running_drafter() as stub:

@@ -203,9 +203,11 @@ async def test_malformed_bytes_are_refused_and_harm_nobody() -> None:
     async with scene(ToyVerifier()) as here:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{here.coordinator.port}") as channel:
             call: Any = channel.unary_stream("/sybil_engine.rpc.v1.GenerationService/Generate", None, None)
-            with pytest.raises(grpc.aio.AioRpcError):
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
                 async for _ in call(b"\xff\xff\xff\xff"):
                     pass
+            assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+            assert "the request cannot be decoded" in (failure.value.details() or "")
             with pytest.raises(grpc.aio.AioRpcError) as failure:
                 async for _ in call(b"\x0a" + b"x" * 5_000_000):
                     pass

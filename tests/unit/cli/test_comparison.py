@@ -2,15 +2,15 @@
 
 from sybil_engine.cli.comparison import Comparison
 from sybil_engine.cli.completion import Completion, Ending
-from sybil_engine.cli.stats import Usage
+from sybil_engine.cli.stats import Counts
 from sybil_engine.types import FinishReason, Speculation, TokenOrigin
 
 OFF, LOCKSTEP, PIPELINED = Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED
 
 
 def completion(tokens: tuple[int, ...], total_s: float) -> Completion:
-    usage = Usage(completion_tokens=len(tokens), verify_passes=len(tokens), total_ns=int(total_s * 1e9))
-    return Completion("", tokens, (TokenOrigin.TARGET,) * len(tokens), Ending(FinishReason.LENGTH, 1, usage))
+    counts = Counts(completion_tokens=len(tokens), verify_passes=len(tokens), total_ns=int(total_s * 1e9))
+    return Completion("", tokens, (TokenOrigin.TARGET,) * len(tokens), Ending(FinishReason.LENGTH, 1, counts))
 
 
 def test_equal_tokens_are_no_difference() -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sybil_engine.cli.completion import Completion, Ending, Piece
 from sybil_engine.cli.printing import ColourPrinter, JsonPrinter, PlainPrinter, Printer, as_json, figures, printer_for
-from sybil_engine.cli.stats import Usage
+from sybil_engine.cli.stats import Counts
 from sybil_engine.types import FinishReason, TokenOrigin
 
 DRAFTED, TARGET = TokenOrigin.DRAFTED, TokenOrigin.TARGET
@@ -17,7 +17,7 @@ PIECES = [
     Piece(" x", (7,), (TARGET,)),
     Piece(" + [/b]", (8, 9), (DRAFTED, TARGET)),
 ]
-USAGE = Usage(
+COUNTS = Counts(
     prompt_tokens=3,
     completion_tokens=5,
     verify_passes=2,
@@ -29,7 +29,7 @@ USAGE = Usage(
     verify_ns=80_000_000,
     overlap_ns=40_000_000,
 )
-COMPLETION = Completion.joined(PIECES, Ending(FinishReason.LENGTH, 42, USAGE))
+COMPLETION = Completion.joined(PIECES, Ending(FinishReason.LENGTH, 42, COUNTS))
 
 
 def terminal(no_color: bool | None = False) -> Console:
@@ -101,7 +101,7 @@ def test_figures_are_one_line_and_undefined_ones_are_a_dash() -> None:
         "5 tokens · 50.0 tokens/s · first token after 50 ms · acceptance rate 0.75 · 2.50 tokens per pass · seed 42 · "
         "finish reason length"
     )
-    assert "acceptance rate -" in figures(Completion("", (), (), Ending(None, 0, Usage())))
+    assert "acceptance rate -" in figures(Completion("", (), (), Ending(None, 0, Counts())))
 
 
 def test_json_is_one_object_with_exactly_these_keys() -> None:
@@ -130,7 +130,7 @@ def test_json_is_one_object_with_exactly_these_keys() -> None:
 
 
 def test_json_says_null_where_a_rate_is_undefined() -> None:
-    completion = Completion("", (), (), Ending(FinishReason.STOP, 1, Usage(verify_passes=1)))
+    completion = Completion("", (), (), Ending(FinishReason.STOP, 1, Counts(verify_passes=1)))
     assert json.loads(as_json(completion))["stats"]["acceptance_rate"] is None
 
 

@@ -28,11 +28,33 @@ def test_a_model_that_does_not_know_every_token_is_refused() -> None:
         check_vocabulary(toy_description(vocabulary_size=200), 260)
 
 
-@pytest.mark.parametrize("change", [{"model_id": "x"}, {"dtype": "bfloat16"}, {"parameters": 5}])
-def test_verifiers_between_which_a_session_could_not_move_are_refused(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({"model_id": "x"}, "--model"),
+        ({"parameters": 5}, "--model"),
+        ({"tokenizer_fingerprint": "else"}, "--model"),
+        ({"dtype": "bfloat16"}, "--dtype"),
+        ({"numerics": "exact", "row_class": (1, 2)}, "--numerics"),
+    ],
+)
+def test_verifiers_that_may_commit_other_tokens_are_refused_naming_both_values_and_the_flag(
+    change: dict[str, Any], flag: str
+) -> None:
     check_same_target(toy_description(), toy_description(max_sessions=9))
-    with pytest.raises(PairMismatch, match=next(iter(change))):
-        check_same_target(toy_description(), toy_description(**change))
+    known, other = toy_description(), toy_description(**change)
+    name = next(iter(change))
+    with pytest.raises(PairMismatch) as refusal:
+        check_same_target(known, other)
+    assert f"{name} is {getattr(known, name)} on one and {getattr(other, name)} on the other" in str(refusal.value)
+    assert str(refusal.value).endswith(f"with the same {flag}")
+
+
+def test_exact_verifiers_of_row_classes_that_share_no_row_count_are_refused() -> None:
+    known = toy_description(numerics="exact", row_class=(1, 2, 3))
+    check_same_target(known, toy_description(numerics="exact", row_class=(1, 2, 3, 4, 8)))
+    with pytest.raises(PairMismatch, match=r"\(1, 2, 3\) rows on one and \(4, 8\) on the other; .*--row-class"):
+        check_same_target(known, toy_description(numerics="exact", row_class=(4, 8)))
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from coordinator.request import Request, read_request
 from coordinator.routing import Target
 from coordinator.settings import CoordinatorSettings
 from coordinator.tokenizer import Tokenizer
-from sybil_engine.errors import ContextExceeded, InvalidRequest
+from sybil_engine.errors import ContextExceeded, InvalidRequest, InvalidSettings
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import types_pb2
+from sybil_engine.settings import parse
 from sybil_engine.types import AcceptanceRule, Speculation
 from tests.unit.coordinator.toy import CONTEXT_TOKENS, END_TOKEN, VOCABULARY_SIZE, toy_description, toy_tokenizer
 
@@ -54,7 +55,7 @@ def ids(*token_ids: int) -> wire.TokenIds:
         (wire.GenerateRequest(text="a", stop=["x", ""]), "a stop string is empty"),
         (wire.GenerateRequest(text="a", stop=["x"] * 17), "17 stop strings were given; at most 16"),
         (wire.GenerateRequest(text="a", stop=["x" * 5000]), "5000 characters; at most 1000"),
-        (wire.GenerateRequest(text="a", window_tokens=1000), "window_tokens is 1000; it must be at most 64"),
+        (wire.GenerateRequest(text="a", window_tokens=65), "window_tokens is 65; it must be at most 64, or 0"),
         (wire.GenerateRequest(text="a", speculation=99), "choose one of off, lockstep, pipelined, hedged, auto"),  # type: ignore[arg-type]
         (wire.GenerateRequest(text="a", acceptance_rule=99), "acceptance_rule"),  # type: ignore[arg-type]
     ],
@@ -97,6 +98,13 @@ def test_the_policy_is_the_requests_or_else_the_settings() -> None:
     assert read(wire.GenerateRequest(text="a", window_tokens=5)).policy == Lockstep(5)
     assert read(wire.GenerateRequest(text="a", speculation=types_pb2.SPECULATION_OFF)).policy == Off()
     assert read(wire.GenerateRequest(text="a", speculation=types_pb2.SPECULATION_PIPELINED)).policy == Pipelined(3)
+
+
+def test_the_longest_window_is_one_limit_for_requests_and_settings() -> None:
+    assert read(wire.GenerateRequest(text="a", window_tokens=64)).policy == Lockstep(64)
+    assert parse(CoordinatorSettings, ["--window-tokens", "64"], {}, "SYBIL_COORDINATOR_").window_tokens == 64
+    with pytest.raises(InvalidSettings, match="it must be between 0 and 64"):
+        parse(CoordinatorSettings, ["--window-tokens", "65"], {}, "SYBIL_COORDINATOR_")
 
 
 def test_the_acceptance_rule_is_passed_through() -> None:

@@ -21,9 +21,24 @@ CAPACITY_TOKENS = 24
 PROMPT = (7, 1, 0)
 
 
-def block_after(prefix: Path, token_ids: Path, origin: BlockOrigin = BlockOrigin.TRUNK, draft_ns: int = 0) -> Block:
+def block_after(
+    prefix: Path,
+    token_ids: Path,
+    origin: BlockOrigin = BlockOrigin.TRUNK,
+    draft_ns: int = 0,
+    chances: tuple[float, ...] = (),
+    known_tokens: int = 0,
+) -> Block:
     fingerprint = Ledger(prefix, len(prefix)).fingerprint(len(prefix))
-    return Block(len(prefix), fingerprint, token_ids, origin, draft_ns=draft_ns)
+    return Block(
+        len(prefix),
+        fingerprint,
+        token_ids,
+        origin,
+        draft_ns=draft_ns,
+        chances=chances,
+        known_tokens=known_tokens,
+    )
 
 
 def extend(ledger: Ledger, tokens: Path) -> None:
@@ -287,19 +302,28 @@ def block_sequences(draw: st.DrawFn) -> list[tuple[Path, Block]]:
         prefixes = [(1,), (2,), *(before + block.token_ids for before, block in sequence[-1:] * 4)]
         prefix = draw(st.sampled_from(prefixes))
         tokens = draw(TOKENS)
-        block = block_after(prefix, tokens, draw(ORIGIN), draw(st.integers(0, 9)))
+        # A chance of its own for each token, so that one in another's place is seen.
+        numbered = tuple((10 * len(sequence) + index) / 100 for index in range(len(tokens)))
+        chances = draw(st.sampled_from([numbered, numbered, ()]))
+        known_tokens = draw(st.sampled_from([1, 1, 1, 2]))
+        block = block_after(prefix, tokens, draw(ORIGIN), draw(st.integers(0, 9)), chances, known_tokens)
         sequence.append((prefix, block))
     return sequence
 
 
-@settings(max_examples=40)
+def what_it_says(prefix: Path, block: Block) -> list[tuple[object, ...]]:
+    """Of each token the path to it, its origin, its chance, and what its drafter knew."""
+    chances = block.chances or [None] * len(block.token_ids)
+    return [
+        (*prefix, *block.token_ids[: index + 1], block.origin, chance, block.known_tokens)
+        for index, chance in enumerate(chances)
+    ]
+
+
+@settings(max_examples=100)
 @given(sequence=block_sequences())
 def test_joined_blocks_say_the_same_and_never_join_across_prefixes(sequence: list[tuple[Path, Block]]) -> None:
-    said = [
-        (*prefix, *block.token_ids[: index + 1], block.origin)
-        for prefix, block in sequence
-        for index in range(len(block.token_ids))
-    ]
+    said = [each for prefix, block in sequence for each in what_it_says(prefix, block)]
     joined = join_blocks([block for _, block in sequence])
     heard = []
     blocks = iter(sequence)
@@ -311,7 +335,7 @@ def test_joined_blocks_say_the_same_and_never_join_across_prefixes(sequence: lis
         while sum(len(each.token_ids) for each in parts) < len(block.token_ids):
             parts.append(next(blocks)[1])
         assert block.draft_ns == sum(each.draft_ns for each in parts)
-        heard += [(*prefix, *block.token_ids[: index + 1], block.origin) for index in range(len(block.token_ids))]
+        heard += what_it_says(prefix, block)
     assert next(blocks, None) is None
     assert heard == said
     assert join_blocks(joined) == joined
@@ -342,8 +366,24 @@ def test_blocks_that_extend_one_another_join_with_their_distributions_and_times(
         pytest.param(block_after((*PROMPT, 9), (2,)), id="another prefix of the same length"),
         pytest.param(block_after((*PROMPT, 1, 1), (2,)), id="a gap"),
         pytest.param(block_after(PROMPT, (2,)), id="the same prefix"),
+        pytest.param(block_after((*PROMPT, 1), (2,), chances=(0.5,)), id="chances behind none"),
+        pytest.param(block_after((*PROMPT, 1), (2,), known_tokens=3), id="drafted with more tokens known"),
     ],
 )
 def test_other_blocks_stay_apart(second: Block) -> None:
     first = block_after(PROMPT, (1,))
     assert join_blocks([first, second]) == [first, second]
+
+
+def test_a_tree_learns_the_same_chances_from_joined_blocks() -> None:
+    parts = [
+        block_after(PROMPT, (1, 2), chances=(0.9, 0.8)),
+        block_after((*PROMPT, 1, 2), (3,), chances=(0.7,)),
+        block_after((*PROMPT, 1, 2, 3), (4,)),
+        block_after((*PROMPT, 1), (5,), BlockOrigin.HEDGE, chances=(0.05,)),
+    ]
+    _, tree = planted()
+    for block in join_blocks(parts):
+        tree.graft(block)
+    assert [node.chance for node in tree.best_path()] == [0.9, 0.8, 0.7, None]
+    assert tree.best_path()[0].children[5].chance == 0.05

@@ -11,7 +11,7 @@ from drafter_service.drafter import Drafter
 from drafter_service.growth import Growth
 from drafter_service.session import DrafterSession
 from sybil_engine.draft_tree import DraftNode, DraftTree, Graft
-from sybil_engine.errors import CommitGap, InvalidRequest, Unavailable
+from sybil_engine.errors import CommitGap, ContextExceeded, InvalidRequest, Unavailable
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
 from sybil_engine.types import Block, BlockOrigin, Commit, SamplingParams, SessionOpen, Speculation, TokenOrigin
@@ -230,6 +230,23 @@ def test_a_gap_or_an_unknown_token_changes_nothing() -> None:
         trunk_of(session.growth.tree),
         session.draft_budget,
     )
+
+
+@pytest.mark.parametrize("max_position", [8, 0])
+def test_a_session_follows_commits_to_its_end_and_none_beyond(max_position: int) -> None:
+    it = watched()
+    session = it.open(replace(opening(1), max_position=max_position))
+    end = max_position or CONTEXT_TOKENS
+    last = commit_after(session.ledger, (1,) * (end - len(session.ledger)))
+    with pytest.raises(ContextExceeded, match=f"ends at position {end + 1}, but the session at {end}"):
+        session.advance(replace(last, token_ids=(*last.token_ids, 1)))
+    assert len(session.ledger) == session.opening.prompt_tokens, "what is refused changes nothing"
+    session.advance(last)
+    session.advance(last)
+    with pytest.raises(ContextExceeded):
+        session.advance(commit_after(session.ledger, (1,)))
+    assert len(session.ledger) == end
+    assert it.drafter.step() is None
 
 
 def test_a_repeated_commit_changes_nothing() -> None:

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from sybil_engine.errors import CommitGap, Exhausted, InvalidRequest, SybilError, Unavailable
+from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import EngineThread
 from sybil_engine.serving.outbox import Outbox
 from sybil_engine.serving.session_stream import SessionStream, aborting, first_message, session_stream
@@ -237,6 +238,62 @@ def test_the_event_loop_never_waits_for_a_pass() -> None:
         assert max(stalls_s) < 0.2
 
     with_engine(EchoEngine(step_takes_s=0.3), converse)
+
+
+# -------------------------------------------------------------------------------------------------------- arrival times
+
+
+async def arrivals(thread: EngineThread[Any], words: Sequence[str], release: threading.Event) -> list[int]:
+    """When messages arrived, by what `handle` is told, that are sent during a pass; it ends when all are here."""
+    told: list[int] = []
+
+    async def sent_during_a_pass() -> AsyncIterator[Said]:
+        thread.post(lambda engine: release.wait(SOON_S))
+        for word in words:
+            yield Said(word)
+            await asyncio.sleep(0.002)
+        release.set()
+        await asyncio.Event().wait()
+
+    def note(session: EchoSession, message: Said, arrived_ns: int) -> None:
+        told.append(arrived_ns)
+        session.emit(message.word)
+
+    heard: list[str] = []
+    async with session_stream(thread, OPENING, sent_during_a_pass(), note) as stream:
+        async for events in stream.events():
+            heard += events
+            if len(heard) == len(words):
+                break
+    assert heard == list(words)
+    return told
+
+
+def test_a_message_has_the_time_at_which_it_arrived_though_it_waited_for_a_pass() -> None:
+    class NotedEnd(threading.Event):
+        at_ns = 0
+
+        def set(self) -> None:
+            self.at_ns = time.monotonic_ns()
+            super().set()
+
+    async def converse(thread: EngineThread[Any]) -> None:
+        before_ns, end = time.monotonic_ns(), NotedEnd()
+        told = await arrivals(thread, ["a", "b", "c"], end)
+        assert before_ns < told[0] < told[1] < told[2] < end.at_ns
+
+    with_engine(EchoEngine(), converse)
+
+
+def test_over_an_emulated_link_a_message_arrives_when_its_delay_is_over() -> None:
+    thread: EngineThread[Any] = EngineThread(EchoEngine, name="echo", link=DelayLine(0.05))
+    thread.start().result(SOON_S)
+    free = threading.Event()
+    free.set()
+    before_ns = time.monotonic_ns()
+    (told,) = asyncio.run(asyncio.wait_for(arrivals(thread, ["a"], free), SOON_S))
+    thread.stop()
+    assert told - before_ns >= 50_000_000
 
 
 # --------------------------------------------------------------------------------------------------------------- outbox

@@ -10,6 +10,8 @@ from sybil_engine.draft_tree import Graft
 from sybil_engine.errors import ContextExceeded, Exhausted, InvalidRequest, Unavailable
 from sybil_engine.ledger import Ledger
 from sybil_engine.noise import NoiseTape
+from sybil_engine.rpc.v1.verifier_service_pb2 import VerifyRequest
+from sybil_engine.serving.convert import block_to_wire
 from sybil_engine.types import (
     AcceptanceRule,
     Block,
@@ -35,6 +37,7 @@ from tests.unit.fake_runner import (
     plain_tokens,
     target_model,
 )
+from verifier_service import servicer
 from verifier_service.launch import NO_WAIT, Wait
 from verifier_service.session import VerifierSession
 from verifier_service.verifier import Verifier
@@ -336,10 +339,11 @@ def test_prompt_cells_are_filled_in_the_same_chunks_whenever_a_session_is_reopen
 def test_what_arrives_while_a_pass_runs_counts_when_its_session_decides_how_to_go_on(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED), clock)
+    runner = FakeRunner()
+    client = Client(verifier_on(runner), opening(1, Speculation.PIPELINED), clock)
     own = tuple(plain_tokens(client.opening)[5:])
     client.session.offer(block_of(client, own[:2]), 0)
-    next_pass(client)
+    next_pass(client, runner)
     client.session.offer(block_of(client, own[:4]), 0)
     ready: list[int] = []
 
@@ -362,7 +366,7 @@ def test_a_session_that_ends_while_its_pass_runs_leaves_its_slot_to_the_next_one
     own = tuple(plain_tokens(leaving.opening)[1:])
     leaving.session.offer(block_of(leaving, (other_than(own[0]),)), 0)
     leaving.session.offer(replace(block_of(leaving, own[:2]), origin=BlockOrigin.HEDGE), 0)
-    next_pass(leaving)
+    next_pass(leaving, runner)
     leaving.leave()
     following = Client(verifier, opening(2), clock)
     run(following)
@@ -540,6 +544,18 @@ def test_the_round_trip_is_learned_from_what_answers_a_commit(
     client.leave()
 
 
+def test_the_round_trip_lasts_until_a_block_arrives_and_not_until_a_pass_lets_it_in(clock: FakeClock) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED, tokens=1), clock)
+    next_commit(client)
+    committed_ns, before_ns = clock.now_ns, client.session.rule.pace.round_trip_ns.value
+    clock.pass_s(1.0)
+    block = block_to_wire(replace(block_of(client, (1,)), draft_ns=500_000))
+    servicer._handle(client.session, VerifyRequest(block=block), committed_ns + 2_500_000)
+    after_ns = client.session.rule.pace.round_trip_ns.value
+    assert after_ns == pytest.approx(before_ns + 0.2 * (2_000_000 - before_ns), abs=10_000)
+    client.leave()
+
+
 def test_the_drafters_prefill_is_not_taken_for_its_round_trip(clock: FakeClock) -> None:
     client = Client(verifier_on(FakeRunner()), opening(1, Speculation.PIPELINED, tokens=20), clock)
     before_ns = client.session.rule.pace.round_trip_ns.value
@@ -557,9 +573,10 @@ def hedged_client(seed: int, clock: FakeClock) -> tuple[Client, FakeRunner, tupl
     return client, runner, tuple(plain_tokens(client.opening)[1:])
 
 
-def next_pass(client: Client) -> None:
+def next_pass(client: Client, runner: FakeRunner) -> None:
     """Up to where it is to be judged."""
-    while not client.verifier.made_pass:
+    passes = len(runner.batches)
+    while len(runner.batches) == passes:
         client.clock.pass_s(client.verifier.step() or 0)
 
 
@@ -659,3 +676,54 @@ def test_rows_behind_an_unlikely_token_are_the_first_that_no_longer_pay(clock: F
     next_commit(client)
     assert [rows.token_ids[1:] for rows in runner.batches[-1]] == [own[:2]]
     client.leave()
+
+
+@pytest.mark.parametrize("speculation", [Speculation.PIPELINED, Speculation.HEDGED])
+def test_a_drafter_that_is_sure_of_everything_and_always_wrong_gets_no_more_rows_than_one_that_tells_no_chances(
+    speculation: Speculation, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {told: rows_of_a_wrong_drafter(told, speculation, clock, monkeypatch) for told in (True, False)}
+    assert rows[True][0] > rows[False][0], "its word is taken at first"
+    assert all(lied <= silent for lied, silent in zip(rows[True][25:], rows[False][25:], strict=True))
+
+
+def test_a_drafter_is_trusted_again_though_none_of_its_tokens_got_a_row(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, runner, own = hedged_client(1, clock)
+    pace = client.session.rule.pace
+    pace._told_error.value, pace.acceptance_rate.value = 0.16, 0.0
+    for rows in range(1, 30):
+        client.verifier._pass_times.add(rows, 10_000_000 + 2_000_000 * rows)
+    monkeypatch.setattr(client.verifier._pass_times, "add", lambda rows, pass_ns: None)
+    rows_of_passes: list[int] = []
+    while not client.finished and rows_of_passes[-1:] != [5]:
+        client.session.offer(replace(block_of(client, own[:4]), chances=(1.0,) * 4), 0)
+        next_commit(client)
+        own = own[len(client.commits[-1].token_ids) :]
+        rows_of_passes.append(sum(len(each.token_ids) for each in runner.batches[-1]))
+    assert rows_of_passes == [1] * (len(rows_of_passes) - 1) + [5]
+    client.leave()
+
+
+def rows_of_a_wrong_drafter(
+    told: bool, speculation: Speculation, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """The rows of each pass where rows are dear, and what is drafted is never what is drawn."""
+    runner = FakeRunner()
+    client = Client(verifier_on(runner), opening(1, speculation, tokens=1, more=40), clock)
+    own = plain_tokens(client.opening)
+    for rows in range(1, 30):
+        client.verifier._pass_times.add(rows, 10_000_000 + 2_000_000 * rows)
+    monkeypatch.setattr(client.verifier._pass_times, "add", lambda rows, pass_ns: None)
+    counts = []
+    while not client.finished:
+        drawn = own[len(client.tokens)]
+        trunk, hedge = (other_than(drawn),) * 4, (other_than(drawn, other_than(drawn)),) * 4
+        for token_ids, origin in ((trunk, BlockOrigin.TRUNK), (hedge, BlockOrigin.HEDGE)):
+            chances = (1.0,) * 4 if told else ()
+            client.session.offer(replace(block_of(client, token_ids), origin=origin, chances=chances), 0)
+        next_commit(client)
+        counts.append(sum(len(each.token_ids) for each in runner.batches[-1]))
+    client.leave()
+    return counts
