@@ -73,11 +73,14 @@ def describe(ref: str, *, dtype: str = "float32", device: str = "cpu") -> ModelD
     return _description_of(ref, folder, config, identify(folder), dtype, device)
 
 
-def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool = True) -> LoadedModel:
+def load(
+    ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool = True, compilable: bool = False
+) -> LoadedModel:
     """Load a model for inference: safetensors only, no code from the hub, gradients off.
 
     Args:
         packed: use quicker layers where nothing is lost by it, see `packed_linear`, `fused_llama` and `fused_norm`.
+        compilable: with layers that `compiled` can take.
 
     Raises:
         InvalidSettings: no such dtype or device.
@@ -107,7 +110,7 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
     ready = ready_for_passes(model, device)
     if packed:
         fuse_llama(ready)
-        pack_linear_layers(ready)
+        pack_linear_layers(ready, compilable=compilable)
         fuse_norms(ready)
     return LoadedModel(ready, description, implementation)
 
