@@ -31,7 +31,7 @@ class TracedPasses:
     """
 
     def __init__(self, model: PreTrainedModel, groups: int) -> None:
-        self._pass = _Pass(model)
+        self._pass = TensorPass(model)
         self._groups = groups
         self._traces: dict[Way, Any] = {}
 
@@ -79,7 +79,7 @@ class TracedPasses:
         return traced
 
 
-class _Pass(nn.Module):
+class TensorPass(nn.Module):
     """A pass as a function of tensors alone.
 
     Attributes:
@@ -101,7 +101,7 @@ class _Pass(nn.Module):
 class _Untraced:
     """The pass as Python runs it."""
 
-    def __init__(self, pass_: _Pass, kind: str) -> None:
+    def __init__(self, pass_: TensorPass, kind: str) -> None:
         self._pass = pass_
         self._kind = kind
 

@@ -55,9 +55,10 @@ def config_of(kind: str) -> PreTrainedConfig:
     return config
 
 
-def random_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> LoadedModel:
+def random_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, layers: int = 2) -> LoadedModel:
     """A tiny model of this architecture, its weights drawn from `seed`."""
     config = config_of(kind)
+    config.num_hidden_layers = layers
     implementation = attention_for(config)
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=implementation)

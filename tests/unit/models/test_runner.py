@@ -2,11 +2,12 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from sybil_engine.errors import ContextExceeded, InexactDevice, UnsupportedModel
-from sybil_engine.models.rows import Rows
+from sybil_engine.models.rows import Rows, TreeRows
 from sybil_engine.models.runner import ModelRunner
 from tests.unit.models.random_models import VOCABULARY_SIZE, plain_logits, random_model
 
@@ -136,3 +137,18 @@ def test_the_thread_count_may_not_change_under_exact_numerics() -> None:
             runner.forward([Rows(0, 0, (1,))])
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_tree_may_lie_in_any_of_its_cells_to_the_last() -> None:
+    runner = ModelRunner(random_model("llama"), max_sessions=1, context_tokens=64, numerics="fast")
+    token_ids = tuple(random_tokens(2, 3))
+
+    def logits(first: int) -> torch.Tensor:
+        visible = np.zeros((2, runner.tree_cells), dtype=np.bool_)
+        visible[:, first] = visible[1, first + 1] = True
+        tree = TreeRows(0, token_ids, (0, 1), (first, first + 1), visible)
+        return runner.forward_tree(runner.prepare_tree([tree]))
+
+    # What lies in the padding's cell is no part of any tree.
+    runner.cache.keys[:, :, :, -1] = 9
+    torch.testing.assert_close(logits(runner.tree_cells - 2), logits(0), atol=1e-5, rtol=1e-5)

@@ -39,13 +39,24 @@ def test_a_slot_that_is_not_taken_cannot_be_released(slot: int) -> None:
         small_cache().release(slot)
 
 
-@given(slots=st.permutations(range(4)), sessions=st.integers(1, 4), starts=st.lists(st.integers(0, 8), min_size=4))
-def test_a_pass_writes_its_cells_and_shows_its_span(slots: list[int], sessions: int, starts: list[int]) -> None:
+@given(
+    slots=st.permutations(range(4)),
+    sessions=st.integers(1, 4),
+    starts=st.lists(st.integers(0, 8), min_size=4),
+    fixed=st.booleans(),
+)
+def test_a_pass_writes_its_cells_and_shows_its_span(
+    slots: list[int], sessions: int, starts: list[int], fixed: bool
+) -> None:
     cache, rows, span = small_cache(), 3, 11
     taken = slots[:sessions]
     first = torch.tensor(starts[:sessions]).unsqueeze(1)
     cells = first + torch.arange(rows)
-    shown = PassCache(cache.view(taken, cells if sessions > 1 else range(starts[0], starts[0] + rows), span))
+    if fixed and sessions == 1:
+        view = cache.fixed_view(taken[0], cells, span)
+    else:
+        view = cache.view(taken, cells if sessions > 1 else range(starts[0], starts[0] + rows), span)
+    shown = PassCache(view)
     expected_keys, expected_values = cache.keys.clone(), cache.values.clone()
     for layer in range(LAYERS):
         keys, values = torch.randn(sessions, KV_HEADS, rows, 4), torch.randn(sessions, KV_HEADS, rows, 5)
