@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import get_args
 
 import torch
 from rich.console import Console
@@ -23,7 +24,7 @@ from drafter_service.settings import DrafterSettings
 from sybil_engine.models.hosting import host_model
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
-from sybil_engine.serving.service_settings import ServiceSettings
+from sybil_engine.serving.service_settings import Dtype, ServiceSettings
 from verifier_service.settings import VerifierSettings
 
 ROWS = (1, 4, 6, 8, 16)
@@ -55,7 +56,7 @@ class Variant:
         return time.perf_counter() - start
 
 
-def variants_of(settings: ServiceSettings, dtypes: Sequence[str], thread_counts: Sequence[int]) -> Iterator[Variant]:
+def variants_of(settings: ServiceSettings, dtypes: Sequence[Dtype], thread_counts: Sequence[int]) -> Iterator[Variant]:
     """Load a model with each type, once, and run it with each number of threads."""
     for dtype in dtypes:
         runner, _ = host_model(replace(settings, dtype=dtype, numerics="fast", threads=1))
@@ -104,14 +105,20 @@ def _busy_core() -> Iterator[None]:
 def main() -> None:
     """Print one table for each of the two models."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.passes", description=__doc__)
-    parser.add_argument("--dtypes", default="float32,bfloat16,int8", help="weights' types (default: %(default)s)")
-    parser.add_argument("--threads", default="1,2", help="processor threads of a pass (default: %(default)s)")
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=get_args(Dtype),
+        default=["float32", "bfloat16", "int8"],
+        help="weights' types (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads", nargs="+", type=int, default=[1, 2], help="processor threads of a pass (default: %(default)s)"
+    )
     arguments = parser.parse_args()
-    dtypes = arguments.dtypes.split(",")
-    thread_counts = [int(each) for each in arguments.threads.split(",")]
     console = Console(width=120)
     for title, settings in (("target", VerifierSettings()), ("drafter", DrafterSettings())):
-        console.print(times_table(title, list(variants_of(settings, dtypes, thread_counts)), ROWS))
+        console.print(times_table(title, list(variants_of(settings, arguments.dtypes, arguments.threads)), ROWS))
 
 
 if __name__ == "__main__":

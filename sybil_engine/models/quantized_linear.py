@@ -67,7 +67,8 @@ def quantize_linear_layers(model: PreTrainedModel) -> int:
     for parent, name, module in found:
         weight = module.weight.detach()
         matrix = weight if isinstance(module, nn.Linear) else weight.mT.contiguous()
-        setattr(parent, name, QuantizedLinear(matrix, None if module.bias is None else module.bias.detach()))
+        bias: Tensor | None = module.bias  # torch's own annotation leaves out that there may be none
+        setattr(parent, name, QuantizedLinear(matrix, None if bias is None else bias.detach()))
     return len(found)
 
 

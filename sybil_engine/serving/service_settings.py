@@ -1,9 +1,11 @@
 """The settings that drafter and verifier share."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from sybil_engine.settings import PORT, at_least
+
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -11,7 +13,7 @@ class ServiceSettings:
     """A process that hosts one model."""
 
     model: str = field(metadata={"help": "a folder, a hub id, embedded-target or embedded-draft"})
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = field(
+    dtype: Dtype = field(
         default="float32",
         metadata={"help": "of the weights; int8 quantises them, and the output is then the quantised model's own"},
     )

@@ -104,7 +104,7 @@ def test_branches_judged_beside_the_trunk_change_no_token(
 
 
 def test_company_changes_no_token(pair: Pair, pair_name: str, plain: Sequence[list[int]]) -> None:
-    order = random.Random(1).sample(range(PROMPTS), SOME_PROMPTS)
+    order = random.Random(1).sample(range(len(plain)), SOME_PROMPTS)
     ways = list(Speculation)
     mixed = [
         replace(openings(pair_name, ways[number % len(ways)])[number], token_ids=prompts(pair_name)[number])
