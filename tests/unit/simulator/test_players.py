@@ -188,7 +188,7 @@ def test_a_hedge_that_always_holds_the_correction_removes_the_waits() -> None:
     misses = alone.passes * 0.6
     assert misses * 2 < alone.idle_ms < alone.passes * 3
     # Nothing is waited for but the first token, and hedges too unlikely to be drafted.
-    assert hedged.idle_ms < 0.01 * alone.idle_ms
+    assert hedged.idle_ms < 0.02 * alone.idle_ms
 
 
 def test_a_hedge_that_never_holds_the_correction_changes_nothing() -> None:
