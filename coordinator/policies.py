@@ -87,9 +87,19 @@ class Hedged(Pipelined):
 
 @dataclass(frozen=True, slots=True)
 class Auto(Pipelined):
-    """Let the drafter begin with a trunk; the verifier goes on with what it measures to be fastest."""
+    """Let the drafter begin with a trunk; the verifier goes on with what it measures to be fastest.
+
+    On a shared processor it begins with a window, as lockstep does: drafting on would hold up the first pass.
+    """
 
     speculation = Speculation.AUTO
+
+    def opening(self, opening: SessionOpen) -> SessionOpen:
+        opened = Pipelined.opening(self, opening)
+        if not opening.shares_processor:
+            return opened
+        first_tokens = self.window_tokens or LOCKSTEP_WINDOW_TOKENS
+        return replace(opened, draft_budget=first_tokens, push_tokens=first_tokens)
 
 
 def policy(speculation: Speculation, window_tokens: int) -> Policy:

@@ -64,9 +64,14 @@ class PassTimes:
         """What another row adds, on the line; never less than nothing."""
         return self._through()[2]
 
+    @property
+    def row_share(self) -> float:
+        """What another row adds, as a share of a pass of a single row."""
+        return self.row_ns / self._on_line_ns(1)
+
     def rows_within(self, share: float) -> float:
         """How many rows a pass may have before it takes longer than one of a single row by more than this share."""
-        return 1 + share * self._on_line_ns(1) / self.row_ns if self.row_ns else float("inf")
+        return 1 + share / self.row_share if self.row_share else float("inf")
 
     def expected_ns(self, rows: int) -> float:
         """Time of a pass of so many rows."""

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from sybil_engine.pass_times import PassTimes
 from sybil_engine.types import SessionOpen, Speculation
 from verifier_service.launch import BestWindow, FixedWindow, LaunchRule, LearnedWindow, Wait
 from verifier_service.pace import MovingMean, Pace
@@ -10,8 +11,8 @@ from verifier_service.pace import MovingMean, Pace
 WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 
 # Logarithms of what each way may be expected to gain over the first. On a shared processor drafting ahead slows down
-# the passes that it is to hide behind.
-_PRIORS_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.2, Speculation.HEDGED: 0.05}
+# the passes that it is to hide behind; elsewhere hedges pay unless their rows cost too much: see `_hedged_prior`.
+_PRIORS_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.2}
 _PRIORS_SHARED = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: 0.2, Speculation.HEDGED: -0.05}
 
 
@@ -46,18 +47,25 @@ class Choice:
     _LEAST_WEIGHT = 0.1
     # Comparisons: two stretches differ by chance more than two ways do.
     _PRIOR_COUNTS_FOR = 3
+    # Of hedges: measured at 1.03 to 1.3 of pipelined where rows cost nothing (emulated), at 0.9 to 0.96 where one costs
+    # 2.5 % of a pass (two hosts); docs/log.md.
+    _HEDGED_GAIN = 0.15
+    _GAIN_LOST_TO_ROWS = 6.0
+    _LEAST_HEDGED_GAIN = -0.2
 
     _PRIOR_GAIN = math.log(1.5)
     _GAIN_WEIGHT = 0.05
     _PLAIN_EVERY = 200
     _DRAFT_ANYWAY_EVERY = 8
 
-    def __init__(self, *, shares_processor: bool = False) -> None:
+    def __init__(self, *, shares_processor: bool = False, pass_times: PassTimes | None = None) -> None:
         """
         Args:
             shares_processor: whether drafting takes time from verify passes.
+            pass_times: say what rows cost; without, nothing.
         """
         self._priors = _PRIORS_SHARED if shares_processor else _PRIORS_APART
+        self._pass_times = pass_times or PassTimes()
         self._records = {way: _Record() for way in WAYS}
         self._stretches = 0
         # Logarithms of how much faster sessions are than without drafts, greedy and sampled ones apart.
@@ -92,8 +100,7 @@ class Choice:
 
     def _may_be_fastest(self, way: Speculation) -> bool:
         """Whether a way is so little known, or so little behind, that comparing it may pay soon."""
-        comparisons = self._records[way].comparisons
-        return comparisons < 1 or self.behind(way) + self._SPREAD / comparisons > 0
+        return self.behind(way) + self._SPREAD / (1 + self._records[way].comparisons) > 0
 
     def behind(self, way: Speculation) -> float:
         """Logarithm of a way's speed as a share of the fastest one's."""
@@ -102,7 +109,14 @@ class Choice:
     def _advantage(self, way: Speculation) -> float:
         record = self._records[way]
         counted = self._PRIOR_COUNTS_FOR + record.comparisons
-        return (self._PRIOR_COUNTS_FOR * self._priors[way] + record.comparisons * record.advantage) / counted
+        prior = self._priors.get(way, self._hedged_prior)
+        return (self._PRIOR_COUNTS_FOR * prior + record.comparisons * record.advantage) / counted
+
+    @property
+    def _hedged_prior(self) -> float:
+        """What hedges may be expected to gain over the first way, by what a row costs."""
+        lost = self._GAIN_LOST_TO_ROWS * self._pass_times.row_share
+        return max(self._LEAST_HEDGED_GAIN, self._HEDGED_GAIN - lost)
 
     def begins_drafting(self, greedy: bool) -> bool:
         """Whether a new session drafts from the start; where that rarely pays, one of a few does all the same."""

@@ -88,7 +88,9 @@ class Verifier:
         self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
         self._row_control = RowControl(runner, max_window_tokens, self._pass_times)
         # What is learned where drafters take time from verify passes does not hold elsewhere.
-        self._choices = {shared: Choice(shares_processor=shared) for shared in (False, True)}
+        self._choices = {
+            shared: Choice(shares_processor=shared, pass_times=self._pass_times) for shared in (False, True)
+        }
         self._made: _Pass | None = None
 
     @property

@@ -126,6 +126,16 @@ def test_on_a_shared_processor_draft_then_verify_comes_first_and_elsewhere_last(
     assert min(WAYS, key=choice.behind).value == last
 
 
+@pytest.mark.parametrize(("row_share", "first"), [(0.0, "hedged"), (0.01, "hedged"), (0.05, "pipelined")])
+def test_where_rows_are_dear_hedges_do_not_come_first(row_share: float, first: str) -> None:
+    times = PassTimes()
+    choice = Choice(pass_times=times)
+    for rows in (1, 5, 9) * 5:
+        times.add(rows, int(PASS_NS * (1 + row_share * (rows - 1))))
+    assert times.row_share == pytest.approx(row_share, abs=1e-3)
+    assert choice.best.value == first
+
+
 def test_what_is_measured_outweighs_where_the_models_run() -> None:
     choice = Choice(shares_processor=True)
     for seed in range(20):
