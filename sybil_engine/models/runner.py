@@ -111,8 +111,10 @@ class ModelRunner:
         shape, plain_logits = _plain_pass(loaded)
         self._kv_heads = shape.kv_heads
         self._groups = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads) // shape.kv_heads
+        # A pass near the context's end writes its padding beyond it.
+        self._padding_cells = max(chunk_tokens, ROW_COUNTS[-1] if compiled else 0)
         # One more, which padding rows of trees are written to.
-        cells = _round_up(self.context_tokens + max(chunk_tokens, branch_cells, ROW_COUNTS[-1]) + 1)
+        cells = _round_up(self.context_tokens + self._padding_cells + branch_cells + 1)
         self.cache = SlottedCache(shape, slots=max_sessions, cells=cells, dtype=self._dtype, device=self._device)
         self._wavefront = Wavefront(prefill_lanes, shape.layers)
         self.prefill_tokens = prefill_lanes * chunk_tokens
@@ -150,8 +152,8 @@ class ModelRunner:
 
     @property
     def branch_cells(self) -> range:
-        """Cells of a slot that no position has, for tokens that stand beside others."""
-        return range(self.context_tokens, self.cache.cells - 1)
+        """Cells of a slot that no position has, nor any position's padding, for tokens that stand beside others."""
+        return range(self.context_tokens + self._padding_cells, self.cache.cells - 1)
 
     @property
     def tree_cells(self) -> int:
@@ -369,6 +371,7 @@ class ModelRunner:
         self, passes: CompiledPasses, rows: Rows, count: int
     ) -> tuple[Tensor, Tensor, Tensor, CacheView]:
         """As `_prepare`, for one session, in the sizes of a compiled pass."""
+        assert rows.first_cell is None, "compiled passes judge no branches"
         span = passes.span_from(rows.position)
         cells = self._cells[rows.position : rows.position + count].unsqueeze(0)
         token_ids = rows.token_ids + (0,) * (count - len(rows.token_ids))
@@ -430,8 +433,7 @@ class ModelRunner:
         if not error < _TRIAL_TOLERANCE[description.dtype]:
             raise UnsupportedModel(
                 f"{description.model_id} computes other logits over a slotted cache than without one (relative error "
-                f"{error:.2g}); "
-                "use another architecture, such as Llama, GPT-2 or Qwen2"
+                f"{error:.2g}); use another architecture, such as Llama, GPT-2 or Qwen2"
             )
 
     @torch.inference_mode()

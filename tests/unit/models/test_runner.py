@@ -139,6 +139,24 @@ def test_the_thread_count_may_not_change_under_exact_numerics() -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("position", [40, 56, 59])
+def test_a_branch_beside_a_shorter_trunk_keeps_its_cells_up_to_the_end_of_the_context(position: int) -> None:
+    # The trunk is padded to the branch's length, up to three cells beyond the context.
+    text = random_tokens(64, 5)
+    trunk, branch = tuple(text[position : position + 2]), tuple(random_tokens(5, 6))
+    logits = []
+    for beside_trunk in (False, True):
+        runner = ModelRunner(
+            random_model("llama"), max_sessions=1, context_tokens=64, numerics="fast", branch_cells=32, traced=False
+        )
+        prefill(runner, 0, text[:position])
+        first_cell = runner.branch_cells.start if beside_trunk else None
+        # Longer rows come first in a pass.
+        batch = [Rows(0, position, branch, first_cell)] + [Rows(0, position, trunk)] * beside_trunk
+        logits.append(runner.run(batch, (len(batch), 8))[0, : len(branch)])
+    torch.testing.assert_close(*logits, atol=1e-4, rtol=1e-4)
+
+
 def test_a_tree_may_lie_in_any_of_its_cells_to_the_last() -> None:
     runner = ModelRunner(random_model("llama"), max_sessions=1, context_tokens=64, numerics="fast")
     token_ids = tuple(random_tokens(2, 3))
