@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.environments import Environment, environment_of
 from benchmarks.prompts import BenchPrompt, read_prompts
-from benchmarks.settings import DTYPES, PEERS, BenchSettings
+from benchmarks.settings import PEER_DTYPES, PEERS, BenchSettings
 from sybil_engine.cli.options import Models
 from sybil_engine.cli.pairs import NO_DRAFTER, Pair, pair_of
 from sybil_engine.errors import InvalidSettings
@@ -85,7 +85,7 @@ class Plan:
     @property
     def peer_dtype(self) -> str:
         """Of a peer's weights by default: the target's, if peers offer it."""
-        return self.settings.dtype if self.settings.dtype in DTYPES else "float32"
+        return self.settings.dtype if self.settings.dtype in PEER_DTYPES else "float32"
 
     @property
     def max_window_tokens(self) -> int:

@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sybil_engine.settings import Check, at_least
-from sybil_engine.types import Speculation
+from sybil_engine.serving.service_settings import Dtype
+from sybil_engine.settings import Check, at_least, between
+from sybil_engine.types import MOST_WINDOW_TOKENS, Speculation
 
 PREFIX = "SYBIL_BENCH_"
 ARMS = tuple(each.value for each in Speculation)
 PEERS = ("transformers", "transformers-assisted", "transformers-lookup")
-DTYPES = ("float32", "bfloat16", "float16")
+# In which peers compute.
+PEER_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def _some_of(known: tuple[str, ...]) -> Check:
@@ -47,7 +49,8 @@ class BenchSettings:
         metadata={
             "help": "windows of the lockstep arm, in tokens; the fastest one is reported as lockstep",
             "check": Check(
-                "whole numbers from 1 to 64", lambda each: all(_positive_whole(one) and int(one) <= 64 for one in each)
+                f"whole numbers from 1 to {MOST_WINDOW_TOKENS}",
+                lambda each: all(_positive_whole(one) and int(one) <= MOST_WINDOW_TOKENS for one in each),
             ),
         },
     )
@@ -60,7 +63,10 @@ class BenchSettings:
     )
     peer_dtypes: tuple[str, ...] = field(
         default=("float32", "bfloat16"),
-        metadata={"help": "weights' types that the search for a peer's best setting tries", "check": _some_of(DTYPES)},
+        metadata={
+            "help": "weights' types that the search for a peer's best setting tries",
+            "check": _some_of(PEER_DTYPES),
+        },
     )
     preset: Literal["embedded", "gpt2"] | None = field(
         default=None, metadata={"help": "a pair of models by name, embedded if none is named"}
@@ -71,12 +77,8 @@ class BenchSettings:
         default="", metadata={"help": "enlarge the target to so many parameters, for example 350M, same results"}
     )
     grow_draft: str = field(default="", metadata={"help": "the same for the draft model, for example 25M"})
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = field(
-        default="float32", metadata={"help": "of the target's weights"}
-    )
-    draft_dtype: Literal["float32", "bfloat16", "float16", "int8"] | None = field(
-        default=None, metadata={"help": "of the draft model's; left out: the target's"}
-    )
+    dtype: Dtype = field(default="float32", metadata={"help": "of the target's weights"})
+    draft_dtype: Dtype | None = field(default=None, metadata={"help": "of the draft model's; left out: the target's"})
     numerics: Literal["exact", "fast"] = field(
         default="exact", metadata={"help": "the verifier's; fast: differences are counted with their margins"}
     )
@@ -109,7 +111,10 @@ class BenchSettings:
     drafter_arguments: tuple[str, ...] = field(default=(), metadata={"help": "further flags for the drafter"})
     window: int = field(
         default=0,
-        metadata={"help": "most drafted tokens of a pass but for lockstep; 0: each arm's own", "check": at_least(0)},
+        metadata={
+            "help": "most drafted tokens of a pass but for lockstep; 0: each arm's own",
+            "check": between(0, MOST_WINDOW_TOKENS),
+        },
     )
     prompts: str = field(
         default="", metadata={"help": "JSON lines, each with a prompt and perhaps a category; empty: built-in prompts"}

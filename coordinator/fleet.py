@@ -23,6 +23,7 @@ from coordinator.routing import RoutingTable
 from coordinator.service import running_coordinator
 from coordinator.settings import CoordinatorSettings, PlaceSettings, ServingSettings
 from sybil_engine.errors import SybilError, Unavailable
+from sybil_engine.serving.service_settings import Dtype
 
 logger = logging.getLogger(__name__)
 
@@ -280,7 +281,7 @@ def _drafter_argv(settings: PlaceSettings) -> tuple[str, ...]:
     return argv + settings.drafter_arguments
 
 
-def _model_argv(settings: PlaceSettings, model: str, dtype: str, threads: int, gpus: float) -> tuple[str, ...]:
+def _model_argv(settings: PlaceSettings, model: str, dtype: Dtype | None, threads: int, gpus: float) -> tuple[str, ...]:
     named = {
         "--model": model,
         "--dtype": dtype,

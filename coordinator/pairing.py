@@ -13,6 +13,8 @@ _SAME_TARGET = {
     "dtype": "--dtype",
     "numerics": "--numerics",
 }
+# In exact mode, also what decides in which order a pass adds up.
+_SAME_BITS = {"kernels": "--device, --packed and --compile", "threads": "--threads"}
 
 
 def check_pair(target: ModelDescription, draft: ModelDescription) -> None:
@@ -52,7 +54,8 @@ def check_same_target(known: ModelDescription, other: ModelDescription) -> None:
     Raises:
         PairMismatch: naming the first thing that differs, both values, and the flag to change.
     """
-    for name, flag in _SAME_TARGET.items():
+    names = _SAME_TARGET | (_SAME_BITS if known.numerics == "exact" else {})
+    for name, flag in names.items():
         if getattr(known, name) != getattr(other, name):
             raise PairMismatch(
                 f"two verifiers would not commit the same tokens: {name} is {getattr(known, name)} on one and "

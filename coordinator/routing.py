@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeVar
 
 from coordinator.clients import DrafterClient, VerifierClient
@@ -66,11 +67,11 @@ class Router:
 
     @property
     def shares_processors(self) -> bool:
-        """Whether drafters take time from verifiers."""
-        return self._target is not None and any(
-            share_processors(self._target.description, each.description)
-            for each in self._drafters.values()
-            if each.live and each.description
+        """Whether any drafter takes time from any verifier: which of them a session gets is decided later."""
+        return any(
+            share_processors(verifier.description, drafter.description)
+            for verifier, drafter in product(self._verifiers.values(), self._drafters.values())
+            if verifier.live and verifier.description and drafter.live and drafter.description
         )
 
     def route(self, table: RoutingTable) -> None:

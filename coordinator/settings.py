@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from sybil_engine.serving.service_settings import Dtype
 from sybil_engine.settings import PORT, at_least, between
 from sybil_engine.types import MOST_WINDOW_TOKENS, Speculation
 
@@ -68,8 +69,8 @@ class PlaceSettings(ServingSettings):
     draft: str = field(
         default="embedded-draft", metadata={"help": "draft model: embedded-draft, a folder, a hub id, or none"}
     )
-    dtype: str = field(default="", metadata={"help": "of both models; empty: each service's own choice"})
-    draft_dtype: str = field(default="", metadata={"help": "of the draft model; empty: as --dtype says"})
+    dtype: Dtype | None = field(default=None, metadata={"help": "of both models; left out: each service's own choice"})
+    draft_dtype: Dtype | None = field(default=None, metadata={"help": "of the draft model; left out: as --dtype says"})
     device: str = field(default="", metadata={"help": "of both models; empty: each service's own choice"})
     verifiers: int = field(default=1, metadata={"help": "verifiers to start", "check": at_least(1)})
     drafters: int = field(default=1, metadata={"help": "drafters to start", "check": at_least(0)})

@@ -37,6 +37,7 @@ _PLAYABLE = {
     "prompts": "",
     "repeat": 1,
     "dtype": "float32",
+    "draft_dtype": None,
     "numerics": "exact",
     "grow_target": "",
     "grow_draft": "",
@@ -155,17 +156,17 @@ def check_run(bench: MeasuredBench, temperature: float, traces: Sequence[Trace])
             f"at temperature {temperature:g} no text in {bench.file} is the recorded one, so another version of this "
             f"engine or of its models wrote it; measure again with `{HOW_TO_MEASURE} {bench.file}`, then record again"
         )
-    table = _Table(bench, run, [traces[number] for number in same], same)
+    compared = _Compared(bench, run, [traces[number] for number in same], same)
     return CheckedRun(
         temperature,
         bench.point,
         len(same),
         len(traces) - len(same),
-        [table.checked(name, player) for name in names if (player := players[name])],
+        [compared.checked(name, player) for name in names if (player := players[name])],
     )
 
 
-class _Table:
+class _Compared:
     """The completions of one temperature that are compared, measured and played."""
 
     def __init__(self, bench: MeasuredBench, run: MeasuredRun, traces: Sequence[Trace], numbers: Sequence[int]) -> None:
@@ -265,7 +266,7 @@ def _player(name: str, calibration: Calibration, bench: MeasuredBench) -> Player
         return Plain()
     if window_tokens := _window_tokens(name):
         return Lockstep(window_tokens)
-    most_tokens = min(bench.settings.get("window") or limits.max_window_tokens, limits.max_window_tokens)
+    most_tokens = min(bench.window_tokens or limits.max_window_tokens, limits.max_window_tokens)
     if name == "pipelined":
         return _pushed(calibration, most_tokens, limits, hedged=False)
     if name == "hedged":

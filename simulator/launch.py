@@ -49,7 +49,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class BestPass:
-    """Wait for the window whose pass commits the most tokens per time: the launch rule of the design.
+    """Wait for the window whose pass commits the most tokens per time: the launch rule at its simplest.
 
     A pass over w tokens commits (1 - a^(w+1)) / (1 - a) on average and ends a pass time after they are here.
     """

@@ -117,6 +117,8 @@ class MeasuredBench:
         point: the times that were asked for.
         target, draft: as recordings name them.
         settings: every flag.
+        max_tokens: of a completion.
+        window_tokens: what --window allowed a pass, 0 for what the limits allow.
     """
 
     file: Path
@@ -124,13 +126,11 @@ class MeasuredBench:
     target: str
     draft: str
     settings: Mapping[str, Any]
+    max_tokens: int
+    window_tokens: int
     limits: EngineLimits
     tasks: Sequence[MeasuredTask]
     runs: Sequence[MeasuredRun]
-
-    @property
-    def max_tokens(self) -> int:
-        return _whole(self.settings["max_tokens"])
 
     def temperatures(self) -> list[float]:
         """In the order in which they were measured."""
@@ -170,6 +170,7 @@ def load_bench(file: Path) -> MeasuredBench:
 def _bench(file: Path, document: Mapping[str, Any]) -> MeasuredBench:
     times, pair, limits = document["environment"], document["pair"], document["limits"]
     target, draft = pair["target"], pair["draft"] or {"model": "none", "parameters": 0}
+    settings = dict(document["settings"])
     tasks = [MeasuredTask(task["prompt_id"], _whole(task["seed"])) for task in document["tasks"]]
     if not tasks or not document["runs"]:
         raise ValueError("it holds no completion")
@@ -178,8 +179,10 @@ def _bench(file: Path, document: Mapping[str, Any]) -> MeasuredBench:
         Point(*(float(times[name]) for name in ("verify_ms", "draft_ms", "rtt_ms", "row_ms"))),
         model_words(target["model"], _whole(target["parameters"])),
         model_words(draft["model"], _whole(draft["parameters"])),
-        dict(document["settings"]),
-        EngineLimits(**{each.name: _whole(limits[each.name]) for each in fields(EngineLimits)}),
+        settings,
+        _whole(settings["max_tokens"]),
+        _whole(settings["window"]),
+        EngineLimits(**{each.name: _above_zero(limits[each.name]) for each in fields(EngineLimits)}),
         tasks,
         [_run(run, len(tasks)) for run in document["runs"]],
     )
@@ -196,15 +199,24 @@ def _run(record: Mapping[str, Any], tasks: int) -> MeasuredRun:
 def _completion(record: Mapping[str, Any]) -> MeasuredCompletion:
     if not _whole(record["verify_passes"]):
         raise ValueError("it holds a completion without a verify pass")
-    return MeasuredCompletion(
-        int(record["text_fingerprint"], 16), Counts.of(record), gap_ns=_whole(record["gap_p50_ns"])
-    )
+    counts = Counts.of(record)
+    if counts.decode_ns < 0 or counts.decode_tokens < 0:
+        raise ValueError("a completion's first pass ends behind its last one, or commits more than all of them")
+    return MeasuredCompletion(int(record["text_fingerprint"], 16), counts, gap_ns=_whole(record["gap_p50_ns"]))
 
 
 def _whole(value: object) -> int:
-    if not isinstance(value, int) or value < 0:
+    # True is a whole number, too, to Python.
+    if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} stands where a whole number must be")
     return value
+
+
+def _above_zero(value: object) -> int:
+    number = _whole(value)
+    if not number:
+        raise ValueError("0 stands where a number above it must be")
+    return number
 
 
 def _sentence(error: Exception) -> str:

@@ -11,8 +11,8 @@ from verifier_service.pace import MovingMean, Pace
 WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 
 # Logarithms of what each way may be expected to gain over the first. On a shared processor drafting ahead slows down
-# the passes that it is to hide behind; elsewhere hedges pay unless their rows cost too much: see `_hedged_prior`.
-_PRIORS_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.2}
+# the passes that it is to hide behind; elsewhere hedges lose what their rows cost.
+_PRIORS_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.2, Speculation.HEDGED: 0.15}
 _PRIORS_SHARED = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: 0.2, Speculation.HEDGED: -0.05}
 
 
@@ -47,11 +47,10 @@ class Choice:
     _LEAST_WEIGHT = 0.1
     # Comparisons: two stretches differ by chance more than two ways do.
     _PRIOR_COUNTS_FOR = 3
-    # Of hedges: measured at 1.03 to 1.3 of pipelined where rows cost nothing (emulated), at 0.9 to 0.96 where one costs
-    # 2.5 % of a pass (two hosts); docs/log.md.
-    _HEDGED_GAIN = 0.15
-    _GAIN_LOST_TO_ROWS = 6.0
-    _LEAST_HEDGED_GAIN = -0.2
+    # Hedges were measured at 1.03 to 1.3 of pipelined where rows cost nothing, and at 0.96 where one costs 2.8 % of a
+    # pass (docs/log.md): a line through both, no lower than draft-then-verify.
+    _LOST_TO_ROWS = 7.0
+    _LEAST_PRIOR = -0.2
 
     _PRIOR_GAIN = math.log(1.5)
     _GAIN_WEIGHT = 0.05
@@ -64,7 +63,7 @@ class Choice:
             shares_processor: whether drafting takes time from verify passes.
             pass_times: say what rows cost; without, nothing.
         """
-        self._priors = _PRIORS_SHARED if shares_processor else _PRIORS_APART
+        self._shares_processor = shares_processor
         self._pass_times = pass_times or PassTimes()
         self._records = {way: _Record() for way in WAYS}
         self._stretches = 0
@@ -109,14 +108,14 @@ class Choice:
     def _advantage(self, way: Speculation) -> float:
         record = self._records[way]
         counted = self._PRIOR_COUNTS_FOR + record.comparisons
-        prior = self._priors.get(way, self._hedged_prior)
-        return (self._PRIOR_COUNTS_FOR * prior + record.comparisons * record.advantage) / counted
+        return (self._PRIOR_COUNTS_FOR * self._prior(way) + record.comparisons * record.advantage) / counted
 
-    @property
-    def _hedged_prior(self) -> float:
-        """What hedges may be expected to gain over the first way, by what a row costs."""
-        lost = self._GAIN_LOST_TO_ROWS * self._pass_times.row_share
-        return max(self._LEAST_HEDGED_GAIN, self._HEDGED_GAIN - lost)
+    def _prior(self, way: Speculation) -> float:
+        """What a way may be expected to gain over the first, before they are compared."""
+        if self._shares_processor:
+            return _PRIORS_SHARED[way]
+        lost = self._LOST_TO_ROWS * self._pass_times.row_share if way is Speculation.HEDGED else 0.0
+        return max(self._LEAST_PRIOR, _PRIORS_APART[way] - lost)
 
     def begins_drafting(self, greedy: bool) -> bool:
         """Whether a new session drafts from the start; where that rarely pays, one of a few does all the same."""

@@ -34,7 +34,7 @@ class Pace:
     # How often a rejected token's place belongs to one hedge, where the drafter does not say.
     _HEDGE_RATE = 0.3
     # By how much told chances may foretell worse than measured ones, in mean squared error. What an honest drafter gets
-    # wrong by chance stayed below 0.1 in 56 sessions of the embedded pair.
+    # wrong by chance stayed below 0.1 in 56 sessions of the embedded pair (by a script that was not kept).
     _TRUSTED_ERROR = 0.15
 
     def __init__(self, pass_times: PassTimes, alone_times: PassTimes | None = None) -> None:

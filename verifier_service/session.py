@@ -141,7 +141,9 @@ class VerifierSession:
         # Also behind the window: what was not worth a row was guessed all the same.
         for token_id in drawn[: accepted_tokens + 1]:
             self.rule.pace.saw_draw(node, token_id)
-            node = node.children.get(token_id, node)
+            if token_id not in node.children:
+                break
+            node = node.children[token_id]
         self.rule.pace.saw_pass(min(accepted_tokens + 1, len(trunk)), accepted_tokens)
 
     def commit(

@@ -12,6 +12,7 @@ A single session's trees run in the same passes. Prompts, and trees of several s
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -56,11 +57,17 @@ def prepare_compiler(folder: str = "") -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+        status = path.stat()
     except OSError as error:
         raise InvalidSettings(
             f"compiled passes cannot be kept in {path} ({error.strerror}); name a folder that can be written to with "
             "--compile-cache, or leave out --compile"
         ) from error
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidSettings(
+            f"compiled passes are not run from {path}, because others may write to it; name a folder of your own that "
+            "nobody else may write to with --compile-cache, or leave out --compile"
+        )
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path)
     return path
 

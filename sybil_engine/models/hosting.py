@@ -11,7 +11,7 @@ import torch
 from sybil_engine.errors import InvalidSettings
 from sybil_engine.models.compiled import prepare_compiler
 from sybil_engine.models.emulation import EmulatedRunner
-from sybil_engine.models.loading import load
+from sybil_engine.models.loading import device_kind, load
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.serving.service_settings import ServiceSettings
 from sybil_engine.types import ModelDescription
@@ -37,8 +37,9 @@ def host_model(
     """
     # Threads that wait for a core that somebody else uses stall a pass: one core stays free for the other services.
     cores = len(os.sched_getaffinity(0))
+    on_processor = device_kind(settings.device) == "cpu"
     if settings.compile:
-        if settings.device != "cpu" or settings.dtype != "float32":
+        if not on_processor or settings.dtype != "float32":
             raise InvalidSettings(
                 f"--compile is for float32 on a processor, not for {settings.dtype} on {settings.device}; leave it out"
             )
@@ -53,7 +54,7 @@ def host_model(
         "branch_cells": branch_cells,
         "traced": settings.traced,
         "compiled": settings.compile,
-        "prefill_lanes": _prefill_lanes(cores) if wide_prefill and settings.device == "cpu" else 1,
+        "prefill_lanes": _prefill_lanes(cores) if wide_prefill and on_processor else 1,
     }
     runner = (
         EmulatedRunner(loaded, pass_ms=settings.emulate_pass_ms, row_ms=settings.emulate_row_ms, **options)
@@ -67,17 +68,27 @@ def host_model(
         numerics=settings.numerics,
         row_class=runner.row_class,
         processors=() if settings.emulate_pass_ms else _processors(settings.device),
-        threads=torch.get_num_threads() if settings.device == "cpu" else 1,
+        threads=torch.get_num_threads() if on_processor else 1,
+        kernels=_kernels(settings),
     )
     return runner, description
 
 
 def _processors(device: str) -> tuple[str, ...]:
     """The cores or the GPU that passes may run on; all services of a machine, in containers or not, name them alike."""
-    if device == "cpu":
+    kind = device_kind(device)
+    if kind == "cpu":
         machine = _BOOT_ID.read_text().strip() if _BOOT_ID.is_file() else platform.node()
         return tuple(f"{machine}/{core}" for core in sorted(os.sched_getaffinity(0)))
-    return (str(torch.cuda.get_device_properties(device).uuid),)
+    return (str(torch.cuda.get_device_properties(device).uuid),) if kind == "cuda" else ()
+
+
+def _kernels(settings: ServiceSettings) -> str:
+    """See `ModelDescription.kernels`."""
+    kind = device_kind(settings.device)
+    if kind != "cpu":
+        return kind
+    return "compiled" if settings.compile else "packed" if settings.packed else "stock"
 
 
 def _prefill_lanes(cores: int) -> int:

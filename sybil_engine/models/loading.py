@@ -159,12 +159,17 @@ def attention_for(config: PreTrainedConfig) -> str:
 def _check_settings(dtype: str, device: str) -> None:
     if dtype not in (*DTYPES, INT8):
         raise InvalidSettings(f"dtype is {dtype!r}; it must be one of {', '.join((*DTYPES, INT8))}")
-    if dtype == INT8 and (device != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines):
+    if dtype == INT8 and (device_kind(device) != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines):
         raise InvalidSettings(f"dtype is {INT8!r}, whose products run on x86 processors only; choose another dtype")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InvalidSettings(f"device is {device!r}, which this machine does not offer: {error}") from error
+
+
+def device_kind(device: str) -> str:
+    """A device without its number: cpu, cuda."""
+    return device.partition(":")[0]
 
 
 def _is_hub_snapshot(ref: str) -> bool:

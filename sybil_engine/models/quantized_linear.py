@@ -2,8 +2,8 @@
 
 Each output's weights are scaled so that the largest is 127; each row of inputs is scaled so that its largest becomes 1,
 and rounded to 8 bits on its way into the product (FBGEMM, which torch brings along for x86 processors). Sums of whole
-numbers have no order, and a row's scale is its own, so that a row's bits do not depend on what stands beside it: all
-row counts belong to one shape class.
+numbers have no order, and a row's scale is its own, so that the bits of a row's products do not depend on what stands
+beside it. Attention and norms stay in float32, and pass shapes are probed as ever.
 
 The model is another one than with its own weights; what is exact is exact relative to it.
 """
@@ -16,9 +16,6 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 _LARGEST = 127
-# Without VNNI, pairs of products are added in 16 bits, which whole 8-bit inputs overflow.
-_LARGEST_WITHOUT_VNNI = 63
-_ZERO_POINT = 128
 # Rows and outputs of zeros keep a scale that can be divided by.
 _LEAST_SCALE = 1e-30
 
@@ -35,7 +32,7 @@ class QuantizedLinear(nn.Module):
         self._whole = whole
         self._packed = _pack(whole, self._scales)
         # Asked through torch's private name for it: there is no other.
-        largest = _LARGEST if torch.cpu._is_vnni_supported() else _LARGEST_WITHOUT_VNNI
+        largest, self._zero_point = input_range(vnni=torch.cpu._is_vnni_supported())
         self._input_scale = 1 / largest
 
     def unpacked(self) -> tuple[Tensor, Tensor | None]:
@@ -46,10 +43,18 @@ class QuantizedLinear(nn.Module):
         """Multiply [..., inputs], float32, into [..., outputs]."""
         largest = torch.linalg.vector_norm(inputs, float("inf"), dim=-1, keepdim=True).clamp_(min=_LEAST_SCALE)
         product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            inputs / largest, self._input_scale, _ZERO_POINT, self._packed
+            inputs / largest, self._input_scale, self._zero_point, self._packed
         )
         product = product.mul_(largest)
         return product if self._bias is None else product.add_(self._bias)
+
+
+def input_range(*, vnni: bool) -> tuple[int, int]:
+    """The largest quantised input, and what stands for zero: inputs are unsigned.
+
+    Without VNNI, products are added in pairs in 16 bits, so that inputs have to stay below 128.
+    """
+    return (127, 128) if vnni else (63, 64)
 
 
 def quantize_linear_layers(model: PreTrainedModel) -> int:

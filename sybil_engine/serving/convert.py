@@ -262,6 +262,7 @@ def description_to_wire(description: ModelDescription) -> wire.ModelDescription:
         row_class=description.row_class,
         processors=description.processors,
         threads=description.threads,
+        kernels=description.kernels,
         ready=description.ready,
     )
 
@@ -289,6 +290,7 @@ def description_from_wire(message: wire.ModelDescription) -> ModelDescription:
         row_class=tuple(message.row_class),
         processors=tuple(message.processors),
         threads=max(1, message.threads),
+        kernels=message.kernels,
         ready=message.ready,
     )
 

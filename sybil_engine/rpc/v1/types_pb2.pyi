@@ -560,6 +560,7 @@ class ModelDescription(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     PROCESSORS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The folder's name or the hub id."""
     architecture: _builtins.str
@@ -582,6 +583,10 @@ class ModelDescription(_message.Message):
     """False while weights load; every other call is then UNAVAILABLE."""
     threads: _builtins.int
     """How many of them one pass uses."""
+    kernels: _builtins.str
+    """What passes are made of: "stock", "packed" or "compiled" on a processor, elsewhere the device's kind ("cuda"). Each
+    computes bits of its own.
+    """
     @_builtins.property
     def tokenizer_parts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The same for each part of the tokenizer, so that a difference can be named."""
@@ -619,10 +624,11 @@ class ModelDescription(_message.Message):
         ready: _builtins.bool = ...,
         processors: _abc.Iterable[_builtins.str] | None = ...,
         threads: _builtins.int = ...,
+        kernels: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id", "begin_token_id", b"begin_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id", "architecture", b"architecture", "begin_token_id", b"begin_token_id", "context_tokens", b"context_tokens", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "max_sessions", b"max_sessions", "model_id", b"model_id", "numerics", b"numerics", "parameters", b"parameters", "processors", b"processors", "protocol_version", b"protocol_version", "ready", b"ready", "row_class", b"row_class", "threads", b"threads", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokenizer_parts", b"tokenizer_parts", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id", "architecture", b"architecture", "begin_token_id", b"begin_token_id", "context_tokens", b"context_tokens", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "kernels", b"kernels", "max_sessions", b"max_sessions", "model_id", b"model_id", "numerics", b"numerics", "parameters", b"parameters", "processors", b"processors", "protocol_version", b"protocol_version", "ready", b"ready", "row_class", b"row_class", "threads", b"threads", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokenizer_parts", b"tokenizer_parts", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__begin_token_id: _TypeAlias = _typing.Literal["begin_token_id"]  # noqa: Y015
     _WhichOneofArgType__begin_token_id: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id"]  # noqa: Y015

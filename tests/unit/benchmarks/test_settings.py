@@ -42,6 +42,7 @@ def planned(*argv: str) -> Plan:
         (["--peers", "vllm"], "--peers is 'vllm'; it must be one or more of transformers"),
         (["--env", "emulated", "--peers", "transformers"], "cannot run under --env emulated"),
         (["--lockstep-windows", "3,0"], "--lockstep-windows is '3,0'; it must be whole numbers from 1 to 64"),
+        (["--window", "999"], "--window is '999'; it must be between 0 and 64"),
         (["--temperatures", "-1"], "--temperatures is '-1'; it must be numbers from 0 on"),
         (["--temperatures", "warm"], "--temperatures is 'warm'; it must be numbers from 0 on"),
         (["--count", "0"], "--count is '0'; it must be at least 1"),

@@ -35,19 +35,26 @@ def test_a_model_that_does_not_know_every_token_is_refused() -> None:
         ({"parameters": 5}, "--model"),
         ({"tokenizer_fingerprint": "else"}, "--model"),
         ({"dtype": "bfloat16"}, "--dtype"),
-        ({"numerics": "exact", "row_class": (1, 2)}, "--numerics"),
+        ({"numerics": "fast"}, "--numerics"),
+        ({"kernels": "compiled"}, "--device, --packed and --compile"),
+        ({"threads": 2}, "--threads"),
     ],
 )
 def test_verifiers_that_may_commit_other_tokens_are_refused_naming_both_values_and_the_flag(
     change: dict[str, Any], flag: str
 ) -> None:
-    check_same_target(toy_description(), toy_description(max_sessions=9))
-    known, other = toy_description(), toy_description(**change)
+    known = toy_description(numerics="exact")
+    check_same_target(known, toy_description(numerics="exact", max_sessions=9))
+    other = toy_description(**({"numerics": "exact"} | change))
     name = next(iter(change))
     with pytest.raises(PairMismatch) as refusal:
         check_same_target(known, other)
     assert f"{name} is {getattr(known, name)} on one and {getattr(other, name)} on the other" in str(refusal.value)
     assert str(refusal.value).endswith(f"with the same {flag}")
+
+
+def test_with_fast_numerics_verifiers_may_add_up_in_any_order() -> None:
+    check_same_target(toy_description(), toy_description(kernels="compiled", threads=2))
 
 
 def test_exact_verifiers_of_row_classes_that_share_no_row_count_are_refused() -> None:

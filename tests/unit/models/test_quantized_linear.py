@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from sybil_engine.models.quantized_linear import QuantizedLinear, quantize_linear_layers
+from sybil_engine.models.quantized_linear import QuantizedLinear, input_range, quantize_linear_layers
 from tests.unit.models.random_models import random_model
 
 pytestmark = pytest.mark.skipif(
@@ -37,6 +37,20 @@ def test_outputs_are_near_those_of_the_layer_it_was_made_from(scale: float) -> N
     error = (QuantizedLinear(weight, bias)(rows) - expected).norm() / expected.norm()
     # Two roundings to 8 bits of numbers whose largest are about three times their spread.
     assert 0.001 < error < 0.02
+
+
+def test_without_vnni_two_products_fit_16_bits() -> None:
+    largest, zero_point = input_range(vnni=False)
+    assert zero_point - largest > 0
+    assert 2 * (zero_point + largest) * 127 < 2**15
+
+
+def test_the_narrow_range_is_less_exact_and_no_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    weight, rows = torch.randn(96, 256), torch.randn(32, 256)
+    layer = QuantizedLinear(weight, None)
+    expected = nn.functional.linear(rows, weight)
+    assert 0.001 < (layer(rows) - expected).norm() / expected.norm() < 0.03
 
 
 def test_rows_and_outputs_of_zeros_stay_zeros() -> None:

@@ -301,6 +301,13 @@ FIRST = ("runs", 0, "measurements", "hedged", 0)
         (json.dumps(without(benchmark(recorded()), "limits", "branches")), "it lacks branches"),
         (json.dumps(without(benchmark(recorded()), "runs", 0, "measurements")), "it lacks measurements"),
         (json.dumps(without(benchmark(recorded()), *FIRST, "draft_ns")), "it lacks draft_ns"),
+        (json.dumps(without(benchmark(recorded()), "settings", "max_tokens")), "it lacks max_tokens"),
+        (json.dumps(benchmark(recorded())).replace('"window": 0', '"window": "x"'), "'x' stands where"),
+        (
+            json.dumps(benchmark(recorded())).replace('"drafted_tokens": 0', '"drafted_tokens": true'),
+            "True stands where",
+        ),
+        (json.dumps(benchmark(recorded())).replace('"branches": 3', '"branches": 0'), "0 stands where a number above"),
         (json.dumps(without(benchmark(recorded()), *FIRST)), "hedged has 2 completions of 3 prompts"),
         (json.dumps(benchmark(recorded())).replace('"drafted_tokens": 0', '"drafted_tokens": NaN'), "nan stands where"),
         (json.dumps(benchmark(recorded()) | {"runs": []}), "it holds no completion"),
@@ -308,7 +315,7 @@ FIRST = ("runs", 0, "measurements", "hedged", 0)
         (json.dumps(benchmark(recorded(), windows=())).replace('"off"', '"of"'), "holds no arm off"),
         (json.dumps(benchmark(recorded())).replace('fingerprint": "', 'fingerprint": "1'), "no text in "),
     ],
-    ids=range(13),
+    ids=range(17),
 )
 def test_a_file_that_is_no_emulated_benchmark_is_refused(
     content: str, sentence: str, files: Files, capsys: pytest.CaptureFixture[str]

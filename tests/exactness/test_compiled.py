@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(
         "fbgemm" not in torch.backends.quantized.supported_engines, reason="FBGEMM is for x86 processors"
+    ),
+    pytest.mark.skipif(
+        shutil.which(os.environ.get("CXX") or "g++") is None,
+        reason="passes are compiled with a C++ compiler, g++ or CXX",
     ),
 ]
 
@@ -206,6 +211,12 @@ def test_a_cache_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InvalidSettings, match=r"cannot be kept in .*file/below.*--compile-cache"):
         prepare_compiler(str(tmp_path / "file" / "below"))
+
+
+def test_a_cache_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o770)
+    with pytest.raises(InvalidSettings, match="others may write to it; name a folder of your own"):
+        prepare_compiler(str(tmp_path))
 
 
 @pytest.mark.parametrize("other", [{"dtype": "bfloat16"}, {"device": "cuda"}])
