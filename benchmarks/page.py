@@ -44,8 +44,9 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
         temperature = f"{run.figures['temperature']:g}"
         parts.append(f"<h2>Temperature {temperature}</h2>{_table(run.figures['arms'])}")
         for caption, path in _plots(run, f"{label}, temperature {temperature}", folder, temperature):
+            title = html.escape(caption)
             encoded = base64.b64encode(path.read_bytes()).decode()
-            parts.append(f'<h3>{html.escape(caption)}</h3><img src="data:image/png;base64,{encoded}" alt="">')
+            parts.append(f'<h3>{title}</h3><img src="data:image/png;base64,{encoded}" alt="{title}">')
         parts.append(f"<h3>Ratios of speeds</h3>{_ratios(run.figures['ratios'], list(run.figures['arms']))}")
     shown = {key: document[key] for key in ("pair", "settings", "machine", "versions") if key in document}
     parts.append(f"<h2>Settings</h2><pre>{html.escape(json.dumps(shown, indent=2))}</pre>")

@@ -7,6 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.anatomy import PARTS, Anatomy, Fate, acceptance_by_position, pass_parts
 from sybil_engine.types import BlockOrigin
@@ -64,7 +65,8 @@ def acceptance(anatomies: Mapping[str, Sequence[Anatomy]], title: str, path: Pat
             )
     axes.set_xlabel("position in the window")
     axes.set_ylabel("acceptance rate of the tested")
-    axes.set_ylim(0, 1.05)
+    axes.set_ylim(-0.03, 1.05)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.lines:
         axes.legend(fontsize=8)
     _save(figure, path)

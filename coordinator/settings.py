@@ -17,7 +17,7 @@ class ServingSettings:
         default=1, metadata={"help": "coordinator processes that share the port", "check": at_least(1)}
     )
     speculation: Speculation = field(
-        default=Speculation.PIPELINED, metadata={"help": "who drafts ahead, for requests that do not say"}
+        default=Speculation.AUTO, metadata={"help": "who drafts ahead, for requests that do not say"}
     )
     window_tokens: int = field(
         default=0,

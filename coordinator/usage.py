@@ -107,7 +107,8 @@ class Meter:
             accepted_tokens=self._accepted_tokens,
             time_to_first_token_ns=first_ns - self._arrived_ns,
             total_ns=(self._last_token_ns or self._arrived_ns) - self._arrived_ns,
-            verify_ns=length_ns(self._verifying),
+            # Commits that arrive together have their passes behind one another all the same.
+            verify_ns=sum(end - start for start, end in self._verifying),
             overlap_ns=overlap_ns(self._drafting, self._verifying),
             reopened_streams=self._reopened_streams,
             draft_ns=length_ns(self._drafting),

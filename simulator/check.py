@@ -238,7 +238,8 @@ def drafting_in_place(measured: Mapping[str, Sequence[MeasuredCompletion]], poin
 
     Between two of its passes lie a round trip and its window's draft steps, each with all that comes on top of its
     pass. Two windows tell both apart; with one, a draft step is as long as its pass, and the rest is the round trip's.
-    Without lockstep nobody knows.
+    Without lockstep nobody knows. Neither can be shorter than was asked for: a line that says so was bent by other
+    work.
     """
     locksteps = {window: measured[name] for name in measured if (window := _window_tokens(name))}
     gaps_ms = [statistics.median(each.gap_ns for each in completions) / 1e6 for completions in locksteps.values()]
@@ -246,11 +247,11 @@ def drafting_in_place(measured: Mapping[str, Sequence[MeasuredCompletion]], poin
         return point.draft_ms, point.round_trip_ms
     if len(locksteps) > 1:
         line = statistics.linear_regression(list(locksteps), gaps_ms)
-        return max(0.0, line.slope), max(0.0, line.intercept)
+        return max(point.draft_ms, line.slope), max(point.round_trip_ms, line.intercept)
     ((window_tokens, completions),) = locksteps.items()
     counts = _sum(completions)
     draft_ms = counts.draft_ns / 1e6 / max(1, counts.drafted_tokens)
-    return draft_ms, max(0.0, gaps_ms[0] - window_tokens * draft_ms)
+    return max(point.draft_ms, draft_ms), max(point.round_trip_ms, gaps_ms[0] - window_tokens * draft_ms)
 
 
 def _window_tokens(name: str) -> int | None:

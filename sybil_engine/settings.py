@@ -203,7 +203,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
+    close = difflib.get_close_matches(name, list(known), n=1)
     return f"; the nearest one is {close[0]}" if close else ""
 
 
@@ -266,7 +266,7 @@ def _listed(choices: Iterable[str]) -> str:
 
 def _written(default: Any) -> str:
     if default is None or default in ("", ()):
-        return "none"
+        return "left out"
     if isinstance(default, bool):
         return "true" if default else "false"
     if isinstance(default, tuple):

@@ -117,6 +117,10 @@ class Choice:
         lost = self._LOST_TO_ROWS * self._pass_times.row_share if way is Speculation.HEDGED else 0.0
         return max(self._LEAST_PRIOR, _PRIORS_APART[way] - lost)
 
+    def compared_with_others(self, way: Speculation) -> bool:
+        """Whether anything about a way was measured, not only expected."""
+        return self._records[way].comparisons > 0
+
     def begins_drafting(self, greedy: bool) -> bool:
         """Whether a new session drafts from the start; where that rarely pays, one of a few does all the same."""
         self._openings += 1
@@ -184,6 +188,7 @@ class Adaptive:
         self._plain_ns = 0.0
         # Logarithm of how much faster this session is than without drafts.
         self._gain = MovingMean(choice.gain(greedy), weight=0.4)
+        self._measured = False
         self._last: tuple[Speculation, float] | None = None
         self._rest = self._resting = 0 if choice.begins_drafting(greedy) else self._FIRST_REST
         self._rule = self._rules[Speculation.OFF if self._resting else choice.next()]
@@ -205,13 +210,18 @@ class Adaptive:
         """The choice in words, with the figures that decided."""
         pace, best = self.pace, self._choice.best
         behind = ", ".join(
-            f"{way.value} {math.expm1(self._choice.behind(way)):+.0%}" for way in WAYS if way is not best
+            f"{way.value} {math.expm1(self._choice.behind(way)):+.0%}"
+            f"{'' if self._choice.compared_with_others(way) else ', not tried yet'}"
+            for way in WAYS
+            if way is not best
         )
+        judged = "is fastest" if self._choice.compared_with_others(best) else "should be fastest"
+        gain = f"{math.exp(self._gain.value):.2f} x plain decoding" if self._measured else "not measured yet"
         chosen = Speculation.OFF if self._resting else best
         times = pace.alone_times if chosen in (Speculation.OFF, Speculation.LOCKSTEP) else pace.pass_times
         return (
-            f"{chosen.value}: {best.value} is fastest here ({behind}), and {math.exp(self._gain.value):.2f} x plain "
-            f"decoding on this text; acceptance {pace.acceptance_rate.value:.2f}, "
+            f"{chosen.value}: {best.value} {judged} here ({behind}), and {gain} on this text; "
+            f"acceptance {pace.acceptance_rate.value:.2f}, "
             f"pass {times.expected_ns(1) / 1e6:.1f} ms + {times.row_ns / 1e6:.2f} a row, "
             f"draft {pace.draft_token_ns.value / 1e6:.1f} ms a token, "
             f"round trip {pace.round_trip_ns.value / 1e6:.1f} ms"
@@ -261,6 +271,7 @@ class Adaptive:
         self._last = way, speed
         gain = speed - plain_speed
         self._gain.add(gain)
+        self._measured = True
         self._choice.gained(self._greedy, gain)
         if self._gain.value > 0:
             self._rest = 0

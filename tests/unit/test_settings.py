@@ -180,7 +180,7 @@ def test_help_names_every_flag_its_purpose_and_its_default() -> None:
         "--port NUMBER 0 picks a free one; between 0 and 65535; default: 50099",
         "at 100 % load; at least 0; default: 0.5",
         "--verbose default: false",
-        "--peers LIST default: none",
+        "--peers LIST default: left out",
         "SYBIL_ORACLE_MODEL for the first one",
     ):
         assert part in said

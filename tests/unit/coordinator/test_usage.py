@@ -1,7 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.usage import Interval, count_tested, length_ns, median, overlap_ns
+from coordinator.usage import Interval, Meter, count_tested, length_ns, median, overlap_ns
+from sybil_engine.types import Commit, PassTimings, TokenOrigin
 
 intervals = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda pair: (pair[0], pair[0] + pair[1])))
 
@@ -36,3 +37,12 @@ def test_the_median_is_a_value_that_was_measured() -> None:
     assert median([3]) == 3
     assert median([9, 1]) == 1
     assert median([9, 1, 5]) == 5
+
+
+def test_passes_whose_commits_arrive_together_last_as_long_as_they_lasted() -> None:
+    meter = Meter()
+    for position in (1, 2):
+        timings = PassTimings(wait_ns=0, gap_ns=0, forward_ns=30, sampling_ns=1)
+        commit = Commit(position, 0, (5,), (TokenOrigin.TARGET,), draft_budget=0, timings=timings)
+        meter.committed(commit, arrived_ns=1000 + position)
+    assert meter.usage().verify_ns == 62

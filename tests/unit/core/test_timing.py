@@ -8,9 +8,14 @@ from sybil_engine.timing import sleep_until
 
 
 def test_the_processor_is_left_to_others_until_shortly_before_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    slept_s = []
+    slept_s: list[float] = []
     sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda seconds: (slept_s.append(seconds), sleep(seconds)))
+
+    def noted_sleep(seconds: float) -> None:
+        slept_s.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", noted_sleep)
     moment_s = time.monotonic() + 0.05
     sleep_until(moment_s)
     assert time.monotonic() >= moment_s

@@ -163,3 +163,13 @@ def test_where_drafting_rarely_pays_short_sessions_begin_without_it_but_it_comes
         run_session(choice, GAINS, 20, seed=seed)
     after = [run_session(choice, GAINS, 20, seed=seed)[1] for seed in range(20)]
     assert sum(each[Speculation.OFF] for each in after) <= 0.05 * 20 * 20
+
+
+def test_the_reason_tells_what_was_measured_from_what_is_expected() -> None:
+    rule = Adaptive(pace_of(PASS_NS), 8, Choice())
+    assert "hedged should be fastest here" in rule.reason
+    assert "lockstep -30%, not tried yet" in rule.reason
+    assert "not measured yet on this text" in rule.reason
+    rule, _, _ = run_session(Choice(), GAINS, 600)
+    assert "not tried yet" not in rule.reason
+    assert "x plain decoding on this text" in rule.reason
