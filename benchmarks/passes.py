@@ -7,6 +7,7 @@ keeps a core busy, as another service does. Fast numerics: exact mode would pad 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -102,6 +103,13 @@ def _busy_core() -> Iterator[None]:
         process.wait()
 
 
+def _threads(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= (os.cpu_count() or 1):
+        raise argparse.ArgumentTypeError(f"{count} is not between 1 and this machine's {os.cpu_count()} processors")
+    return count
+
+
 def main() -> None:
     """Print one table for each of the two models."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.passes", description=__doc__)
@@ -113,7 +121,7 @@ def main() -> None:
         help="weights' types (default: %(default)s)",
     )
     parser.add_argument(
-        "--threads", nargs="+", type=int, default=[1, 2], help="processor threads of a pass (default: %(default)s)"
+        "--threads", nargs="+", type=_threads, default=[1, 2], help="processor threads of a pass (default: %(default)s)"
     )
     arguments = parser.parse_args()
     console = Console(width=120)

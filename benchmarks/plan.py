@@ -10,10 +10,14 @@ from pathlib import Path
 from benchmarks.environments import Environment, environment_of
 from benchmarks.prompts import BenchPrompt, read_prompts
 from benchmarks.settings import PEER_DTYPES, PEERS, BenchSettings
+from drafter_service.settings import PREFIX as DRAFTER_PREFIX
+from drafter_service.settings import DrafterSettings
 from sybil_engine.cli.options import Models
 from sybil_engine.cli.pairs import NO_DRAFTER, Pair, pair_of
 from sybil_engine.errors import InvalidSettings
+from sybil_engine.settings import parse
 from sybil_engine.types import Speculation
+from verifier_service.settings import PREFIX as VERIFIER_PREFIX
 from verifier_service.settings import VerifierSettings
 
 
@@ -46,6 +50,7 @@ class Plan:
             tuple(read_prompts(settings.prompts, settings.count)),
             _peers(settings),
         )
+        _check_arguments(settings)
         plan._check_pair()
         _check_outputs(settings)
         return plan
@@ -166,6 +171,18 @@ def _peers(settings: BenchSettings) -> tuple[str, ...]:
                 f"`pip install {package}`, or say --peers none"
             )
     return named
+
+
+def _check_arguments(settings: BenchSettings) -> None:
+    """Refuse flags that a service would refuse."""
+    for name, service, prefix, argv in (
+        ("--verifier-arguments", VerifierSettings, VERIFIER_PREFIX, settings.verifier_arguments),
+        ("--drafter-arguments", DrafterSettings, DRAFTER_PREFIX, settings.drafter_arguments),
+    ):
+        try:
+            parse(service, argv, {}, prefix)
+        except InvalidSettings as error:
+            raise InvalidSettings(f"{name}: {error}") from error
 
 
 def _check_outputs(settings: BenchSettings) -> None:

@@ -29,7 +29,9 @@ def _temperature(text: str) -> bool:
         return False
 
 
-_ABOVE_0 = Check("above 0", lambda value: bool(value > 0))
+_MOST_MS = 1e6
+_ABOVE_0 = Check(f"above 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 < value <= _MOST_MS))
+_FROM_0 = Check(f"at least 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 <= value <= _MOST_MS))
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ class BenchSettings:
         default=None,
         metadata={
             "help": "--env emulated: round trip between drafter and verifier, 1 if left out",
-            "check": at_least(0),
+            "check": _FROM_0,
         },
     )
     row_ms: float | None = field(
         default=None,
         metadata={
             "help": "--env emulated: what a verify pass's rows behind its first add, each; 0 if left out",
-            "check": at_least(0),
+            "check": _FROM_0,
         },
     )
     verifier_arguments: tuple[str, ...] = field(default=(), metadata={"help": "further flags for the verifier"})

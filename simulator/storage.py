@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,9 @@ _PER_TOKEN = {
     "bonus_chance": np.float32,
     "bonus_matched": np.bool_,
 }
+_CHANCES = ("own_probabilities", "overlap", "bonus_chance")
+# Sums of single precision end a little above 1.
+_MOST_CHANCE = 1.001
 
 
 class UnusableTraces(InvalidRequest):
@@ -114,13 +118,24 @@ def load(file: Path) -> Recording:
             header = json.loads(str(stored["header"]))
             if header["format"] != _FORMAT:
                 raise ValueError(f"its format is {header['format']}, this version reads {_FORMAT}")
+            if not isinstance(header["about"], dict):
+                raise ValueError("it does not say what was recorded")
             arrays = {name: _checked(name, stored[name].astype(dtype)) for name, dtype in _PER_TOKEN.items()}
         return Recording(_cut(header["completions"], arrays), header["about"])
     except FileNotFoundError:
         raise UnusableTraces(
             f"no trace file {file}; record one with `sybil simulate record --out {file}`, or check the path"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UnusableTraces(
             f"{file} is not a trace file that can be played ({_sentence(error)}); record it again with "
             "`sybil simulate record`"
@@ -133,6 +148,8 @@ def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"{name} has the shape {array.shape}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{name} holds what is no number")
+    if name in _CHANCES and array.size and not (array.min() >= 0 and array.max() <= _MOST_CHANCE):
+        raise ValueError(f"{name} holds what is no probability")
     return array
 
 

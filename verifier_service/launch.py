@@ -22,6 +22,8 @@ class Wait:
 
 
 NO_WAIT = Wait(0, 0)
+# However long drafting seems to take: what a drafter says of it may be wrong, and a pass without drafts is progress.
+_MOST_PATIENCE_NS = 5_000_000_000
 # The drafter works on during a pass.
 DRAFTING_AHEAD = (Speculation.PIPELINED, Speculation.HEDGED)
 
@@ -82,7 +84,8 @@ class FixedWindow:
 
     def wait(self, ready_tokens: int) -> Wait:
         arrival_ns = self.pace.arrival_ns(ready_tokens, max(0, self.max_window_tokens - ready_tokens))
-        return Wait(self.max_window_tokens, max(self._LEAST_PATIENCE_NS, int(self._PATIENCE * arrival_ns)))
+        patience_ns = max(self._LEAST_PATIENCE_NS, int(self._PATIENCE * arrival_ns))
+        return Wait(self.max_window_tokens, min(patience_ns, _MOST_PATIENCE_NS))
 
     def draft_budget(self) -> int:
         return self.max_window_tokens
@@ -146,7 +149,7 @@ class LearnedWindow:
         most_tokens = max(ready_tokens, min(self.max_window_tokens, self.draft_budget()))
         window_tokens = self.pace.outlook(most_tokens).best_window(ready_tokens)
         arrival_ns = self.pace.arrival_ns(ready_tokens, window_tokens - ready_tokens)
-        return Wait(window_tokens, int(self._PATIENCE * arrival_ns))
+        return Wait(window_tokens, min(int(self._PATIENCE * arrival_ns), _MOST_PATIENCE_NS))
 
     def draft_budget(self) -> int:
         acceptance_rate = min(max(self.pace.acceptance_rate.value, 0.1), 0.95)

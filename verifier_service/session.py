@@ -50,6 +50,7 @@ class VerifierSession:
         self.tree = DraftTree(self.ledger, _MOST_DRAFTED_TOKENS)
         self.fed_tokens = 0
         self.finished = False
+        self._opened_ns = now_ns
         self._waits_since_ns = now_ns
         self._wait = NO_WAIT
         self._drafter_silent = False
@@ -95,7 +96,9 @@ class VerifierSession:
             first_after_miss = tree_was_empty and not self._saw_block_since_commit and self.prefill_tokens <= 0
             awaited = first_after_miss and block.known_tokens in (0, len(self.ledger))
             since_miss_ns = arrived_ns - self._waits_since_ns if awaited else None
-            self.rule.pace.saw_block(len(block.token_ids), block.draft_ns, since_miss_ns)
+            # Nobody drafted for longer than there has been a session.
+            draft_ns = min(block.draft_ns, arrived_ns - self._opened_ns)
+            self.rule.pace.saw_block(len(block.token_ids), draft_ns, since_miss_ns)
             self._saw_block_since_commit = True
         return graft
 

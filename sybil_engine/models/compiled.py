@@ -130,7 +130,8 @@ class CompiledPasses:
                     logits = self._compiled(*inputs)
             except Exception as error:  # Dynamo, Inductor and the C++ compiler have a tree of errors each
                 raise UnsupportedModel(
-                    f"a pass of {rows} rows cannot be compiled; leave out --compile: {_in_short(error)}"
+                    f"a pass of {rows} rows cannot be compiled; remove {os.environ['TORCHINDUCTOR_CACHE_DIR']}, where "
+                    f"compiled passes are kept, and start again, or leave out --compile: {_in_short(error)}"
                 ) from error
             difference = float((logits - expected).norm() / expected.norm().clamp(min=1e-30))
             if not difference < _TOLERANCE:

@@ -157,6 +157,9 @@ def block_to_wire(block: Block) -> wire.Block:
 
 
 def block_from_wire(message: wire.Block) -> Block:
+    origin = _known(_BLOCK_ORIGIN, message.origin, "origin")
+    if not message.token_ids:
+        raise InvalidRequest("a block without tokens; send at least one")
     if message.distributions and len(message.distributions) != len(message.token_ids):
         raise InvalidRequest(
             f"a block of {len(message.token_ids)} tokens has {len(message.distributions)} distributions; "
@@ -172,7 +175,7 @@ def block_from_wire(message: wire.Block) -> Block:
         position=message.position,
         prefix_fingerprint=message.prefix_fingerprint,
         token_ids=tuple(message.token_ids),
-        origin=_known(_BLOCK_ORIGIN, message.origin, "origin"),
+        origin=origin,
         distributions=tuple(_distribution_from_wire(each) for each in message.distributions),
         draft_ns=message.draft_ns,
         chances=tuple(message.chances),

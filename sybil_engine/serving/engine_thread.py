@@ -11,6 +11,9 @@ from sybil_engine.serving.delay_line import DelayLine
 
 _log = logging.getLogger(__name__)
 
+# A thread cannot be told to sleep for years; it asks again.
+_LONGEST_SLEEP_S = 60.0
+
 
 class Engine(Protocol):
     """What an engine thread runs. Called on that thread only, so it needs no locks."""
@@ -93,7 +96,7 @@ class EngineThread(Generic[EngineType]):
             self._wake.clear()
             delay_s = self._turn(engine)
             if delay_s != 0:
-                self._wake.wait(delay_s)
+                self._wake.wait(None if delay_s is None else min(delay_s, _LONGEST_SLEEP_S))
 
     def _turn(self, engine: EngineType) -> float | None:
         try:

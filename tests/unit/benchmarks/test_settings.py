@@ -38,6 +38,12 @@ def planned(*argv: str) -> Plan:
         (["--env", "emulated", "--draft-ms", "0"], "--draft-ms is '0'; it must be above 0"),
         (["--env", "emulated", "--rtt-ms", "-0.5"], "--rtt-ms is '-0.5'; it must be at least 0"),
         (["--env", "emulated", "--row-ms", "-1"], "--row-ms is '-1'; it must be at least 0"),
+        (
+            ["--env", "emulated", "--verify-ms", "1e300"],
+            "--verify-ms is '1e300'; it must be above 0, and at most 1,000,000",
+        ),
+        (["--verifier-arguments=--nope"], "--verifier-arguments: --nope is not a flag"),
+        (["--drafter-arguments=--max-sessions,0"], "--drafter-arguments: --max-sessions is '0'; it must be at least 1"),
         (["--rtt-ms", "1"], "--rtt-ms is for --env emulated, but --env is native"),
         (["--peers", "vllm"], "--peers is 'vllm'; it must be one or more of transformers"),
         (["--env", "emulated", "--peers", "transformers"], "cannot run under --env emulated"),

@@ -41,7 +41,7 @@ SAMPLING = st.builds(
 DISTRIBUTION = st.lists(st.tuples(WORD, st.floats(0, 1, width=32)), min_size=1, max_size=5).map(
     lambda pairs: Distribution(*(tuple(side) for side in zip(*pairs, strict=True)))
 )
-BLOCK = IDS.flatmap(
+BLOCK = IDS.filter(bool).flatmap(
     lambda token_ids: st.builds(
         Block,
         position=WORD,
@@ -249,6 +249,11 @@ def test_chances_that_are_none_or_too_few_are_refused(chances: list[float]) -> N
     message = wire.Block(token_ids=[1, 2], origin=wire.BLOCK_ORIGIN_TRUNK, chances=chances)
     with pytest.raises(InvalidRequest, match="chance"):
         convert.block_from_wire(message)
+
+
+def test_a_block_without_tokens_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="a block without tokens; send at least one"):
+        convert.block_from_wire(wire.Block(origin=wire.BLOCK_ORIGIN_TRUNK))
 
 
 @pytest.mark.parametrize("least_chance", [-0.1, 1.5, float("nan"), float("inf")])

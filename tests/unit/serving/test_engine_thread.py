@@ -57,6 +57,14 @@ def test_work_runs_on_the_engines_thread_in_the_order_in_which_it_was_posted() -
     assert order == list(range(100))
 
 
+@pytest.mark.parametrize("delay_s", [1e11, 1e300, float("inf")])
+def test_a_step_that_is_due_in_many_years_does_not_end_the_thread(delay_s: float) -> None:
+    with running() as thread:
+        thread.submit(lambda engine: setattr(engine, "next_step", lambda: delay_s)).result(SOON_S)
+        for _ in range(3):
+            assert thread.submit(lambda engine: engine.steps).result(SOON_S) >= 0
+
+
 def test_an_engine_with_nothing_due_does_not_step_until_work_arrives() -> None:
     with running() as thread:
         before = thread.submit(lambda engine: engine.steps).result(SOON_S)

@@ -143,6 +143,8 @@ def rewritten_header(arrays: dict[str, NDArray[Any]], **changes: object) -> NDAr
         (lambda arrays: arrays.update(own_ids=np.zeros((5, RANKS - 1))), "own_ids has the shape"),
         (lambda arrays: arrays.update(overlap=np.full(5, np.nan)), "overlap holds what is no number"),
         (lambda arrays: arrays.update(target_ids=np.array(["a"] * 5)), "invalid literal"),
+        (lambda arrays: arrays.update(header=rewritten_header(arrays, about=None)), "does not say what was recorded"),
+        (lambda arrays: arrays.update(overlap=np.full(5, 5.0)), "overlap holds what is no probability"),
     ],
 )
 def test_a_malformed_file_is_refused_in_one_sentence(tmp_path: Path, spoil: object, sentence: str) -> None:
@@ -155,6 +157,16 @@ def test_a_malformed_file_is_refused_in_one_sentence(tmp_path: Path, spoil: obje
         load(file)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_archive_with_damaged_bytes_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "bad.npz"
+    save(Recording([synthetic_trace(2_000, [0.6, 0.2])], {}), file)
+    content = bytearray(file.read_bytes())
+    content[1500:1540] = b"\xff" * 40
+    file.write_bytes(content)
+    with pytest.raises(UnusableTraces, match="is not a trace file that can be played"):
+        load(file)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x80\x04N."])

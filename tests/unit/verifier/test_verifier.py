@@ -216,6 +216,20 @@ def test_a_dead_drafter_costs_time_and_no_tokens(seed: int, speculation: Specula
     assert clock.now_ns < 0.25e9
 
 
+@pytest.mark.parametrize("draft_ns", [3600 * 10**9, 2**64 - 1])
+@pytest.mark.parametrize("speculation", [each for each in Speculation if each is not Speculation.OFF])
+def test_a_drafter_that_lies_about_its_times_and_falls_silent_costs_seconds_at_most(
+    draft_ns: int, speculation: Speculation, clock: FakeClock
+) -> None:
+    client = Client(verifier_on(FakeRunner()), opening(1, speculation), clock)
+    # Open for an hour, so that what it says may be true.
+    clock.pass_s(3600)
+    client.session.offer(replace(block_of(client, (1,)), draft_ns=draft_ns), clock.monotonic_ns())
+    run(client)
+    assert client.tokens == plain_tokens(client.opening)
+    assert clock.now_ns < 3600e9 + 20e9
+
+
 @pytest.mark.parametrize("speculation", Speculation)
 @pytest.mark.parametrize("place", [0, 1, 3, 7])
 def test_a_session_ends_at_its_first_stop_token(speculation: Speculation, place: int, clock: FakeClock) -> None:
