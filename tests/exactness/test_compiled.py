@@ -87,7 +87,7 @@ def prefill(runner: ModelRunner, slot: int, end: int) -> None:
 
 
 def test_the_first_start_compiles_and_the_second_takes_what_is_there(cache: Path) -> None:
-    program = "from tests.unit.models.test_compiled import start_gpt2; start_gpt2()"
+    program = f"from {__name__} import start_gpt2; start_gpt2()"
     for expected in ([0, 1], [1, 0]):
         started = subprocess.run(
             [sys.executable, "-c", program],
