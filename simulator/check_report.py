@@ -7,23 +7,15 @@ from typing import Any
 from rich.table import Table
 
 from simulator.check import TOLERANCE, CheckedArm, CheckedRun, Simulated
+from simulator.report import point_table
 
 _SIMULATED = ("simulated", "difference")
 
 
 def check_table(run: CheckedRun) -> Table:
     """One temperature, an arm a row."""
-    table = Table(
-        title=f"temperature {run.temperature:g}: {run.point}",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-    )
-    table.add_column("arm", no_wrap=True)
-    for heading in ("tokens/s", "/ off", *_SIMULATED, "times in place", *_SIMULATED, "tokens/pass", "simulated"):
-        table.add_column(heading, justify="right")
+    figures = ("tokens/s", "/ off", *_SIMULATED, "times in place", *_SIMULATED, "tokens/pass", "simulated")
+    table = point_table(run.temperature, run.point, "arm", figures)
     for arm in run.arms:
         point = arm.in_place.point
         table.add_row(

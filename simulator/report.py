@@ -6,24 +6,32 @@ from typing import Any
 
 from rich.table import Table
 
+from simulator.point import Point
 from simulator.storage import Recording
 from simulator.tournament import Match, Score
 from simulator.trace import Trace
 
 
-def match_table(match: Match) -> Table:
-    """One point at one temperature, a contender a row."""
+def point_table(temperature: float, point: Point, subject: str, figures: Sequence[str]) -> Table:
+    """A table without rows: whom they are about, then figures."""
     table = Table(
-        title=f"temperature {match.temperature:g}: {match.point}",
+        title=f"temperature {temperature:g}: {point}",
         title_justify="left",
         title_style="bold",
         box=None,
         header_style="bold",
         pad_edge=False,
     )
-    table.add_column("player", no_wrap=True)
-    for heading in ("/ plain", "/ lockstep", "tokens/pass", "idle", "limit", "of limit"):
+    table.add_column(subject, no_wrap=True)
+    for heading in figures:
         table.add_column(heading, justify="right")
+    return table
+
+
+def match_table(match: Match) -> Table:
+    """One point at one temperature, a contender a row."""
+    figures = ("/ plain", "/ lockstep", "tokens/pass", "idle", "limit", "of limit")
+    table = point_table(match.temperature, match.point, "player", figures)
     table.add_column("best setting", overflow="fold")
     best = max(score.outcome.tokens_per_second for score in match.scores)
     for score in match.scores:
