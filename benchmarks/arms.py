@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import grpc
 
 from benchmarks.measurement import Measurement
-from sybil_engine.errors import Unavailable
+from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.types import SamplingParams, Speculation
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc as wire_grpc
 from sybil_engine.rpc.v1 import types_pb2 as types
 from sybil_engine.serving.convert import sampling_to_wire, speculation_to_wire
-from sybil_engine.types import SamplingParams, Speculation
 
 
 class Arm(ABC):

@@ -37,8 +37,8 @@ from benchmarks.run import Task, run_interleaved, warm_up
 from benchmarks.services import RunningServices, running_services
 from benchmarks.tables import category_table, table
 from benchmarks.trace import Tracer
-from sybil_engine.errors import InvalidSettings
-from sybil_engine.types import HEDGED_DRAFT_ROWS, ModelDescription, SamplingParams, Speculation
+from sybil_engine.core.errors import InvalidSettings
+from sybil_engine.core.types import HEDGED_DRAFT_ROWS, ModelDescription, SamplingParams, Speculation
 
 _SEARCHED_PROMPTS = 3
 _TRACED_PROMPTS = 3

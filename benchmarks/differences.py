@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.measurement import Measurement
 from benchmarks.run import Task
-from sybil_engine.types import SamplingParams
+from sybil_engine.core.types import SamplingParams
 
 Judge = Callable[[Task, tuple[int, ...], int, int], float]
 """Says how far apart the target scores two tokens, after a task's prompt and the tokens generated before them."""
@@ -70,8 +70,8 @@ class TargetJudge:
     def __call__(self, task: Task, generated: tuple[int, ...], token_id: int, other_token_id: int) -> float:
         import torch
 
-        from sybil_engine.noise import gumbel_noise
-        from sybil_engine.sampling import shape_logits
+        from sybil_engine.core.noise import gumbel_noise
+        from sybil_engine.sampling.draw import shape_logits
 
         if self._model is None:
             from transformers import AutoModelForCausalLM

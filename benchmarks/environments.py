@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.settings import BenchSettings
-from sybil_engine.errors import InvalidSettings
+from sybil_engine.core.errors import InvalidSettings
 
 _EMULATED_MS = {"verify_ms": 30.0, "draft_ms": 3.0, "rtt_ms": 1.0, "row_ms": 0.0}
 

@@ -12,8 +12,8 @@ from benchmarks.arms import lockstep_name
 from benchmarks.measurement import Interval, Measurement, median_interval, median_speed, speed_ratio
 from benchmarks.run import Task
 from sybil_engine import __version__
-from sybil_engine.ledger import Ledger
-from sybil_engine.types import Speculation
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.types import Speculation
 
 Measured = Mapping[str, Sequence[Measurement]]
 """By arm, one measurement a task, in order."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Sequence
 from importlib import import_module
 
-from sybil_engine.errors import SybilError
+from sybil_engine.core.errors import SybilError
 
 # Named, not imported: services never meet in one process.
 _ENTRIES = {"verifier": "verifier_service.__main__", "drafter": "drafter_service.__main__"}

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.arms import Arm
 from benchmarks.measurement import Measurement, median_speed
 from benchmarks.run import Task
-from sybil_engine.types import SamplingParams
+from sybil_engine.core.types import SamplingParams
 
 TUNED = "-tuned"
 _SEARCHED_TOKENS = 48

@@ -14,9 +14,9 @@ from drafter_service.settings import PREFIX as DRAFTER_PREFIX
 from drafter_service.settings import DrafterSettings
 from sybil_engine.cli.options import Models
 from sybil_engine.cli.pairs import NO_DRAFTER, Pair, pair_of
-from sybil_engine.errors import InvalidSettings
+from sybil_engine.core.errors import InvalidSettings
+from sybil_engine.core.types import Speculation
 from sybil_engine.settings import parse
-from sybil_engine.types import Speculation
 from verifier_service.settings import PREFIX as VERIFIER_PREFIX
 from verifier_service.settings import VerifierSettings
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.anatomy import PARTS, Anatomy, Fate, acceptance_by_position, pass_parts
-from sybil_engine.types import BlockOrigin
+from sybil_engine.core.types import BlockOrigin
 
 _DPI = 130
 _FATE_COLOURS = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sybil_engine.cli.prompts import built_in_prompts, mixed
-from sybil_engine.errors import InvalidSettings
+from sybil_engine.core.errors import InvalidSettings
 
 UNSORTED = "prompts"
 

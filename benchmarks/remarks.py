@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sybil_engine.types import Speculation
+from sybil_engine.core.types import Speculation
 
 
 def remarks_on(figures: Mapping[str, Any], windows: Sequence[int]) -> Iterator[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks.arms import Arm
 from benchmarks.measurement import Measurement
-from sybil_engine.types import SamplingParams
+from sybil_engine.core.types import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from benchmarks.environments import Environment
 from benchmarks.hosted import COORDINATOR
-from sybil_engine.errors import Unavailable
+from sybil_engine.core.errors import Unavailable
 
 Report = Callable[[str], None]
 _START_S = 900

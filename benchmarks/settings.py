@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import Dtype
 from sybil_engine.settings import Check, at_least, between
-from sybil_engine.types import MOST_WINDOW_TOKENS, Speculation
 
 PREFIX = "SYBIL_BENCH_"
 ARMS = tuple(each.value for each in Speculation)

@@ -13,8 +13,8 @@ from coordinator.patience import Patience
 from coordinator.pipeline import DrafterStream, Pipeline, VerifierStream
 from coordinator.policies import policy
 from coordinator.usage import Meter
-from sybil_engine.errors import Unavailable
-from sybil_engine.types import Block, Commit, SamplingParams, SessionOpen, Speculation
+from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.types import Block, Commit, SamplingParams, SessionOpen, Speculation
 
 _PINGS = 15
 

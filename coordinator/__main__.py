@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from coordinator.fleet import running_fleet
 from coordinator.settings import CoordinatorSettings
-from sybil_engine.errors import InvalidRequest, PairMismatch, SybilError
+from sybil_engine.core.errors import InvalidRequest, PairMismatch, SybilError
 from sybil_engine.settings import parse
 
 PREFIX = "SYBIL_COORDINATOR_"

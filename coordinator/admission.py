@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sybil_engine.errors import Exhausted
+from sybil_engine.core.errors import Exhausted
 
 
 class Admission:

@@ -8,7 +8,8 @@ from typing import Generic, NoReturn, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sybil_engine import errors
+from sybil_engine.core import errors
+from sybil_engine.core.types import Block, Commit, ModelDescription, SessionOpen
 from sybil_engine.rpc.v1 import (
     drafter_service_pb2,
     drafter_service_pb2_grpc,
@@ -18,7 +19,6 @@ from sybil_engine.rpc.v1 import (
 )
 from sybil_engine.serving import convert
 from sybil_engine.serving.server import CHANNEL_OPTIONS
-from sybil_engine.types import Block, Commit, ModelDescription, SessionOpen
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

@@ -7,7 +7,7 @@ from typing import Self
 from coordinator.pipeline import Progress
 from coordinator.stop_strings import StopStrings
 from coordinator.tokenizer import Detokenizer
-from sybil_engine.types import FinishReason, TokenOrigin
+from sybil_engine.core.types import FinishReason, TokenOrigin
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Generic, Protocol, TypeVar
 
-from sybil_engine.errors import Exhausted, ModelError, PairMismatch, SessionLost, SybilError
-from sybil_engine.types import ModelDescription
+from sybil_engine.core.errors import Exhausted, ModelError, PairMismatch, SessionLost, SybilError
+from sybil_engine.core.types import ModelDescription
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from coordinator.replica import ReplicaStatus, replica_actor
 from coordinator.routing import RoutingTable
 from coordinator.service import running_coordinator
 from coordinator.settings import CoordinatorSettings, PlaceSettings, ServingSettings
-from sybil_engine.errors import SybilError, Unavailable
+from sybil_engine.core.errors import SybilError, Unavailable
 from sybil_engine.serving.service_settings import Dtype
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from coordinator.request import Request, read_request
 from coordinator.routing import Router, Target
 from coordinator.settings import ServingSettings
 from coordinator.usage import Meter
-from sybil_engine.errors import SybilError
+from sybil_engine.core.errors import SybilError
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc
 from sybil_engine.serving import convert

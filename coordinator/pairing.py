@@ -1,7 +1,7 @@
 """Which models belong together."""
 
-from sybil_engine.errors import PairMismatch
-from sybil_engine.types import ModelDescription
+from sybil_engine.core.errors import PairMismatch
+from sybil_engine.core.types import ModelDescription
 
 # What verifiers must agree in to commit the same tokens, and the flag that says it.
 _SAME_TARGET = {

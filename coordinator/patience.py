@@ -4,7 +4,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from sybil_engine.errors import Exhausted, SybilError, Unavailable
+from sybil_engine.core.errors import Exhausted, SybilError, Unavailable
 
 
 @dataclass(frozen=True, slots=True)

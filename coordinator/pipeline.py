@@ -17,9 +17,9 @@ from coordinator.patience import Patience, Retries
 from coordinator.policies import Policy
 from coordinator.relay import Relay
 from coordinator.usage import Meter
-from sybil_engine.errors import SessionError, SessionLost, SybilError, Unavailable
-from sybil_engine.ledger import Ledger
-from sybil_engine.types import Block, Commit, FinishReason, SessionOpen, TokenOrigin
+from sybil_engine.core.errors import SessionError, SessionLost, SybilError, Unavailable
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.types import Block, Commit, FinishReason, SessionOpen, TokenOrigin
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sybil_engine.types import HEDGED_DRAFT_ROWS, SessionOpen, Speculation
+from sybil_engine.core.types import HEDGED_DRAFT_ROWS, SessionOpen, Speculation
 
 LOCKSTEP_WINDOW_TOKENS = 5
 PIPELINED_BUDGET_TOKENS = 12

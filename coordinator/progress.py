@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from sybil_engine.errors import Unavailable
+from sybil_engine.core.errors import Unavailable
 
 Report = Callable[[str], None]
 """Told in words what is being waited for, at once, when it changes, and every second."""

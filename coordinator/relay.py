@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from sybil_engine.errors import SybilError
+from sybil_engine.core.errors import SybilError
 
 Message = TypeVar("Message")
 

@@ -7,7 +7,7 @@ from typing import Any
 from coordinator.routing import RoutingTable
 from coordinator.service import Coordinator, open_coordinator
 from coordinator.settings import ServingSettings
-from sybil_engine.errors import Unavailable
+from sybil_engine.core.errors import Unavailable
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from uuid import uuid4
 from coordinator.policies import Policy, policy
 from coordinator.routing import Target
 from coordinator.settings import ServingSettings
-from sybil_engine.errors import ContextExceeded, InvalidRequest
+from sybil_engine.core.errors import ContextExceeded, InvalidRequest
+from sybil_engine.core.types import MOST_WINDOW_TOKENS, SamplingParams, SessionOpen, Speculation
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.serving import convert
-from sybil_engine.types import MOST_WINDOW_TOKENS, SamplingParams, SessionOpen, Speculation
 
 _DEFAULT_MAX_TOKENS = 128
 _MOST_STOPS = 16

@@ -12,8 +12,8 @@ from coordinator.endpoint import Endpoint
 from coordinator.pairing import check_pair, check_same_target, check_vocabulary, share_processors
 from coordinator.pipeline import DrafterStream, VerifierStream
 from coordinator.tokenizer import Tokenizer
-from sybil_engine.errors import Exhausted, Unavailable
-from sybil_engine.types import ModelDescription
+from sybil_engine.core.errors import Exhausted, Unavailable
+from sybil_engine.core.types import ModelDescription
 
 Stream = TypeVar("Stream")
 

@@ -9,7 +9,7 @@ from coordinator.gateway import Gateway
 from coordinator.progress import Report, until_done
 from coordinator.routing import Router, RoutingTable
 from coordinator.settings import ServingSettings
-from sybil_engine.errors import Unavailable
+from sybil_engine.core.errors import Unavailable
 from sybil_engine.rpc.v1 import generation_service_pb2
 from sybil_engine.rpc.v1.generation_service_pb2_grpc import add_GenerationServiceServicer_to_server
 from sybil_engine.serving.server import RunningServer, running_server

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import Dtype
 from sybil_engine.settings import PORT, at_least, between
-from sybil_engine.types import MOST_WINDOW_TOKENS, Speculation
 
 
 @dataclass(frozen=True)

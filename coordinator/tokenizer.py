@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
-from sybil_engine.errors import NoTokenizer
+from sybil_engine.core.errors import NoTokenizer
 
 # The prompt's last tokens that a new token's text may depend on: a character has 4 bytes at most.
 _CONTEXT_TOKENS = 8

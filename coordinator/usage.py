@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sybil_engine.types import Block, Commit, Speculation
+from sybil_engine.core.types import Block, Commit, Speculation
 
 Interval = tuple[int, int]
 """From, to: in nanoseconds of one clock."""

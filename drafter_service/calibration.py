@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from sybil_engine.sampling import Guess
+from sybil_engine.sampling.draw import Guess
 
 
 class Calibration:

@@ -10,14 +10,14 @@ from torch import Tensor
 from drafter_service.calibration import Calibration
 from drafter_service.growth import Sprout
 from drafter_service.session import DrafterSession
-from sybil_engine.errors import Unavailable
+from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.types import HEDGED_DRAFT_ROWS, Block, ModelDescription, SessionOpen
 from sybil_engine.models.rows import Rows, TreeRows
 from sybil_engine.models.runner import ModelRunner
-from sybil_engine.noise import NoiseTape
-from sybil_engine.pass_times import PassTimes
-from sybil_engine.sampling import Draw, Guess, draw_cut_row, rank_rows
+from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.opening import check_opening
-from sybil_engine.types import HEDGED_DRAFT_ROWS, Block, ModelDescription, SessionOpen
 
 BRANCH_CELLS = 128
 _GUESSES = 6

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from drafter_service.calibration import Calibration
-from sybil_engine.draft_tree import DraftNode, DraftTree
-from sybil_engine.ledger import Ledger
+from sybil_engine.core.draft_tree import DraftNode, DraftTree
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.types import Block, BlockOrigin
 from sybil_engine.models.rows import TreeRows
-from sybil_engine.sampling import Guess
-from sybil_engine.types import Block, BlockOrigin
+from sybil_engine.sampling.draw import Guess
 
 
 @dataclass(frozen=True, slots=True)

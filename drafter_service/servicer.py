@@ -8,8 +8,8 @@ import grpc
 
 from drafter_service.drafter import Drafter
 from drafter_service.session import DrafterSession
-from sybil_engine.draft_tree import join_blocks
-from sybil_engine.errors import InvalidRequest
+from sybil_engine.core.draft_tree import join_blocks
+from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.rpc.v1 import drafter_service_pb2 as wire
 from sybil_engine.rpc.v1 import drafter_service_pb2_grpc as wire_grpc
 from sybil_engine.rpc.v1 import types_pb2

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from drafter_service.calibration import Calibration
 from drafter_service.growth import Growth
-from sybil_engine.draft_tree import join_blocks
-from sybil_engine.errors import ContextExceeded
-from sybil_engine.ledger import Ledger
-from sybil_engine.noise import NoiseTape
+from sybil_engine.core.draft_tree import join_blocks
+from sybil_engine.core.errors import ContextExceeded
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.types import Block, Commit, SessionOpen
 from sybil_engine.serving.opening import check_token_ids
-from sybil_engine.types import Block, Commit, SessionOpen
 
 
 class DrafterSession:

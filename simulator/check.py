@@ -27,7 +27,7 @@ from simulator.point import Point
 from simulator.rows import BranchRows, TrunkRows
 from simulator.storage import Recording
 from simulator.trace import Trace
-from sybil_engine.ledger import Ledger
+from sybil_engine.core.ledger import Ledger
 
 TOLERANCE = 0.10
 OFF = "off"

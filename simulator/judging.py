@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from simulator.trace import RANKS, Trace
-from sybil_engine.noise import NoiseTape, Stream, uniform_noise
-from sybil_engine.sampling import shape_logits
-from sybil_engine.types import SamplingParams
+from sybil_engine.core.noise import NoiseTape, Stream, uniform_noise
+from sybil_engine.core.types import SamplingParams
+from sybil_engine.sampling.draw import shape_logits
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from simulator.point import Point
 from simulator.storage import model_words
-from sybil_engine.errors import InvalidRequest
+from sybil_engine.core.errors import InvalidRequest
 
 HOW_TO_MEASURE = "sybil bench --env emulated --arms off,lockstep,pipelined,hedged --peers none --json"
 

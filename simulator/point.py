@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from sybil_engine.errors import InvalidSettings
+from sybil_engine.core.errors import InvalidSettings
 
 
 @dataclass(frozen=True, slots=True)

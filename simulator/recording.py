@@ -11,11 +11,11 @@ from transformers.utils.logging import disable_progress_bar
 from simulator.judging import Task, judge
 from simulator.storage import Recording, model_words
 from simulator.trace import Trace
-from sybil_engine.errors import ContextExceeded, InvalidRequest, PairMismatch
+from sybil_engine.core.errors import ContextExceeded, InvalidRequest, PairMismatch
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.types import SamplingParams
 from sybil_engine.models.loading import describe, find_folder
-from sybil_engine.noise import NoiseTape
-from sybil_engine.sampling import draw_tokens, shape_logits
-from sybil_engine.types import SamplingParams
+from sybil_engine.sampling.draw import draw_tokens, shape_logits
 
 
 class Recorder:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.trace import RANKS, Trace
-from sybil_engine.errors import InvalidRequest
+from sybil_engine.core.errors import InvalidRequest
 
 _FORMAT = "sybil-traces-1"
 _WIDE = ("shared_ids", "shared_scores", "own_ids", "own_probabilities")

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from sybil_engine.pass_times import PassTimes
-from sybil_engine.types import SessionOpen, Speculation
+from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.types import SessionOpen, Speculation
 from verifier_service.launch import BestWindow, FixedWindow, LaunchRule, LearnedWindow, Wait
 from verifier_service.pace import MovingMean, Pace
 

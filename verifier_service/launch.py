@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from sybil_engine.types import HEDGED_DRAFT_ROWS, Speculation
+from sybil_engine.core.types import HEDGED_DRAFT_ROWS, Speculation
 from verifier_service.pace import Pace
 
 

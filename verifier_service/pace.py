@@ -2,8 +2,8 @@
 
 from operator import itemgetter
 
-from sybil_engine.draft_tree import DraftNode
-from sybil_engine.pass_times import PassTimes
+from sybil_engine.core.draft_tree import DraftNode
+from sybil_engine.core.pass_times import PassTimes
 from verifier_service.outlook import Outlook
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sybil_engine.acceptance import correction_distribution, passes_ratio_test
-from sybil_engine.noise import Stream, gumbel_noise, uniform_noise
-from sybil_engine.types import Distribution
+from sybil_engine.core.noise import Stream, gumbel_noise, uniform_noise
+from sybil_engine.core.types import Distribution
+from sybil_engine.sampling.acceptance import correction_distribution, passes_ratio_test
 
 
 def judge_window(

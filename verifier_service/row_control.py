@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
 
-from sybil_engine.draft_tree import DraftNode
+from sybil_engine.core.draft_tree import DraftNode
+from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.types import Speculation
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
-from sybil_engine.pass_times import PassTimes
-from sybil_engine.types import Speculation
 from verifier_service.launch import DRAFTING_AHEAD
 from verifier_service.session import VerifierSession
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from sybil_engine.errors import InvalidRequest
+from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.rpc.v1 import types_pb2
 from sybil_engine.rpc.v1 import verifier_service_pb2 as wire
 from sybil_engine.rpc.v1 import verifier_service_pb2_grpc as wire_grpc

@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from sybil_engine.acceptance import count_accepted
-from sybil_engine.draft_tree import DraftTree, Graft
-from sybil_engine.errors import InvalidRequest
-from sybil_engine.ledger import Ledger
-from sybil_engine.noise import NoiseTape
-from sybil_engine.types import Block, BlockOrigin, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
+from sybil_engine.core.draft_tree import DraftTree, Graft
+from sybil_engine.core.errors import InvalidRequest
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.types import Block, BlockOrigin, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
+from sybil_engine.sampling.acceptance import count_accepted
 from verifier_service.launch import NO_WAIT, LaunchRule
 
 # Chances come in single precision: the drafter must not stop where more is waited for.

@@ -8,15 +8,15 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from sybil_engine.acceptance import count_accepted
-from sybil_engine.errors import Unavailable
+from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.types import Commit, ModelDescription, PassTimings, SessionOpen
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
-from sybil_engine.noise import NoiseTape
-from sybil_engine.pass_times import PassTimes
-from sybil_engine.sampling import Draw, draw_rows
+from sybil_engine.sampling.acceptance import count_accepted
+from sybil_engine.sampling.draw import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening
-from sybil_engine.types import Commit, ModelDescription, PassTimings, SessionOpen
 from verifier_service.choice import Choice, launch_rule
 from verifier_service.launch import DRAFTING_AHEAD
 from verifier_service.pace import Pace

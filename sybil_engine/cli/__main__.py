@@ -10,7 +10,7 @@ import click
 
 from sybil_engine import __version__
 from sybil_engine.cli import exits
-from sybil_engine.errors import SybilError
+from sybil_engine.core.errors import SybilError
 
 # One module of this package a name; one line of help, so that `sybil --help` imports none of them.
 _COMMANDS = {

@@ -10,10 +10,10 @@ import grpc
 from sybil_engine.cli.completion import CompletionRequest, Ending, Piece, Served
 from sybil_engine.cli.exits import CommandFailed, UserMistake
 from sybil_engine.cli.stats import Counts
+from sybil_engine.core.types import FinishReason, Speculation
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc, types_pb2
 from sybil_engine.serving import convert
-from sybil_engine.types import FinishReason, Speculation
 
 # As in serving/server.py, whose import would load server code that a client does not need.
 _CHANNEL_OPTIONS = (

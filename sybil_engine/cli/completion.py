@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sybil_engine.cli.stats import Counts
-from sybil_engine.errors import InvalidRequest
-from sybil_engine.types import (
+from sybil_engine.core.errors import InvalidRequest
+from sybil_engine.core.types import (
     MOST_WINDOW_TOKENS,
     AcceptanceRule,
     FinishReason,

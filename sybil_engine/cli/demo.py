@@ -21,7 +21,7 @@ from sybil_engine.cli.program import program
 from sybil_engine.cli.progress import Progress
 from sybil_engine.cli.prompts import Prompt, built_in_prompts, mixed
 from sybil_engine.cli.running import run
-from sybil_engine.types import SamplingParams, Speculation
+from sybil_engine.core.types import SamplingParams, Speculation
 
 _SEED = 20
 _SHOWN_TOKENS = 96

@@ -5,7 +5,7 @@
 
 import click
 
-from sybil_engine import errors
+from sybil_engine.core import errors
 
 SUCCESS = 0
 FAILURE = 1

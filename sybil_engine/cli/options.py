@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from sybil_engine.cli.completion import CompletionRequest
+from sybil_engine.core.types import MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
 from sybil_engine.models.presets import PRESETS
-from sybil_engine.types import MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

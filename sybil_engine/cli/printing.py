@@ -9,7 +9,7 @@ from rich.text import Text
 
 from sybil_engine.cli.completion import Completion, Piece, Served
 from sybil_engine.cli.stats import Stats
-from sybil_engine.types import ModelDescription, TokenOrigin
+from sybil_engine.core.types import ModelDescription, TokenOrigin
 
 ORIGIN_STYLES = {TokenOrigin.DRAFTED: "cyan", TokenOrigin.TARGET: "bold yellow"}
 _ORIGIN_WORDS = {TokenOrigin.DRAFTED: "drafted and accepted", TokenOrigin.TARGET: "the target's own"}

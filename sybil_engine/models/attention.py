@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from sybil_engine.errors import UnsupportedModel
+from sybil_engine.core.errors import UnsupportedModel
 
 IMPLEMENTATION = "sybil_ragged"
 TILE_CELLS = 256

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sybil_engine.errors import InvalidSettings, UnsupportedModel
+from sybil_engine.core.errors import InvalidSettings, UnsupportedModel
 from sybil_engine.models.attention import TILE_CELLS
 from sybil_engine.models.slotted_cache import CacheView
 from sybil_engine.models.tracing import TensorPass

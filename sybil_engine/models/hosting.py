@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from sybil_engine.errors import InvalidSettings
+from sybil_engine.core.errors import InvalidSettings
+from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.compiled import prepare_compiler
 from sybil_engine.models.emulation import EmulatedRunner
 from sybil_engine.models.loading import device_kind, load
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.serving.service_settings import ServiceSettings
-from sybil_engine.types import ModelDescription
 
 _MOST_PREFILL_LANES = 4
 # Containers of one machine read the same here.

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.cache_utils import get_layer_types_and_kwargs
 from transformers.utils.logging import disable_progress_bar
 
-from sybil_engine.errors import (
+from sybil_engine.core.errors import (
     CacheCannotForget,
     InvalidSettings,
     ModelError,
@@ -22,6 +22,7 @@ from sybil_engine.errors import (
     NoSafetensors,
     UnsupportedModel,
 )
+from sybil_engine.core.types import ModelDescription
 from sybil_engine.models import attention
 from sybil_engine.models.fused_llama import fuse_llama
 from sybil_engine.models.fused_norm import fuse_norms
@@ -29,7 +30,6 @@ from sybil_engine.models.packed_linear import pack_linear_layers
 from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.models.quantized_linear import quantize_linear_layers
 from sybil_engine.models.tokenizer import TOKENIZER_FILE, TokenizerIdentity, identify
-from sybil_engine.types import ModelDescription
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Weights in 8 bits, everything else in float32.
@@ -65,7 +65,7 @@ def describe(ref: str, *, dtype: str = "float32", device: str = "cpu") -> ModelD
 
     Raises:
         InvalidSettings: no such dtype or device.
-        ModelNotFound, NoSafetensors, NoTokenizer, UnsupportedModel, CacheCannotForget: see `sybil_engine.errors`.
+        ModelNotFound, NoSafetensors, NoTokenizer, UnsupportedModel, CacheCannotForget: see `sybil_engine.core.errors`.
     """
     _check_settings(dtype, device)
     folder = _find(ref, _DESCRIPTION_FILES, lambda folder: (folder / "config.json").is_file())
@@ -88,7 +88,7 @@ def load(
 
     Raises:
         InvalidSettings: no such dtype or device.
-        ModelNotFound, NoSafetensors, NoTokenizer, UnsupportedModel, CacheCannotForget: see `sybil_engine.errors`.
+        ModelNotFound, NoSafetensors, NoTokenizer, UnsupportedModel, CacheCannotForget: see `sybil_engine.core.errors`.
         ModelError: the weights cannot be read, or do not fit the config.
     """
     description = describe(ref, dtype=dtype, device=device)

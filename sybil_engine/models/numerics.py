@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sybil_engine.errors import InexactDevice
+from sybil_engine.core.errors import InexactDevice
 from sybil_engine.models.rows import Rows, Shape
 from sybil_engine.models.slotted_cache import SlottedCache
 

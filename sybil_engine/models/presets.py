@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sybil_engine.errors import InvalidSettings
+from sybil_engine.core.errors import InvalidSettings
 
 EMBEDDED_TARGET = "embedded-target"
 EMBEDDED_DRAFT = "embedded-draft"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.pytorch_utils import Conv1D
 
-from sybil_engine.errors import ContextExceeded, InexactDevice, UnsupportedModel
+from sybil_engine.core.errors import ContextExceeded, InexactDevice, UnsupportedModel
+from sybil_engine.core.types import ModelDescription
 from sybil_engine.models import attention
 from sybil_engine.models.compiled import ROW_COUNTS, CompiledPasses
 from sybil_engine.models.feeding import feed
@@ -22,7 +23,6 @@ from sybil_engine.models.rows import Pass, Rows, Shape, TreeRows, pack
 from sybil_engine.models.slotted_cache import CacheView, CellShape, SlottedCache, Turn
 from sybil_engine.models.tracing import TracedPasses
 from sybil_engine.models.wavefront import Wavefront
-from sybil_engine.types import ModelDescription
 
 Numerics = Literal["exact", "fast"]
 # Values are summed in tiles (`attention.TILE_CELLS`), so a sum is over a whole tile or half of one: MKL splits one over

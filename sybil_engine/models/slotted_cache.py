@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from sybil_engine.errors import Exhausted
+from sybil_engine.core.errors import Exhausted
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from sybil_engine.errors import NoTokenizer
+from sybil_engine.core.errors import NoTokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 _COSMETIC_KEYS = frozenset({"trim_offsets"})

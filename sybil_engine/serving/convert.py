@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from sybil_engine import PROTOCOL_VERSION
-from sybil_engine.errors import InvalidRequest, PairMismatch
-from sybil_engine.rpc.v1 import types_pb2 as wire
-from sybil_engine.types import (
+from sybil_engine.core.errors import InvalidRequest, PairMismatch
+from sybil_engine.core.types import (
     AcceptanceRule,
     Block,
     BlockOrigin,
@@ -25,6 +24,7 @@ from sybil_engine.types import (
     Speculation,
     TokenOrigin,
 )
+from sybil_engine.rpc.v1 import types_pb2 as wire
 
 _SPECULATION = {
     wire.SPECULATION_OFF: Speculation.OFF,

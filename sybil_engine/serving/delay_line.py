@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from sybil_engine.timing import sleep_until
+from sybil_engine.core.timing import sleep_until
 
 
 class DelayLine:

@@ -11,12 +11,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import grpc
 from google.protobuf.descriptor import FileDescriptor
 
-from sybil_engine.errors import InvalidRequest, ModelError, SybilError, Unavailable
+from sybil_engine.core.errors import InvalidRequest, ModelError, SybilError, Unavailable
+from sybil_engine.core.types import ModelDescription
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import Engine, EngineThread
 from sybil_engine.serving.server import running_server
 from sybil_engine.serving.service_settings import ServiceSettings
-from sybil_engine.types import ModelDescription
 
 _log = logging.getLogger(__name__)
 

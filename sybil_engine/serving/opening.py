@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from sybil_engine.errors import ContextExceeded, InvalidRequest
-from sybil_engine.types import SessionOpen
+from sybil_engine.core.errors import ContextExceeded, InvalidRequest
+from sybil_engine.core.types import SessionOpen
 
 
 def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: int) -> int:

@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
-from sybil_engine import errors
+from sybil_engine.core import errors
 from sybil_engine.serving.decoding import DecodingInterceptor
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024

@@ -10,12 +10,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
-from sybil_engine.errors import InvalidRequest, SybilError
+from sybil_engine.core.errors import InvalidRequest, SybilError
+from sybil_engine.core.types import SessionOpen
 from sybil_engine.serving.decoding import undecodable
 from sybil_engine.serving.engine_thread import Engine, EngineThread
 from sybil_engine.serving.outbox import Outbox
 from sybil_engine.serving.server import status_code
-from sybil_engine.types import SessionOpen
 
 Session = TypeVar("Session")
 Event = TypeVar("Event")

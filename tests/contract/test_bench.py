@@ -21,9 +21,9 @@ from benchmarks.settings import PREFIX, BenchSettings
 from coordinator.routing import RoutingTable
 from coordinator.service import running_coordinator
 from coordinator.settings import CoordinatorSettings
-from sybil_engine.errors import Unavailable
+from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.types import Commit, SessionOpen, Speculation
 from sybil_engine.settings import parse
-from sybil_engine.types import Commit, SessionOpen, Speculation
 from tests.contract.coordinator import services as toy_services
 from tests.contract.coordinator.services import ToyDrafter, ToyVerifier, serving
 from tests.unit.coordinator.toy import judged

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from sybil_engine.ledger import Ledger
+from sybil_engine.core.ledger import Ledger
 from sybil_engine.rpc.v1 import drafter_service_pb2, types_pb2
 from tests.contract.services import LIMIT_S, MAX_SESSIONS, draft, opening, running_drafter
 

@@ -15,7 +15,7 @@ from benchmarks.page import ReportedRun, write_report
 from benchmarks.run import Task
 from benchmarks.services import RunningServices
 from benchmarks.trace import Trace, Tracer
-from sybil_engine.types import SamplingParams, Speculation, TokenOrigin
+from sybil_engine.core.types import SamplingParams, Speculation, TokenOrigin
 from tests.contract.coordinator.services import ToyDrafter, ToyVerifier, serving
 from tests.unit.coordinator.toy import toy_completion
 

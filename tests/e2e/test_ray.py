@@ -14,7 +14,7 @@ import pytest
 
 from coordinator.fleet import running_fleet
 from coordinator.settings import CoordinatorSettings
-from sybil_engine.errors import Unavailable
+from sybil_engine.core.errors import Unavailable
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceStub
 from tests.unit.coordinator.toy import asynchronous, toy_completion

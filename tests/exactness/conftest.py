@@ -14,9 +14,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.models import attention
 from sybil_engine.models.loading import LoadedModel, find_folder, load, ready_for_passes
-from sybil_engine.pass_times import PassTimes
 from tests.exactness.engines import Pair, describe_in_memory, perturbed
 
 CONTEXT_TOKENS = 512

@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from drafter_service.drafter import BRANCH_CELLS as DRAFT_BRANCH_CELLS
 from drafter_service.drafter import Drafter, Share
 from drafter_service.session import DrafterSession
+from sybil_engine.core.types import Block, Commit, ModelDescription, SessionOpen, Speculation
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
-from sybil_engine.types import Block, Commit, ModelDescription, SessionOpen, Speculation
 from verifier_service.row_control import BRANCH_CELLS
 from verifier_service.session import VerifierSession
 from verifier_service.verifier import Verifier

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sybil_engine.errors import InvalidSettings
+from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.models import compiled, hosting
 from sybil_engine.models.compiled import prepare_compiler
 from sybil_engine.models.emulation import EmulatedRunner

@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from sybil_engine.acceptance import (
+from sybil_engine.sampling.acceptance import (
     Probabilities,
     correction_distribution,
     count_accepted,

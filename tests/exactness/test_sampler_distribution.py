@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sybil_engine.acceptance import count_accepted
-from sybil_engine.noise import Stream, gumbel_noise
-from sybil_engine.sampling import draw_tokens, shape_logits
-from sybil_engine.types import SamplingParams
+from sybil_engine.core.noise import Stream, gumbel_noise
+from sybil_engine.core.types import SamplingParams
+from sybil_engine.sampling.acceptance import count_accepted
+from sybil_engine.sampling.draw import draw_tokens, shape_logits
 
 SEEDS = range(1_000_000, 1_020_000)
 POSITIONS = (41, 42)

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 
 import sybil_engine
+from sybil_engine.core.types import SamplingParams, SessionOpen, Speculation
 from sybil_engine.models.loading import load
-from sybil_engine.types import SamplingParams, SessionOpen, Speculation
 from tests.exactness.engines import Pair, reopened_at
 
 EMBEDDED = Path(sybil_engine.__file__).parent / "models" / "embedded"

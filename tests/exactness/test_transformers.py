@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from sybil_engine.types import SessionOpen, Speculation
+from sybil_engine.core.types import SessionOpen, Speculation
 from tests.exactness.conftest import STOCK_PAIRS
 from tests.exactness.engines import Pair
 from tests.exactness.test_speculation import prompts

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sybil_engine.errors import InvalidSettings
+from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.settings import PORT, at_least, between, parse, parse_or_exit
 
 PREFIX = "SYBIL_ORACLE_"

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from sybil_engine.draft_tree import DraftTree
-from sybil_engine.ledger import Ledger
+from sybil_engine.core.draft_tree import DraftTree
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.types import Commit, ModelDescription, SessionOpen, Speculation
 from sybil_engine.rpc.v1 import (
     drafter_service_pb2,
     drafter_service_pb2_grpc,
@@ -18,7 +19,6 @@ from sybil_engine.rpc.v1 import (
 )
 from sybil_engine.serving import convert
 from sybil_engine.serving.server import RunningServer, running_server
-from sybil_engine.types import Commit, ModelDescription, SessionOpen, Speculation
 from tests.unit.coordinator.toy import ToyDraft, judged, toy_description, toy_tokenizer
 
 

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator.routing import RoutingTable
 from coordinator.service import Coordinator, open_coordinator, running_coordinator
 from coordinator.settings import CoordinatorSettings
-from sybil_engine.errors import PairMismatch, Unavailable
+from sybil_engine.core.errors import PairMismatch, Unavailable
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import types_pb2
 from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceStub

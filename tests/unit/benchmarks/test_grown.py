@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import grown
 from benchmarks.grown import Shape, check_growth, grow, parameters_of, plan
-from sybil_engine.errors import InvalidSettings
+from sybil_engine.core.errors import InvalidSettings
 from tests.unit.models.random_models import VOCABULARY_SIZE, save_folder
 
 BASE = Shape(layers=8, hidden=384, feed_forward=1024, heads=6, kv_heads=2, head_dim=64, vocabulary_size=4096, tied=True)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.peers import PeerModels, PeerSearch, PeerSetting, TransformersArm
 from benchmarks.run import Task
-from sybil_engine.types import SamplingParams
+from sybil_engine.core.types import SamplingParams
 from tests.unit.models.random_models import save_folder
 
 TASKS = [Task((5, 6, 7, 5, 6, 7, 5, 6), seed=3), Task((9, 8, 9, 8, 9, 8), seed=4)]

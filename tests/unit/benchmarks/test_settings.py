@@ -10,8 +10,8 @@ from benchmarks import plan
 from benchmarks.plan import Plan
 from benchmarks.settings import ARMS, PREFIX, BenchSettings
 from sybil_engine.cli.__main__ import main
+from sybil_engine.core.types import Speculation
 from sybil_engine.settings import parse
-from sybil_engine.types import Speculation
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from sybil_engine.cli.options import Models
 from sybil_engine.cli.pairs import Pair, check_pair, pair_of
 from sybil_engine.cli.parameters import Address
 from sybil_engine.cli.prompts import Prompt, mixed
-from sybil_engine.errors import InvalidRequest, ModelNotFound, PairMismatch, SybilError, Unavailable
-from sybil_engine.types import ModelDescription
+from sybil_engine.core.errors import InvalidRequest, ModelNotFound, PairMismatch, SybilError, Unavailable
+from sybil_engine.core.types import ModelDescription
 
 
 @pytest.mark.parametrize(

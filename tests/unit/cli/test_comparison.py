@@ -3,7 +3,7 @@
 from sybil_engine.cli.comparison import Comparison
 from sybil_engine.cli.completion import Completion, Ending
 from sybil_engine.cli.stats import Counts
-from sybil_engine.types import FinishReason, Speculation, TokenOrigin
+from sybil_engine.core.types import FinishReason, Speculation, TokenOrigin
 
 OFF, LOCKSTEP, PIPELINED = Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.admission import Admission
-from sybil_engine.errors import Exhausted
+from sybil_engine.core.errors import Exhausted
 from tests.unit.coordinator.toy import asynchronous
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from coordinator.completion import Completion, Delta
 from coordinator.pipeline import Progress
 from coordinator.tokenizer import Tokenizer
-from sybil_engine.types import FinishReason, TokenOrigin
+from sybil_engine.core.types import FinishReason, TokenOrigin
 from tests.unit.coordinator.toy import END_TOKEN, toy_tokenizer
 
 TOKENIZER = Tokenizer(toy_tokenizer().to_str().encode())

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from coordinator.pairing import check_pair, check_same_target, check_vocabulary, share_processors
-from sybil_engine.errors import PairMismatch
+from sybil_engine.core.errors import PairMismatch
 from tests.unit.coordinator.toy import toy_description
 
 

@@ -13,7 +13,7 @@ from coordinator.patience import Patience
 from coordinator.pipeline import OpenDrafter, OpenVerifier, Pipeline, Progress
 from coordinator.policies import Lockstep, Off, Pipelined, Policy
 from coordinator.usage import Meter, Usage
-from sybil_engine.errors import (
+from sybil_engine.core.errors import (
     ContextExceeded,
     Exhausted,
     InvalidRequest,
@@ -22,7 +22,7 @@ from sybil_engine.errors import (
     SybilError,
     Unavailable,
 )
-from sybil_engine.types import SessionOpen
+from sybil_engine.core.types import SessionOpen
 from tests.unit.coordinator.toy import FakeDrafter, FakeVerifier, asynchronous, nobody, toy_completion
 
 PROMPT = (5, 6, 7)

@@ -10,11 +10,11 @@ from coordinator.request import Request, read_request
 from coordinator.routing import Target
 from coordinator.settings import CoordinatorSettings
 from coordinator.tokenizer import Tokenizer
-from sybil_engine.errors import ContextExceeded, InvalidRequest, InvalidSettings
+from sybil_engine.core.errors import ContextExceeded, InvalidRequest, InvalidSettings
+from sybil_engine.core.types import AcceptanceRule, Speculation
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import types_pb2
 from sybil_engine.settings import parse
-from sybil_engine.types import AcceptanceRule, Speculation
 from tests.unit.coordinator.toy import CONTEXT_TOKENS, END_TOKEN, VOCABULARY_SIZE, toy_description, toy_tokenizer
 
 TARGET = Target(toy_description(), Tokenizer(toy_tokenizer().to_str().encode()))

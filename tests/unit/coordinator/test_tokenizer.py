@@ -11,7 +11,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as LibraryTokenizer
 
 from coordinator.tokenizer import Tokenizer
-from sybil_engine.errors import NoTokenizer
+from sybil_engine.core.errors import NoTokenizer
 
 CORPUS = ["def f(x):\n    return x", "größer €uro 漢字 🙂🙃", "naïve café «quotes»", "the quick brown fox"] * 4
 

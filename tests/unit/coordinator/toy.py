@@ -9,10 +9,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from sybil_engine.draft_tree import DraftTree
-from sybil_engine.errors import SybilError, Unavailable
-from sybil_engine.ledger import Ledger
-from sybil_engine.types import (
+from sybil_engine.core.draft_tree import DraftTree
+from sybil_engine.core.errors import SybilError, Unavailable
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.types import (
     Block,
     Commit,
     FinishReason,

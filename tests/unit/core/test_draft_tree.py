@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sybil_engine.draft_tree import DraftTree, Graft, join_blocks
-from sybil_engine.ledger import Ledger
-from sybil_engine.types import Block, BlockOrigin, Commit, Distribution, TokenOrigin
+from sybil_engine.core.draft_tree import DraftTree, Graft, join_blocks
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.types import Block, BlockOrigin, Commit, Distribution, TokenOrigin
 
 Path = tuple[int, ...]
 

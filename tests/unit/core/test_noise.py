@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sybil_engine.noise import NoiseTape, Stream, gumbel_noise, philox4x32, uniform_noise
+from sybil_engine.core.noise import NoiseTape, Stream, gumbel_noise, philox4x32, uniform_noise
 
 SEED = st.integers(0, 2**64 - 1)
 POSITION = st.integers(0, 2**20)
@@ -71,7 +71,7 @@ def test_a_row_does_not_depend_on_the_batch_the_vocabulary_or_the_order(
 _DIGEST = """
 import hashlib, sys, torch
 torch.set_num_threads(int(sys.argv[1]))
-from sybil_engine.noise import gumbel_noise
+from sybil_engine.core.noise import gumbel_noise
 noise = gumbel_noise([0, 1, 2**64 - 1] * 8, range(24), 5_001)
 print(hashlib.sha256(noise.numpy().tobytes()).hexdigest())
 """
@@ -113,7 +113,7 @@ def test_the_largest_random_word_gives_a_uniform_value_below_1_and_finite_noise(
     def extremes(counter: object, key: object) -> tuple[torch.Tensor, ...]:
         return tuple(torch.full((1, 1), word) for word in (0, 2**31, 2**32 - 2, 2**32 - 1))
 
-    monkeypatch.setattr("sybil_engine.noise.philox4x32", extremes)
+    monkeypatch.setattr("sybil_engine.core.noise.philox4x32", extremes)
     uniform = uniform_noise([0], [0], 4, Stream.TOKEN)
     assert bool(((uniform > 0) & (uniform < 1)).all())
     noise = gumbel_noise([0], [0], 4)

@@ -8,9 +8,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sybil_engine.noise import NoiseTape, gumbel_noise
-from sybil_engine.sampling import Draw, draw_rows, draw_tokens, shape_logits
-from sybil_engine.types import SamplingParams
+from sybil_engine.core.noise import NoiseTape, gumbel_noise
+from sybil_engine.core.types import SamplingParams
+from sybil_engine.sampling.draw import Draw, draw_rows, draw_tokens, shape_logits
 
 PARAMS = st.builds(
     SamplingParams,

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sybil_engine.timing import sleep_until
+from sybil_engine.core.timing import sleep_until
 
 
 def test_the_processor_is_left_to_others_until_shortly_before_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from sybil_engine.errors import InvalidRequest
-from sybil_engine.types import SamplingParams, SessionOpen
+from sybil_engine.core.errors import InvalidRequest
+from sybil_engine.core.types import SamplingParams, SessionOpen
 
 
 @pytest.mark.parametrize("temperature", [-0.1, math.nan, math.inf, -math.inf])

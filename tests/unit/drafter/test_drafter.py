@@ -10,11 +10,11 @@ import pytest
 from drafter_service.drafter import Drafter
 from drafter_service.growth import Growth
 from drafter_service.session import DrafterSession
-from sybil_engine.draft_tree import DraftNode, DraftTree, Graft
-from sybil_engine.errors import CommitGap, ContextExceeded, InvalidRequest, Unavailable
-from sybil_engine.ledger import Ledger
-from sybil_engine.noise import NoiseTape
-from sybil_engine.types import Block, BlockOrigin, Commit, SamplingParams, SessionOpen, Speculation, TokenOrigin
+from sybil_engine.core.draft_tree import DraftNode, DraftTree, Graft
+from sybil_engine.core.errors import CommitGap, ContextExceeded, InvalidRequest, Unavailable
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.types import Block, BlockOrigin, Commit, SamplingParams, SessionOpen, Speculation, TokenOrigin
 from tests.unit.fake_runner import (
     CONTEXT_TOKENS,
     VOCABULARY_SIZE,

@@ -9,8 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.loading import LoadedModel, attention_for, ready_for_passes
-from sybil_engine.types import ModelDescription
 
 VOCABULARY_SIZE = 97
 CONTEXT_TOKENS = 700

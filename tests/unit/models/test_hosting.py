@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.hosting import host_model
-from sybil_engine.types import ModelDescription
 from tests.unit.models.random_models import save_folder
 from verifier_service.settings import VerifierSettings
 

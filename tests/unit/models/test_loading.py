@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sybil_engine.errors import (
+from sybil_engine.core.errors import (
     CacheCannotForget,
     InvalidSettings,
     ModelError,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sybil_engine.errors import InexactDevice
+from sybil_engine.core.errors import InexactDevice
 from sybil_engine.models.numerics import TOTALS, Product, probe
 from sybil_engine.models.rows import Rows, Shape
 from sybil_engine.models.slotted_cache import CellShape, SlottedCache

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, normalizers
 
-from sybil_engine.errors import NoTokenizer
+from sybil_engine.core.errors import NoTokenizer
 from sybil_engine.models.tokenizer import TokenizerIdentity, differing_parts, identify
 from tests.unit.models.random_models import byte_tokenizer
 

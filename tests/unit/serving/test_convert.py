@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sybil_engine.errors import InvalidRequest, PairMismatch
-from sybil_engine.rpc.v1 import types_pb2 as wire
-from sybil_engine.serving import convert
-from sybil_engine.types import (
+from sybil_engine.core.errors import InvalidRequest, PairMismatch
+from sybil_engine.core.types import (
     AcceptanceRule,
     Block,
     BlockOrigin,
@@ -24,6 +22,8 @@ from sybil_engine.types import (
     Speculation,
     TokenOrigin,
 )
+from sybil_engine.rpc.v1 import types_pb2 as wire
+from sybil_engine.serving import convert
 
 WORD = st.integers(0, 2**32 - 1)
 LONG = st.integers(0, 2**64 - 1)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sybil_engine.errors import ContextExceeded, InvalidRequest
+from sybil_engine.core.errors import ContextExceeded, InvalidRequest
+from sybil_engine.core.types import SessionOpen
 from sybil_engine.serving.opening import check_opening
-from sybil_engine.types import SessionOpen
 
 
 @pytest.mark.parametrize(("max_position", "end"), [(0, 100), (50, 50), (100, 100), (5_000, 100), (4, 4)])

@@ -10,12 +10,12 @@ from typing import Any
 import grpc
 import pytest
 
-from sybil_engine.errors import CommitGap, Exhausted, InvalidRequest, SybilError, Unavailable
+from sybil_engine.core.errors import CommitGap, Exhausted, InvalidRequest, SybilError, Unavailable
+from sybil_engine.core.types import SessionOpen
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import EngineThread
 from sybil_engine.serving.outbox import Outbox
 from sybil_engine.serving.session_stream import SessionStream, aborting, first_message, session_stream
-from sybil_engine.types import SessionOpen
 
 OPENING = SessionOpen((1,), 1)
 SOON_S = 5.0

@@ -5,7 +5,7 @@ import inspect
 import grpc
 import pytest
 
-from sybil_engine import errors
+from sybil_engine.core import errors
 from sybil_engine.serving.server import status_code
 
 EXPECTED = {

@@ -14,8 +14,8 @@ from simulator.judging import Task, judge
 from simulator.storage import Recording, UnusableTraces, load, save
 from simulator.synthetic import synthetic_trace
 from simulator.trace import RANKS, Trace, next_failures
-from sybil_engine.noise import gumbel_noise
-from sybil_engine.types import SamplingParams
+from sybil_engine.core.noise import gumbel_noise
+from sybil_engine.core.types import SamplingParams
 
 VOCABULARY = 32
 TOKENS = 4_000

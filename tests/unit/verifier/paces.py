@@ -1,6 +1,6 @@
 """Paces of devices whose pass times are known."""
 
-from sybil_engine.pass_times import PassTimes
+from sybil_engine.core.pass_times import PassTimes
 from verifier_service.pace import Pace
 
 

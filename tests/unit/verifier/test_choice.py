@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from sybil_engine.pass_times import PassTimes
-from sybil_engine.types import Speculation
+from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.types import Speculation
 from tests.unit.verifier.paces import pace_of
 from verifier_service.choice import WAYS, Adaptive, Choice
 from verifier_service.pace import Pace

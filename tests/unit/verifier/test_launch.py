@@ -2,8 +2,8 @@
 
 import pytest
 
-from sybil_engine.pass_times import PassTimes
-from sybil_engine.types import SessionOpen, Speculation
+from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.types import SessionOpen, Speculation
 from tests.unit.verifier.paces import pace_of
 from verifier_service.choice import Choice, launch_rule
 from verifier_service.launch import BestWindow, FixedWindow, LearnedWindow

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from sybil_engine.draft_tree import DraftNode
+from sybil_engine.core.draft_tree import DraftNode
 from tests.unit.verifier.paces import pace_of
 from verifier_service.pace import Pace
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from drafter_service.drafter import Drafter
-from sybil_engine.noise import NoiseTape
-from sybil_engine.types import AcceptanceRule, Block, Commit, SamplingParams, SessionOpen, Speculation
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.types import AcceptanceRule, Block, Commit, SamplingParams, SessionOpen, Speculation
 from tests.exactness.test_sampler_distribution import ACCEPT_ABOVE, chi_square_p_value
 from tests.unit.fake_runner import VOCABULARY_SIZE, FakeClock, FakeRunner, description, near_model, target_model
 from verifier_service import ratio_test

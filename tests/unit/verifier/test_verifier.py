@@ -6,13 +6,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from drafter_service.drafter import Drafter
-from sybil_engine.draft_tree import Graft
-from sybil_engine.errors import ContextExceeded, Exhausted, InvalidRequest, Unavailable
-from sybil_engine.ledger import Ledger
-from sybil_engine.noise import NoiseTape
-from sybil_engine.rpc.v1.verifier_service_pb2 import VerifyRequest
-from sybil_engine.serving.convert import block_to_wire
-from sybil_engine.types import (
+from sybil_engine.core.draft_tree import Graft
+from sybil_engine.core.errors import ContextExceeded, Exhausted, InvalidRequest, Unavailable
+from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.types import (
     AcceptanceRule,
     Block,
     BlockOrigin,
@@ -24,6 +22,8 @@ from sybil_engine.types import (
     Speculation,
     TokenOrigin,
 )
+from sybil_engine.rpc.v1.verifier_service_pb2 import VerifyRequest
+from sybil_engine.serving.convert import block_to_wire
 from tests.unit.fake_runner import (
     CHUNK_TOKENS,
     CONTEXT_TOKENS,

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import overload
 
-from sybil_engine.errors import CommitConflict, CommitGap
-from sybil_engine.types import Commit
+from sybil_engine.core.errors import CommitConflict, CommitGap
+from sybil_engine.core.types import Commit
 
 _MASK = 2**64 - 1
 EMPTY_FINGERPRINT = 0x5EED_1E55_0F7E_ACED

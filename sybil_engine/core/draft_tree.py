@@ -6,8 +6,8 @@ from enum import Enum
 from functools import reduce
 from itertools import pairwise
 
-from sybil_engine.ledger import Ledger, extend_fingerprint
-from sybil_engine.types import Block, BlockOrigin, Distribution
+from sybil_engine.core.ledger import Ledger, extend_fingerprint
+from sybil_engine.core.types import Block, BlockOrigin, Distribution
 
 
 class Graft(Enum):

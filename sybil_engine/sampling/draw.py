@@ -12,9 +12,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from sybil_engine.acceptance import CUT_TOKENS
-from sybil_engine.noise import NoiseTape
-from sybil_engine.types import Distribution, SamplingParams
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.types import Distribution, SamplingParams
+from sybil_engine.sampling.acceptance import CUT_TOKENS
 
 
 def shape_logits(logits: Tensor, params: SamplingParams) -> Tensor:

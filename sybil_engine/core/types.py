@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from sybil_engine.errors import InvalidRequest
+from sybil_engine.core.errors import InvalidRequest
 
 HEDGED_DRAFT_ROWS = 8
 """By how many rows at most a draft pass grows a hedged session's tree."""

@@ -1,0 +1,1 @@
+"""From logits to tokens: shaping, drawing, judging. Pure: all randomness is an argument."""
