@@ -14,7 +14,8 @@ from functools import cached_property
 from benchmarks.trace import BlockEvent, CommitEvent, Trace
 from coordinator.usage import count_tested
 from sybil_engine.core.ledger import Ledger, extend_fingerprint
-from sybil_engine.core.types import BlockOrigin, Commit, TokenOrigin
+from sybil_engine.core.session import Commit
+from sybil_engine.core.types import BlockOrigin, TokenOrigin
 
 
 class Fate(Enum):

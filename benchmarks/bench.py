@@ -38,7 +38,8 @@ from benchmarks.services import RunningServices, running_services
 from benchmarks.tables import category_table, table
 from benchmarks.trace import Tracer
 from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.core.types import HEDGED_DRAFT_ROWS, ModelDescription, SamplingParams, Speculation
+from sybil_engine.core.plan import HEDGED_DRAFT_ROWS
+from sybil_engine.core.types import ModelDescription, SamplingParams, Speculation
 
 _SEARCHED_PROMPTS = 3
 _TRACED_PROMPTS = 3
@@ -310,7 +311,7 @@ class _Run:
 def _limits(plan: Plan) -> dict[str, int]:
     """What bounds the passes of our arms."""
     # torch, which bad settings do not need.
-    from verifier_service.row_control import MOST_BRANCHES
+    from verifier_service.policy.rows import MOST_BRANCHES
 
     return {
         "max_window_tokens": plan.max_window_tokens,

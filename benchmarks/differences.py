@@ -71,7 +71,7 @@ class TargetJudge:
         import torch
 
         from sybil_engine.core.noise import gumbel_noise
-        from sybil_engine.sampling.draw import shape_logits
+        from sybil_engine.sampling.shaping import shape_logits
 
         if self._model is None:
             from transformers import AutoModelForCausalLM

@@ -14,7 +14,8 @@ from coordinator.pipeline import DrafterStream, Pipeline, VerifierStream
 from coordinator.policies import policy
 from coordinator.usage import Meter
 from sybil_engine.core.errors import Unavailable
-from sybil_engine.core.types import Block, Commit, SamplingParams, SessionOpen, Speculation
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import Block, SamplingParams, Speculation
 
 _PINGS = 15
 

@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.pipeline import PassingBlock
 from sybil_engine.core import errors
-from sybil_engine.core.types import Block, Commit, ModelDescription, SessionOpen
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import ModelDescription
 from sybil_engine.rpc.v1 import (
     drafter_service_pb2,
     drafter_service_pb2_grpc,
@@ -149,17 +151,17 @@ class GrpcVerifierStream(_Stream[verifier_service_pb2.VerifyRequest, verifier_se
     async def open(self, opening: SessionOpen) -> None:
         await self._open(verifier_service_pb2.VerifyRequest(open=convert.open_to_wire(opening)))
 
-    async def offer(self, blocks: Sequence[Block]) -> None:
-        first, *more = (convert.block_to_wire(block) for block in blocks)
-        await self._write(verifier_service_pb2.VerifyRequest(block=first, more_blocks=more))
+    async def offer(self, blocks: Sequence[PassingBlock]) -> None:
+        # They are messages already: a drafter's stream read them.
+        messages = cast(Sequence[types_pb2.Block], blocks)
+        await self._write(verifier_service_pb2.VerifyRequest(blocks=messages))
 
     async def commits(self) -> AsyncIterator[Commit]:
         async for response in self._read():
-            match response.WhichOneof("message"):
-                case "commit":
-                    yield convert.commit_from_wire(response.commit)
-                case "opened":
-                    self._opened.set()
+            if response.HasField("commit"):
+                yield convert.commit_from_wire(response.commit)
+            else:
+                self._opened.set()
 
 
 class GrpcDrafterStream(_Stream[drafter_service_pb2.DraftRequest, drafter_service_pb2.DraftResponse]):
@@ -170,16 +172,16 @@ class GrpcDrafterStream(_Stream[drafter_service_pb2.DraftRequest, drafter_servic
 
     async def advance(self, commits: Sequence[Commit]) -> None:
         for commit in commits:
-            await self._write(drafter_service_pb2.DraftRequest(commit=convert.commit_to_wire(commit)))
+            await self._write(drafter_service_pb2.DraftRequest(advance=convert.advance_to_wire(commit)))
 
-    async def blocks(self) -> AsyncIterator[Block]:
+    async def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
         async for response in self._read():
-            match response.WhichOneof("message"):
-                case "block":
-                    for block in (response.block, *response.more_blocks):
-                        yield convert.block_from_wire(block)
-                case "opened":
-                    self._opened.set()
+            if response.blocks:
+                for block in response.blocks:
+                    convert.check_block(block)
+                yield response.blocks
+            else:
+                self._opened.set()
 
 
 async def _described(answer: Awaitable[types_pb2.ModelDescription], address: str) -> ModelDescription:

@@ -7,24 +7,36 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Protocol, Self
+from typing import Protocol
 
 from coordinator.patience import Patience, Retries
-from coordinator.policies import Policy
 from coordinator.relay import Relay
 from coordinator.usage import Meter
 from sybil_engine.core.errors import SessionError, SessionLost, SybilError, Unavailable
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.types import Block, Commit, FinishReason, SessionOpen, TokenOrigin
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import CommittedToken, FinishReason
 
 logger = logging.getLogger(__name__)
 
 # Blocks kept for a verifier that takes over; a runner-up is one of its own.
 _MOST_UNJUDGED_BLOCKS = 2048
+
+
+class PassingBlock(Protocol):
+    """A block on its way: what is read of it here. The rest goes on as it came."""
+
+    @property
+    def position(self) -> int: ...
+
+    @property
+    def token_ids(self) -> Sized: ...
+
+    @property
+    def draft_ns(self) -> int: ...
 
 
 class VerifierStream(Protocol):
@@ -33,7 +45,7 @@ class VerifierStream(Protocol):
     async def open(self, opening: SessionOpen) -> None:
         """Send the opening: once, and before any block."""
 
-    async def offer(self, blocks: Sequence[Block]) -> None:
+    async def offer(self, blocks: Sequence[PassingBlock]) -> None:
         """Send blocks, at least one."""
 
     def commits(self) -> AsyncIterator[Commit]:
@@ -47,10 +59,10 @@ class DrafterStream(Protocol):
         """Send the opening: once, and before any commit."""
 
     async def advance(self, commits: Sequence[Commit]) -> None:
-        """Send commits in order, at least one."""
+        """Send what the drafter reads of commits, in order, at least one."""
 
-    def blocks(self) -> AsyncIterator[Block]:
-        """What the drafter drafts."""
+    def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
+        """What the drafter drafts, as it comes."""
 
 
 # Each picks a service and holds a place on it until the block is left, which also ends the stream at once.
@@ -60,35 +72,11 @@ OpenDrafter = Callable[[], AbstractContextManager[DrafterStream]]
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class NewTokens:
     """Tokens that are new, and why the session ended if these are its last."""
 
-    token_ids: tuple[int, ...]
-    origins: tuple[TokenOrigin, ...]
-    logprobs: tuple[float, ...]
+    tokens: tuple[CommittedToken, ...]
     finish_reason: FinishReason | None
-
-    @classmethod
-    def of(cls, commit: Commit, fresh_tokens: int) -> Self:
-        """The last `fresh_tokens` tokens of a commit."""
-        start = len(commit.token_ids) - fresh_tokens
-        return cls(commit.token_ids[start:], commit.origins[start:], commit.logprobs[start:], commit.finish_reason)
-
-    def runs(self) -> Iterator[Self]:
-        """The same tokens, a piece for each run of equal origins: a client can tell which text was drafted."""
-        if not self.token_ids:
-            yield self
-        start = 0
-        for _, run in groupby(self.origins):
-            end = start + len(tuple(run))
-            yield replace(
-                self,
-                token_ids=self.token_ids[start:end],
-                origins=self.origins[start:end],
-                logprobs=self.logprobs[start:end],
-                finish_reason=self.finish_reason if end == len(self.token_ids) else None,
-            )
-            start = end
 
 
 class Pipeline:
@@ -97,24 +85,23 @@ class Pipeline:
     def __init__(
         self,
         opening: SessionOpen,
-        policy: Policy,
         open_verifier: OpenVerifier,
         open_drafter: OpenDrafter,
         meter: Meter,
         patience: Patience,
     ) -> None:
-        self._first_opening = policy.opening(opening)
-        self._drafts = policy.drafts
+        self._first_opening = opening
         self._open_verifier = open_verifier
         self._open_drafter = open_drafter
         self._meter = meter
         self._patience = patience
         self._ledger = Ledger(opening.token_ids, opening.prompt_tokens)
-        self._unjudged: deque[Block] = deque(maxlen=_MOST_UNJUDGED_BLOCKS)
-        self._to_verifier: Relay[Block] | None = None
+        self._plan = opening.plan
+        self._unjudged: deque[PassingBlock] = deque(maxlen=_MOST_UNJUDGED_BLOCKS)
+        self._to_verifier: Relay[PassingBlock] | None = None
         self._to_drafter: Relay[Commit] | None = None
 
-    async def run(self) -> AsyncGenerator[Progress, None]:
+    async def run(self) -> AsyncGenerator[NewTokens, None]:
         """Pump until the session ends. Closing the generator ends both streams at once.
 
         Raises:
@@ -122,7 +109,7 @@ class Pipeline:
             Unavailable, Exhausted: no verifier could go on within the patience.
             SessionError: verifiers keep answering, and failing.
         """
-        drafting = asyncio.create_task(self._keep_drafting()) if self._drafts else None
+        drafting = asyncio.create_task(self._keep_drafting()) if self._plan.budget else None
         retries = Retries(self._patience)
         try:
             while True:
@@ -132,7 +119,7 @@ class Pipeline:
                             fresh = self._take(commit)
                             retries.succeeded()
                             if fresh or commit.finish_reason:
-                                yield Progress.of(commit, len(fresh))
+                                yield NewTokens(commit.tokens[len(commit.tokens) - fresh :], commit.finish_reason)
                             if commit.finish_reason:
                                 return
                     raise SessionLost("the verifier ended the session without saying why")
@@ -143,12 +130,13 @@ class Pipeline:
                 drafting.cancel()
                 await asyncio.wait((drafting,))
 
-    def _take(self, commit: Commit) -> tuple[int, ...]:
-        """Append a commit to the ledger and pass it on to the drafter."""
+    def _take(self, commit: Commit) -> int:
+        """Append a commit to the ledger and pass it on to the drafter; returns how many of its tokens are new."""
         arrived_ns = self._meter.now_ns()
         fresh = self._ledger.append(commit)
+        self._plan = commit.plan
         if self._to_drafter:
-            self._to_drafter.put(commit, arrived_ns)
+            self._to_drafter.put((commit,), arrived_ns)
         while self._unjudged and _end(self._unjudged[0]) <= len(self._ledger):
             self._unjudged.popleft()
         self._meter.committed(commit, arrived_ns)
@@ -161,8 +149,8 @@ class Pipeline:
             while True:
                 try:
                     with self._open_drafter() as drafter, self._relay_commits(drafter):
-                        async for block in drafter.blocks():
-                            self._pass_on(block)
+                        async for blocks in drafter.blocks():
+                            self._pass_on(blocks)
                             retries.succeeded()
                     raise SessionLost("the drafter ended the session")
                 except (SessionError, Unavailable) as error:
@@ -170,20 +158,21 @@ class Pipeline:
         except SybilError as error:
             logger.warning("going on without a drafter: %s", error)
 
-    def _pass_on(self, block: Block) -> None:
-        """Pass a block on to the verifier, and keep it for the next one until it is judged."""
+    def _pass_on(self, blocks: Sequence[PassingBlock]) -> None:
+        """Pass blocks on to the verifier, and keep them for the next one until they are judged."""
         arrived_ns = self._meter.now_ns()
         if self._to_verifier:
-            self._to_verifier.put(block, arrived_ns)
-        self._unjudged.append(block)
-        self._meter.drafted(block, arrived_ns)
+            self._to_verifier.put(blocks, arrived_ns)
+        for block in blocks:
+            self._unjudged.append(block)
+            self._meter.drafted(block, arrived_ns)
 
     @contextmanager
     def _relay_blocks(self, verifier: VerifierStream) -> Iterator[None]:
         """Open the session on a verifier and pass it what nobody has judged yet."""
-        with Relay(verifier.open(self._opening()), verifier.offer, self._meter.relayed) as self._to_verifier:
-            for block in self._unjudged:
-                self._to_verifier.put(block, self._meter.now_ns())
+        opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]))
+        with Relay(verifier.open(opening), verifier.offer, self._meter.relayed) as self._to_verifier:
+            self._to_verifier.put(self._unjudged, self._meter.now_ns())
             try:
                 yield
             finally:
@@ -191,16 +180,13 @@ class Pipeline:
 
     @contextmanager
     def _relay_commits(self, drafter: DrafterStream) -> Iterator[None]:
-        """Open the session on a drafter; every later commit follows in order, so there is no gap."""
-        with Relay(drafter.open(self._opening()), drafter.advance, self._meter.relayed) as self._to_drafter:
+        """Open the session on a drafter, with the latest plan; every later commit follows in order, without a gap."""
+        opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]), plan=self._plan)
+        with Relay(drafter.open(opening), drafter.advance, self._meter.relayed) as self._to_drafter:
             try:
                 yield
             finally:
                 self._to_drafter = None
-
-    def _opening(self) -> SessionOpen:
-        """What opens this session anywhere, now."""
-        return replace(self._first_opening, token_ids=tuple(self._ledger[:]))
 
     async def _pause(self, retries: Retries, error: SessionError | Unavailable) -> None:
         if isinstance(error, SessionError):
@@ -209,6 +195,6 @@ class Pipeline:
         await retries.pause(error)
 
 
-def _end(block: Block) -> int:
+def _end(block: PassingBlock) -> int:
     """Position after a block's last token."""
     return block.position + len(block.token_ids)

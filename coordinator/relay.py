@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -43,9 +43,9 @@ class Relay(Generic[Message]):
     ) -> None:
         self._task.cancel()
 
-    def put(self, message: Message, arrived_ns: int) -> None:
-        """Send a message after those before it."""
-        self._queue.append((message, arrived_ns))
+    def put(self, messages: Iterable[Message], arrived_ns: int) -> None:
+        """Send messages, which arrived together, after those before them."""
+        self._queue += ((message, arrived_ns) for message in messages)
         self._filled.set()
 
     async def _run(self, first: Coroutine[Any, Any, None]) -> None:
@@ -53,10 +53,10 @@ class Relay(Generic[Message]):
             await first
             while True:
                 while self._queue:
-                    waiting = list(self._queue)
+                    messages, arrivals_ns = zip(*self._queue, strict=True)
                     self._queue.clear()
-                    await self._send([message for message, _ in waiting])
-                    for _, arrived_ns in waiting:
+                    await self._send(messages)
+                    for arrived_ns in arrivals_ns:
                         self._sent(arrived_ns)
                 self._filled.clear()
                 await self._filled.wait()

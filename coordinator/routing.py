@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from coordinator.clients import DrafterClient, VerifierClient
 from coordinator.endpoint import Endpoint
+from coordinator.generation import Target
 from coordinator.pairing import check_pair, check_same_target, check_vocabulary, share_processors
 from coordinator.pipeline import DrafterStream, VerifierStream
 from coordinator.tokenizer import Tokenizer
@@ -24,14 +25,6 @@ class RoutingTable:
 
     drafters: tuple[str, ...] = ()
     verifiers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What all live verifiers serve."""
-
-    description: ModelDescription
-    tokenizer: Tokenizer
 
 
 class Router:

@@ -5,8 +5,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from coordinator.admission import Admission
-from coordinator.gateway import Gateway
+from coordinator.api.grpc import GenerationServicer
+from coordinator.generation import Generation
+from coordinator.patience import Patience
 from coordinator.progress import Report, until_done
+from coordinator.request import Defaults
 from coordinator.routing import Router, RoutingTable
 from coordinator.settings import ServingSettings
 from sybil_engine.core.errors import Unavailable
@@ -57,12 +60,14 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
     """Open the port, NOT_SERVING at first; leaving the block lets running requests end within the grace period."""
     admission = Admission(settings.max_waiting)
     router = Router(admission.resize)
+    defaults = Defaults(settings.speculation, settings.window_tokens)
+    generation = Generation(router, admission, defaults, Patience(reopen_s=settings.reopen_s))
     try:
         async with running_server(
             settings.host,
             settings.port,
             generation_service_pb2.DESCRIPTOR,
-            lambda server: add_GenerationServiceServicer_to_server(Gateway(router, admission, settings), server),
+            lambda server: add_GenerationServiceServicer_to_server(GenerationServicer(generation, router), server),
             settings.grace_s,
         ) as server:
             coordinator = Coordinator(server, router, admission, settings)

@@ -3,32 +3,25 @@
 import time
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from typing import Protocol
 
-from sybil_engine.core.types import Block, Commit, Speculation
+from sybil_engine.core.completion import Usage
+from sybil_engine.core.session import Commit
+from sybil_engine.core.types import Speculation
 
 Interval = tuple[int, int]
 """From, to: in nanoseconds of one clock."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Counts and times of one session; see Usage in generation_service.proto for each."""
+class DraftedBlock(Protocol):
+    """A block, as far as counting it goes."""
 
-    completion_tokens: int
-    verify_passes: int
-    drafted_tokens: int
-    tested_tokens: int
-    accepted_tokens: int
-    time_to_first_token_ns: int
-    total_ns: int
-    verify_ns: int
-    overlap_ns: int
-    reopened_streams: int
-    draft_ns: int
-    relay_p50_ns: int
-    gap_p50_ns: int
+    @property
+    def token_ids(self) -> Sized: ...
+
+    @property
+    def draft_ns(self) -> int: ...
 
 
 class Meter:
@@ -48,13 +41,14 @@ class Meter:
         self._relays_ns: list[int] = []
         self._gaps_ns: list[int] = []
         self._passes: Counter[Speculation] = Counter()
+        self._way: Speculation | None = None
         self._reason = ""
 
     @staticmethod
     def now_ns() -> int:
         return time.perf_counter_ns()
 
-    def drafted(self, block: Block, arrived_ns: int) -> None:
+    def drafted(self, block: DraftedBlock, arrived_ns: int) -> None:
         """Count a block; its draft passes ended when it arrived."""
         self._drafted_tokens += len(block.token_ids)
         self._drafting.append((arrived_ns - block.draft_ns, arrived_ns))
@@ -62,12 +56,13 @@ class Meter:
     def committed(self, commit: Commit, arrived_ns: int) -> None:
         """Count a commit; its verify pass ended when it arrived."""
         timings = commit.timings
-        self._tested_tokens += count_tested(commit.window_tokens, commit.accepted_tokens)
-        self._accepted_tokens += commit.accepted_tokens
+        self._tested_tokens += count_tested(commit.judged, commit.accepted)
+        self._accepted_tokens += commit.accepted
         self._verifying.append((arrived_ns - timings.forward_ns - timings.sampling_ns, arrived_ns))
         self._gaps_ns.append(timings.gap_ns)
-        if commit.speculation:
-            self._passes[commit.speculation] += 1
+        # A commit says what is in effect from now on; before the first one it has not changed.
+        self._passes[self._way or commit.plan.speculation] += 1
+        self._way = commit.plan.speculation
         self._reason = commit.reason or self._reason
 
     def delivered(self, tokens: int) -> None:
@@ -96,10 +91,11 @@ class Meter:
         """Why, under AUTO."""
         return self._reason
 
-    def usage(self) -> Usage:
+    def usage(self, prompt_tokens: int) -> Usage:
         """What was counted so far."""
         first_ns = self._first_token_ns or self._arrived_ns
         return Usage(
+            prompt_tokens=prompt_tokens,
             completion_tokens=self._completion_tokens,
             verify_passes=len(self._verifying),
             drafted_tokens=self._drafted_tokens,
@@ -107,7 +103,7 @@ class Meter:
             accepted_tokens=self._accepted_tokens,
             time_to_first_token_ns=first_ns - self._arrived_ns,
             total_ns=(self._last_token_ns or self._arrived_ns) - self._arrived_ns,
-            # Commits that arrive together have their passes behind one another all the same.
+            # Commits that arrive together were passes one after the other all the same.
             verify_ns=sum(end - start for start, end in self._verifying),
             overlap_ns=overlap_ns(self._drafting, self._verifying),
             reopened_streams=self._reopened_streams,
@@ -117,9 +113,9 @@ class Meter:
         )
 
 
-def count_tested(window_tokens: int, accepted_tokens: int) -> int:
+def count_tested(judged: int, accepted: int) -> int:
     """Drafted tokens judged one by one until the first rejection, which is counted too."""
-    return min(accepted_tokens + 1, window_tokens)
+    return min(accepted + 1, judged)
 
 
 def length_ns(intervals: Iterable[Interval]) -> int:

@@ -24,7 +24,7 @@ async def serve(
     """
     settings = parse(DrafterSettings, argv, environ, PREFIX, PROGRAM)
     # Behind the settings: a wrong flag is reported at once, not after torch is imported.
-    from drafter_service.drafter import BRANCH_CELLS, Drafter
+    from drafter_service.engine import BRANCH_CELLS, Drafter
     from drafter_service.servicer import DrafterServicer
     from sybil_engine.models.hosting import host_model
     from sybil_engine.models.loading import describe

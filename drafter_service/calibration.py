@@ -1,4 +1,4 @@
-"""How much a guess is worth: what the draft model's certainty has meant so far."""
+"""How likely a guess is right: what the draft model's certainty has meant so far."""
 
 import math
 from collections.abc import Sequence

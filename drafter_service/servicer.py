@@ -6,14 +6,13 @@ from typing import Any
 
 import grpc
 
-from drafter_service.drafter import Drafter
+from drafter_service.engine import Drafter
 from drafter_service.session import DrafterSession
-from sybil_engine.core.draft_tree import join_blocks
 from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.rpc.v1 import drafter_service_pb2 as wire
 from sybil_engine.rpc.v1 import drafter_service_pb2_grpc as wire_grpc
 from sybil_engine.rpc.v1 import types_pb2
-from sybil_engine.serving.convert import block_to_wire, commit_from_wire, description_to_wire, open_from_wire
+from sybil_engine.serving.convert import advance_from_wire, block_to_wire, description_to_wire, open_from_wire
 from sybil_engine.serving.model_service import HostedModel
 from sybil_engine.serving.session_stream import aborting, first_message, session_stream
 
@@ -37,12 +36,10 @@ class DrafterServicer(wire_grpc.DrafterServiceServicer):
             async with session_stream(self._hosted.thread, opening, requests, _handle) as stream:
                 yield wire.DraftResponse(opened=types_pb2.SessionOpened(max_position=stream.session.max_position))
                 async for pushes in stream.events():
-                    blocks = join_blocks(chain.from_iterable(pushes))
-                    first, *more = (block_to_wire(block) for block in blocks)
-                    yield wire.DraftResponse(block=first, more_blocks=more)
+                    yield wire.DraftResponse(blocks=map(block_to_wire, chain.from_iterable(pushes)))
 
 
 def _handle(session: DrafterSession, request: wire.DraftRequest, arrived_ns: int) -> None:
-    if not request.HasField("commit"):
-        raise InvalidRequest("a session is opened once; send commits after it, or a new stream")
-    session.advance(commit_from_wire(request.commit))
+    if not request.HasField("advance"):
+        raise InvalidRequest("a session is opened once; send advances after it, or a new stream")
+    session.advance(advance_from_wire(request.advance))

@@ -1,83 +1,108 @@
 """One session as the drafter sees it."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from drafter_service.calibration import Calibration
-from drafter_service.growth import Growth
-from sybil_engine.core.draft_tree import join_blocks
+from drafter_service.cells import CellMap
+from drafter_service.growth import Drafted, Growth
 from sybil_engine.core.errors import ContextExceeded
 from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.noise import NoiseTape
-from sybil_engine.core.types import Block, Commit, SessionOpen
+from sybil_engine.core.session import Advance, SessionOpen
+from sybil_engine.core.types import Block
+from sybil_engine.sampling.judges import judge_for
 from sybil_engine.serving.opening import check_token_ids
 
 
-class DrafterSession:
-    """Ledger, growing draft tree, slot, and how far to draft.
+@dataclass(frozen=True, slots=True)
+class SessionRoom:
+    """What a session may use.
 
     Attributes:
         slot: its rows in the KV cache.
-        growth: the draft tree, and what its cells hold.
-        draft_rows: by how many rows a pass may grow the tree; 1 grows the trunk alone.
-        max_position: the session ends when this many tokens are committed; none is drafted at or behind it.
-        draft_budget: how far ahead of the ledger to draft.
+        cells: of the slot.
+        context_tokens: the most that its ledger may hold.
+        max_position: the session ends when this many tokens are committed; none is drafted at or beyond it.
+        vocabulary_size: token ids are smaller.
+    """
+
+    slot: int
+    cells: int
+    context_tokens: int
+    max_position: int
+    vocabulary_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A drafted token that is not sent yet."""
+
+    drafted: Drafted
+    draft_ns: int
+    known_tokens: int
+
+
+class DrafterSession:
+    """Ledger, growing draft tree, cells, and the plan that the drafting follows.
+
+    Attributes:
+        growth: the draft tree.
+        cells: where its tokens, and the ledger's, lie.
+        plan: what to draft.
         emit: takes the blocks of each push.
     """
 
     def __init__(
         self,
         opening: SessionOpen,
-        slot: int,
-        cells: int,
-        context_tokens: int,
-        max_position: int,
-        vocabulary_size: int,
+        room: SessionRoom,
         noise: NoiseTape,
         calibration: Calibration,
         emit: Callable[[tuple[Block, ...] | Exception], None],
     ) -> None:
         self.opening = opening
-        self.slot = slot
-        self.max_position = max_position
-        self._vocabulary_size = vocabulary_size
+        self._room = room
         self.noise = noise
         self.emit = emit
-        self.draft_rows = opening.draft_rows
+        self.judge = judge_for(opening.acceptance_rule, opening.sampling)
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
-        self.growth = Growth(self.ledger, cells, context_tokens, calibration)
-        self.draft_budget = opening.draft_budget
-        self._push_tokens = opening.push_tokens
-        self.growth.aim(self._depth, hedged=self.hedged)
-        self._held_back: list[Block] = []
+        self.growth = Growth(self.ledger, calibration, allows_hedges=self.judge.allows_hedges)
+        self.cells = CellMap(room.slot, self.ledger, self.growth.tree, room.cells, room.context_tokens)
+        self.plan = opening.plan
+        self.growth.aim(self.plan, self._depth)
+        self._held_back: list[_Pending] = []
         self._outgoing: list[Block] = []
 
     @property
-    def hedged(self) -> bool:
-        """Whether runner-up tokens are followed, too."""
-        # The ratio test's exactness rests on one draft a position.
-        return self.draft_rows > 1 and not self.opening.tests_ratios
+    def slot(self) -> int:
+        return self._room.slot
+
+    @property
+    def max_position(self) -> int:
+        return self._room.max_position
 
     @property
     def prefill_tokens(self) -> int:
         """Prompt tokens to be fed in chunks: the last one belongs to the pass that draws the first draft."""
-        return self.ledger.prompt_tokens - 1 - self.growth.fed_tokens
+        return self.ledger.prompt_tokens - 1 - self.cells.fed_tokens
 
     @property
     def unfed_tokens(self) -> int:
-        """The ledger's tokens that are fed before anything is drafted behind them."""
-        return len(self.ledger) - self.growth.fed_tokens
+        """The ledger's tokens that are fed before anything is drafted after them."""
+        return len(self.ledger) - self.cells.fed_tokens
 
     @property
     def wants_draft(self) -> bool:
-        return self._depth > 0 and (self.unfed_tokens > 0 or self.growth.sprouts)
+        return self._depth > 0 and (self.unfed_tokens > 0 or self.growth.has_candidates(self.cells.hedge_cells))
 
     @property
     def _depth(self) -> int:
         # The session's last token is the target's own: one that is drafted for its place is never judged.
-        return min(self.draft_budget, self.max_position - 1 - len(self.ledger))
+        return min(self.plan.budget, self.max_position - 1 - len(self.ledger))
 
-    def advance(self, commit: Commit) -> None:
+    def advance(self, advance: Advance) -> None:
         """Move along the log.
 
         Raises:
@@ -85,36 +110,64 @@ class DrafterSession:
             ContextExceeded: tokens beyond the session's end: reopening it would not help.
             SessionError: the commit leaves a gap or contradicts the ledger.
         """
-        end = commit.position + len(commit.token_ids)
+        end = advance.position + len(advance.token_ids)
         if end > self.max_position:
             raise ContextExceeded(
                 f"the commit ends at position {end}, but the session at {self.max_position}, where max_position or the "
                 "draft model's context ends; go on without this drafter"
             )
         # Fed to the model, it would break the pass of every session.
-        check_token_ids(commit.token_ids, self._vocabulary_size)
-        self.ledger.append(commit)
+        check_token_ids(advance.token_ids, self._room.vocabulary_size)
+        self.ledger.append(advance)
         self.growth.advance()
-        self.draft_budget = commit.draft_budget
-        self.draft_rows = commit.draft_rows
-        self._push_tokens = commit.push_tokens
-        self.growth.aim(self._depth, hedged=self.hedged, least_chance=commit.least_chance)
+        self.cells.advance()
+        self.plan = advance.plan
+        self.growth.aim(self.plan, self._depth)
         self._release()
 
-    def drafted(self, blocks: Iterable[Block], draft_ns: int) -> None:
+    def drafted(self, tokens: Iterable[Drafted], draft_ns: int) -> None:
         """Take what a pass drafted."""
-        known_tokens = len(self.ledger)
-        self._held_back += (replace(block, draft_ns=draft_ns, known_tokens=known_tokens) for block in blocks)
+        before: Drafted | None = None
+        for each in tokens:
+            # Of a hedge one pass drafts two tokens; its time counts once.
+            same_path = before is not None and each.follows(before)
+            self._held_back.append(_Pending(each, 0 if same_path else draft_ns, len(self.ledger)))
+            before = each
         self._release()
 
     def _release(self) -> None:
         """Let what was drafted be pushed, once there is as much of it as the verifier waits for."""
-        if len(self.growth.tree.best_path()) >= self._push_tokens or not self.wants_draft:
-            self._outgoing += join_blocks(self._held_back)
+        if len(self.growth.tree.trunk) >= self.plan.hold_until or not self.wants_draft:
+            self._outgoing += _blocks(self._held_back)
             self._held_back.clear()
 
     def push(self) -> None:
-        """Push what may be pushed, at once: each message on its own costs three processes time."""
+        """Push what may be pushed, in one message: each one costs three processes time."""
         if self._outgoing:
             self.emit(tuple(self._outgoing))
             self._outgoing.clear()
+
+
+def _blocks(pending: Sequence[_Pending]) -> list[Block]:
+    """One block for each run of tokens that follow one another."""
+    runs: list[list[_Pending]] = [[pending[0]]] if pending else []
+    for before, each in pairwise(pending):
+        if each.drafted.follows(before.drafted) and each.known_tokens == before.known_tokens:
+            runs[-1].append(each)
+        else:
+            runs.append([each])
+    return [_block(run) for run in runs]
+
+
+def _block(run: Sequence[_Pending]) -> Block:
+    first = run[0].drafted
+    return Block(
+        first.prefix.position + 1,
+        first.prefix.fingerprint,
+        tuple(each.drafted.token_id for each in run),
+        first.origin,
+        tuple(each.drafted.distribution for each in run if each.drafted.distribution),
+        sum(each.draft_ns for each in run),
+        tuple(each.drafted.chance for each in run),
+        run[0].known_tokens,
+    )

@@ -8,7 +8,7 @@ from torch import Tensor
 from simulator.trace import RANKS, Trace
 from sybil_engine.core.noise import NoiseTape, Stream, uniform_noise
 from sybil_engine.core.types import SamplingParams
-from sybil_engine.sampling.draw import shape_logits
+from sybil_engine.sampling.shaping import shape_logits
 
 
 @dataclass(frozen=True, slots=True)

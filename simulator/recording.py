@@ -15,7 +15,8 @@ from sybil_engine.core.errors import ContextExceeded, InvalidRequest, PairMismat
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.types import SamplingParams
 from sybil_engine.models.loading import describe, find_folder
-from sybil_engine.sampling.draw import draw_tokens, shape_logits
+from sybil_engine.sampling.draw import draw_tokens
+from sybil_engine.sampling.shaping import shape_logits
 
 
 class Recorder:

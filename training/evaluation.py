@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import track
+from sybil_engine.sampling.acceptance import cut_to_most_likely
 from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sybil_engine.core.noise import gumbel_noise
 from sybil_engine.core.types import SamplingParams
-from sybil_engine.sampling.acceptance import cut_to_most_likely
-from sybil_engine.sampling.draw import draw_tokens, shape_logits
+from sybil_engine.sampling.draw import draw_tokens
+from sybil_engine.sampling.shaping import shape_logits
 from training.corpus import SourceFile
 from training.prompts import Prompt
 from training.tokenizer import CONTEXT_TOKENS, end_of_text_id

@@ -28,9 +28,8 @@ async def serve(
     from sybil_engine.models.loading import describe, tokenizer_json
     from sybil_engine.rpc.v1 import verifier_service_pb2, verifier_service_pb2_grpc
     from sybil_engine.serving.model_service import serve_model
-    from verifier_service.row_control import BRANCH_CELLS
+    from verifier_service.engine import BRANCH_CELLS, Verifier
     from verifier_service.servicer import VerifierServicer
-    from verifier_service.verifier import Verifier
 
     await serve_model(
         settings,

@@ -12,8 +12,8 @@ from sybil_engine.rpc.v1 import verifier_service_pb2_grpc as wire_grpc
 from sybil_engine.serving.convert import block_from_wire, commit_to_wire, description_to_wire, open_from_wire
 from sybil_engine.serving.model_service import HostedModel
 from sybil_engine.serving.session_stream import aborting, first_message, session_stream
+from verifier_service.engine import Verifier
 from verifier_service.session import VerifierSession
-from verifier_service.verifier import Verifier
 
 
 class VerifierServicer(wire_grpc.VerifierServiceServicer):
@@ -52,7 +52,7 @@ class VerifierServicer(wire_grpc.VerifierServiceServicer):
 
 
 def _handle(session: VerifierSession, request: wire.VerifyRequest, arrived_ns: int) -> None:
-    if not request.HasField("block"):
+    if not request.blocks:
         raise InvalidRequest("a session is opened once; send blocks after it, or a new stream")
-    for block in (request.block, *request.more_blocks):
+    for block in request.blocks:
         session.offer(block_from_wire(block), arrived_ns)

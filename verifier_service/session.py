@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sybil_engine.core.draft_tree import DraftTree, Graft
 from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.noise import NoiseTape
-from sybil_engine.core.types import Block, BlockOrigin, Commit, FinishReason, PassTimings, SessionOpen, TokenOrigin
-from sybil_engine.sampling.acceptance import count_accepted
-from verifier_service.launch import NO_WAIT, LaunchRule
+from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
+from sybil_engine.core.session import Advance, Commit, SessionOpen
+from sybil_engine.core.types import Block, BlockOrigin, CommittedToken, FinishReason, PassTimings, TokenOrigin
+from sybil_engine.sampling.judges import judge_for
+from sybil_engine.sampling.judges.judge import Verdict
+from verifier_service.policy.pace import Pace
+from verifier_service.policy.plan import PassOutcome, Rule, State, patience_ns
+from verifier_service.policy.rows import Path
 
 # Chances come in single precision: the drafter must not stop where more is waited for.
 _ROUNDING = 1.001
@@ -18,13 +23,28 @@ _ROUNDING = 1.001
 _MOST_DRAFTED_TOKENS = 1024
 
 
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What a session may use.
+
+    Attributes:
+        max_position: the session ends when this many tokens are committed.
+        vocabulary_size: token ids are smaller.
+        window_tokens: the most drafted tokens that one pass may judge.
+    """
+
+    max_position: int
+    vocabulary_size: int
+    window_tokens: int
+
+
 class VerifierSession:
-    """Ledger, draft tree, slot, and when the next pass is due.
+    """Ledger, draft tree, and when the next pass is due.
 
     Attributes:
         slot: its rows in the KV cache.
+        plan: what drafting does now, and what the next pass waits for.
         fed_tokens: tokens whose cells are filled; the last committed token's never is.
-        max_position: the session ends when this many tokens are committed.
         emit: takes the commits.
     """
 
@@ -32,40 +52,66 @@ class VerifierSession:
         self,
         opening: SessionOpen,
         slot: int,
-        max_position: int,
-        vocabulary_size: int,
-        rule: LaunchRule,
+        limits: SessionLimits,
+        rule: Rule,
         noise: NoiseTape,
         emit: Callable[[Commit | Exception], None],
         now_ns: int,
     ) -> None:
         self.opening = opening
         self.slot = slot
-        self.max_position = max_position
-        self._vocabulary_size = vocabulary_size
+        self._limits = limits
         self.rule = rule
         self.noise = noise
         self.emit = emit
+        self.judge = judge_for(opening.acceptance_rule, opening.sampling)
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
         self.tree = DraftTree(self.ledger, _MOST_DRAFTED_TOKENS)
+        self.plan = NO_DRAFTING
         self.fed_tokens = 0
-        self.finished = False
-        self._opened_ns = now_ns
-        self._waits_since_ns = now_ns
-        self._wait = NO_WAIT
+        # How far ahead the drafter was told to go.
+        self._told_budget = opening.plan.budget
+        self._opened_ns = self._waits_since_ns = now_ns
+        self._patience_ns = 0
         self._drafter_silent = False
         self._saw_block_since_commit = False
-        self._told_budget = opening.draft_budget
+        if not self.prefill_tokens:
+            self.start_waiting(now_ns)
 
     @property
-    def room_tokens(self) -> int:
-        """Drafted tokens that the next pass may judge before the session's last token, which is the target's own."""
-        return self.max_position - len(self.ledger) - 1
+    def pace(self) -> Pace:
+        return self.rule.pace
+
+    @property
+    def max_position(self) -> int:
+        return self._limits.max_position
 
     @property
     def prefill_tokens(self) -> int:
         """Prompt tokens to be fed before decode passes: the last one belongs to the first decode pass."""
         return self.ledger.prompt_tokens - 1 - self.fed_tokens
+
+    @property
+    def unfed_tokens(self) -> int:
+        """Committed tokens whose cells are not filled yet."""
+        return len(self.ledger) - self.fed_tokens
+
+    @property
+    def window_tokens(self) -> int:
+        """The most drafted tokens of one path that the next pass may judge.
+
+        A pass draws one token beyond the drafted ones, and the session's last token is the target's own.
+        """
+        return min(self.plan.budget, self._limits.window_tokens, self._room_tokens)
+
+    @property
+    def hedges(self) -> bool:
+        """Whether branches may be judged beside the trunk."""
+        return self.plan.rows > 1 and self.judge.allows_hedges
+
+    @property
+    def _room_tokens(self) -> int:
+        return self.max_position - len(self.ledger) - 1
 
     def offer(self, block: Block, arrived_ns: int) -> Graft:
         """Hang a block into the draft tree.
@@ -78,54 +124,56 @@ class VerifierSession:
         """
         if not block.token_ids:
             raise InvalidRequest("a block without tokens; send at least one")
-        if max(block.token_ids) >= self._vocabulary_size:
-            # A drafter's output layer may be padded further than ours. No commit will ever agree with such a token.
-            return Graft.UNKNOWN
-        if self.opening.tests_ratios:
+        if max(block.token_ids) >= self._limits.vocabulary_size:
+            # A drafter's output layer may be padded further than ours.
+            return Graft.UNKNOWN_TOKEN
+        if self.judge.wants_distributions:
             if len(block.distributions) != len(block.token_ids):
-                # Nobody can say how likely the draft was, so nobody can judge it.
-                return Graft.UNKNOWN
+                return Graft.UNJUDGEABLE
             # Which positions are judged must not depend on what was drafted for them.
             block = replace(block, chances=())
         self._drafter_silent = False
-        tree_was_empty = len(self.tree) == 0
+        tree_was_empty = not len(self.tree)
         graft = self.tree.graft(block)
         if graft is Graft.ADDED and block.origin is BlockOrigin.TRUNK:
-            # While the prompt is fed nobody waits, and nothing is learned of the round trip; nor from a block that was
-            # under way before the commit.
-            first_after_miss = tree_was_empty and not self._saw_block_since_commit and self.prefill_tokens <= 0
-            awaited = first_after_miss and block.known_tokens in (0, len(self.ledger))
-            since_miss_ns = arrived_ns - self._waits_since_ns if awaited else None
-            # Nobody drafted for longer than there has been a session.
-            draft_ns = min(block.draft_ns, arrived_ns - self._opened_ns)
-            self.rule.pace.saw_block(len(block.token_ids), draft_ns, since_miss_ns)
-            self._saw_block_since_commit = True
+            self._learn_from(block, arrived_ns, tree_was_empty)
         return graft
+
+    def _learn_from(self, block: Block, arrived_ns: int, tree_was_empty: bool) -> None:
+        # While the prompt is fed nobody waits, and nothing is learned of the round trip; nor from a block that was
+        # under way before the commit.
+        first_after_miss = tree_was_empty and not self._saw_block_since_commit and self.prefill_tokens <= 0
+        awaited = first_after_miss and block.known_tokens in (0, len(self.ledger))
+        since_miss_ns = arrived_ns - self._waits_since_ns if awaited else None
+        # Nobody drafted for longer than there has been a session.
+        draft_ns = min(block.draft_ns, arrived_ns - self._opened_ns)
+        self.pace.saw_block(len(block.token_ids), draft_ns, since_miss_ns)
+        self._saw_block_since_commit = True
 
     def due_in_ns(self, now_ns: int) -> int:
         """Time until the next pass is due; 0 or less when it is."""
-        # A pass draws one token beyond the drafted ones: those that the session has no room for are not waited for, nor
-        # those that the drafter was not told to draft.
-        waited_for = min(self._wait.tokens, self.room_tokens, self._told_budget)
-        replays = self.fed_tokens < len(self.ledger) - 1
-        if replays or self._drafter_silent or self._has_enough(waited_for):
+        replays = self.unfed_tokens > 1
+        if replays or self._drafter_silent or self._has_enough():
             return 0
-        return self._waits_since_ns + self._wait.patience_ns - now_ns
+        return self._waits_since_ns + self._patience_ns - now_ns
 
-    def _has_enough(self, waited_for: int) -> bool:
+    def _has_enough(self) -> bool:
         """Whether what is drafted is what the next pass waits for, or the drafter goes no further."""
-        path = self.tree.best_path()
-        if len(path) >= waited_for:
+        path = self.tree.trunk
+        # What the session has no room for is not waited for, nor what the drafter was not told to draft.
+        if len(path) >= min(self.plan.hold_until, self._room_tokens, self._told_budget):
             return True
-        if not path or not self._wait.least_chance:
+        if not path or not self.plan.least_chance:
             return False
-        return math.prod(self.rule.pace.chance(node) for node in path) < self._wait.least_chance * _ROUNDING
+        return math.prod(self.pace.chance(node) for node in path) < self.plan.least_chance * _ROUNDING
 
     def start_waiting(self, now_ns: int) -> None:
-        """Begin the wait for the next pass: its prefill, or its last commit, is done."""
+        """Plan the next pass, and begin to wait for it: the prompt is fed, or the last pass is committed."""
         self._waits_since_ns = now_ns
         self._saw_block_since_commit = False
-        self._wait = self.rule.wait(len(self.tree.best_path()))
+        ready_tokens = len(self.tree.trunk)
+        self.plan = self.rule.next(State(ready_tokens))
+        self._patience_ns = patience_ns(self.plan, self.pace, ready_tokens)
 
     def launch(self, now_ns: int) -> int:
         """Note that a pass starts.
@@ -133,79 +181,80 @@ class VerifierSession:
         Returns:
             How long it was waited for, in nanoseconds.
         """
-        if self._wait.tokens and not self._saw_block_since_commit and not len(self.tree):
+        if self.plan.hold_until and not self._saw_block_since_commit and not len(self.tree):
             self._drafter_silent = True
         return now_ns - self._waits_since_ns
 
-    def learn(self, trunk: Sequence[int], drawn: Sequence[int]) -> None:
-        """Learn from what a pass drew where the trunk's tokens were judged, before it is committed."""
-        accepted_tokens = count_accepted(trunk, drawn)
+    def learn(self, trunk: Path, verdict: Verdict) -> None:
+        """Learn from what became of the trunk's window, before it is committed."""
         node = self.tree.root
-        # Also behind the window: what was not worth a row was guessed all the same.
-        for token_id in drawn[: accepted_tokens + 1]:
-            self.rule.pace.saw_draw(node, token_id)
+        # Beyond the window, too: what was not worth a row was guessed all the same.
+        for token_id in verdict.token_ids:
+            self.pace.saw_draw(node, token_id)
             if token_id not in node.children:
                 break
             node = node.children[token_id]
-        self.rule.pace.saw_pass(min(accepted_tokens + 1, len(trunk)), accepted_tokens)
+        self.pace.saw_pass(min(verdict.accepted + 1, len(trunk)), verdict.accepted)
 
     def commit(
         self,
-        drafted: Sequence[int],
-        drawn: Sequence[int],
+        path: Path,
+        verdict: Verdict,
         logprobs: Sequence[float],
         timings: PassTimings,
         now_ns: int,
         plain_pass_ns: float,
     ) -> Commit:
-        """Judge the pass's window and append what the target decided.
+        """Append what the target decided, and plan what comes next.
 
         Args:
-            drafted: [window], the tokens that were judged.
-            drawn: [window + 1], the target's own token at each of their positions and the one after.
-            logprobs: [window + 1], or empty.
-            plain_pass_ns: see `LaunchRule.committed`.
+            path: the drafted tokens that were judged.
+            logprobs: one for each token of the verdict, or none.
+            plain_pass_ns: see `PassOutcome`.
 
         Returns:
             The commit, cut at a stop token or at the session's end.
         """
-        accepted_tokens = count_accepted(drafted, drawn)
-        token_ids, finish_reason = self._cut(drawn[: accepted_tokens + 1])
-        accepted_tokens = min(accepted_tokens, len(token_ids))
-        ended_inside_window = finish_reason is not None and len(token_ids) <= accepted_tokens
-        # Behind a session's end nothing is tested.
-        window_tokens = accepted_tokens if ended_inside_window else len(drafted)
-        speculation = self.rule.speculation
-        self.rule.committed(len(token_ids), now_ns, plain_pass_ns)
-        commit = Commit(
-            position=len(self.ledger),
-            prefix_fingerprint=self.ledger.fingerprint(len(self.ledger)),
-            token_ids=token_ids,
-            origins=tuple(
-                TokenOrigin.DRAFTED if index < accepted_tokens else TokenOrigin.TARGET
-                for index in range(len(token_ids))
-            ),
-            logprobs=tuple(logprobs[: len(token_ids)]),
-            draft_budget=0 if finish_reason else self.rule.draft_budget(),
-            window_tokens=window_tokens,
-            accepted_tokens=accepted_tokens,
-            timings=timings,
-            finish_reason=finish_reason,
-            draft_rows=self.rule.draft_rows,
-            speculation=speculation,
-            reason=self.rule.reason if finish_reason else "",
-        )
-        self.ledger.append(commit)
+        token_ids, finish_reason = self._cut(verdict.token_ids)
+        accepted = min(verdict.accepted, len(token_ids))
+        position = len(self.ledger)
+        decided = Advance(position, self.ledger.fingerprint(position), token_ids)
+        self.ledger.append(decided)
         self.tree.advance()
         # The cells of accepted tokens are filled; the target's own token has none yet.
         self.fed_tokens = len(self.ledger) - 1
-        self._told_budget = commit.draft_budget
-        self.start_waiting(now_ns)
-        return replace(commit, push_tokens=max(1, self._wait.tokens), least_chance=self._wait.least_chance)
+        self.rule.learn(PassOutcome(len(token_ids), now_ns, plain_pass_ns))
+        if not finish_reason:
+            self.start_waiting(now_ns)
+            self._told_budget = self.plan.budget
+        # Beyond a session's end nothing was tested.
+        ended_inside_window = finish_reason is not None and len(token_ids) <= accepted
+        return Commit(
+            position=position,
+            prefix_fingerprint=decided.prefix_fingerprint,
+            tokens=_committed(token_ids, accepted, logprobs),
+            judged=accepted if ended_inside_window else len(path),
+            accepted=accepted,
+            plan=DraftPlan(self.plan.speculation) if finish_reason else self.plan,
+            timings=timings,
+            finish_reason=finish_reason,
+            reason=self.rule.reason if finish_reason else "",
+        )
 
-    def _cut(self, token_ids: Sequence[int]) -> tuple[tuple[int, ...], FinishReason | None]:
+    def _cut(self, token_ids: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None]:
         room = self.max_position - len(self.ledger)
         for index, token_id in enumerate(token_ids[:room]):
             if token_id in self.opening.stop_token_ids:
-                return tuple(token_ids[: index + 1]), FinishReason.STOP
-        return tuple(token_ids[:room]), FinishReason.LENGTH if len(token_ids) >= room else None
+                return token_ids[: index + 1], FinishReason.STOP
+        return token_ids[:room], FinishReason.LENGTH if len(token_ids) >= room else None
+
+
+def _committed(token_ids: Sequence[int], accepted: int, logprobs: Sequence[float]) -> tuple[CommittedToken, ...]:
+    return tuple(
+        CommittedToken(
+            token_id,
+            TokenOrigin.DRAFTED if index < accepted else TokenOrigin.TARGET,
+            logprobs[index] if logprobs else None,
+        )
+        for index, token_id in enumerate(token_ids)
+    )

@@ -52,8 +52,8 @@ class GenerationClient:
         ended = False
         try:
             async for response in call:
-                if response.text or response.token_ids:
-                    tokens += len(response.token_ids)
+                if response.text or response.tokens:
+                    tokens += len(response.tokens)
                     yield _piece_from_wire(response)
                 if response.HasField("completion"):
                     ended = True
@@ -151,7 +151,8 @@ def _request_to_wire(request: CompletionRequest) -> wire.GenerateRequest:
 
 
 def _piece_from_wire(response: wire.GenerateResponse) -> Piece:
-    return Piece(response.text, tuple(response.token_ids), convert.token_origins_from_wire(response.origins))
+    tokens = [convert.token_from_wire(each) for each in response.tokens]
+    return Piece(response.text, tuple(each.token_id for each in tokens), tuple(each.origin for each in tokens))
 
 
 def _ending_from_wire(completion: wire.Completion) -> Ending:

@@ -1,9 +1,8 @@
 """The trie of drafted tokens, rooted at the last committed one."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from functools import reduce
 from itertools import pairwise
 
 from sybil_engine.core.ledger import Ledger, extend_fingerprint
@@ -16,7 +15,9 @@ class Graft(Enum):
     ADDED = "added"
     REPEATED = "repeated"  # every token hangs in the tree, or is committed, already
     STALE = "stale"  # it extends tokens that the ledger contradicts
-    UNKNOWN = "unknown"  # it extends tokens that nobody has seen here
+    UNKNOWN_PREFIX = "unknown prefix"  # it extends tokens that nobody has seen here
+    UNKNOWN_TOKEN = "unknown token"  # it holds a token that the target does not know, and so will never draw
+    UNJUDGEABLE = "unjudgeable"  # it does not say what its tokens were drawn from, and the session's judge asks for it
     FULL = "full"  # the tree holds as many tokens as it may
 
 
@@ -25,7 +26,7 @@ class DraftNode:
     """One drafted token. `fingerprint` is that of all tokens up to and including it.
 
     Attributes:
-        chance: that the target draws it if it draws those before it; None: not known.
+        chance: P(target draws this token | it drew the earlier ones); None: not known.
     """
 
     position: int
@@ -59,6 +60,7 @@ class DraftTree:
         self.capacity_tokens = capacity_tokens
         self._root: DraftNode
         self._by_fingerprint: dict[int, DraftNode]
+        self._trunk: list[DraftNode] | None
         self.drop()
 
     def __len__(self) -> int:
@@ -96,25 +98,43 @@ class DraftTree:
         else:
             node = self._by_fingerprint.get(block.prefix_fingerprint)
         if node is None or node.position + 1 != max(block.position, self.position):
-            return Graft.UNKNOWN
+            return Graft.UNKNOWN_PREFIX
         path = [node]
         size_before = len(self)
         outcome = Graft.REPEATED
         for index, token_id in enumerate(block.token_ids[late_tokens:], start=late_tokens):
             child = path[-1].children.get(token_id)
             if child is None:
-                if len(self) >= self.capacity_tokens:
+                if self.full:
                     outcome = Graft.FULL
                     break
-                child = self._add_child(path[-1], token_id)
+                chance = block.chances[index] if block.chances else None
+                child = self.add(path[-1], token_id, chance)
                 child.distribution = block.distributions[index] if block.distributions else None
-                child.chance = block.chances[index] if block.chances else None
                 outcome = Graft.ADDED
             path.append(child)
         if block.origin is BlockOrigin.TRUNK and len(self) > size_before:
             for parent, child in pairwise(path):
                 parent.trunk_child = child
         return outcome
+
+    @property
+    def full(self) -> bool:
+        """Whether the tree holds as many tokens as it may."""
+        return len(self) >= self.capacity_tokens
+
+    def add(self, parent: DraftNode, token_id: int, chance: float | None, *, on_trunk: bool = False) -> DraftNode:
+        """Hang one more token below `parent`; the token may hang there already."""
+        child = parent.children.get(token_id)
+        if child is None:
+            fingerprint = extend_fingerprint(parent.fingerprint, token_id)
+            child = DraftNode(parent.position + 1, token_id, fingerprint, chance=chance, parent=parent)
+            parent.children[token_id] = child
+            self._by_fingerprint[fingerprint] = child
+        if on_trunk:
+            parent.trunk_child = child
+        self._trunk = None
+        return child
 
     def advance(self) -> int:
         """Move the root along the ledger's new tokens; what disagrees falls off.
@@ -130,15 +150,23 @@ class DraftTree:
                 return drafted_tokens
             drafted_tokens += 1
             self._root = child
+        self._trunk = None
         if drafted_tokens:
             self._root.parent = None
             self._by_fingerprint = {node.fingerprint: node for node in self._root.walk()}
         return drafted_tokens
 
-    def best_path(self, start: DraftNode | None = None) -> list[DraftNode]:
-        """The trunk's tokens behind `start`, else the root; where the trunk ends, or was left, the oldest hedge's."""
+    @property
+    def trunk(self) -> Sequence[DraftNode]:
+        """The best path after the root; see `best_path`. Computed once for each state of the tree."""
+        if self._trunk is None:
+            self._trunk = self.best_path(self._root)
+        return self._trunk
+
+    def best_path(self, start: DraftNode) -> list[DraftNode]:
+        """The trunk's tokens after `start`; where the trunk ends, or was left, the oldest hedge's."""
         path = []
-        node = (start or self._root).best_child()
+        node = start.best_child()
         while node is not None:
             path.append(node)
             node = node.best_child()
@@ -149,34 +177,4 @@ class DraftTree:
         last = len(self._ledger) - 1
         self._root = DraftNode(last, self._ledger[last], self._ledger.fingerprint(last + 1))
         self._by_fingerprint = {self._root.fingerprint: self._root}
-
-    def _add_child(self, node: DraftNode, token_id: int) -> DraftNode:
-        child = DraftNode(node.position + 1, token_id, extend_fingerprint(node.fingerprint, token_id), parent=node)
-        node.children[token_id] = child
-        self._by_fingerprint[child.fingerprint] = child
-        return child
-
-
-def join_blocks(blocks: Iterable[Block]) -> list[Block]:
-    """Join neighbouring blocks where the second extends the first: fewer messages that say the same."""
-    joined: list[Block] = []
-    for block in blocks:
-        last = joined[-1] if joined else None
-        if (
-            last is not None
-            and last.origin is block.origin
-            and bool(last.chances) == bool(block.chances)
-            and last.known_tokens == block.known_tokens
-            and last.position + len(last.token_ids) == block.position
-            and reduce(extend_fingerprint, last.token_ids, last.prefix_fingerprint) == block.prefix_fingerprint
-        ):
-            joined[-1] = replace(
-                last,
-                token_ids=last.token_ids + block.token_ids,
-                distributions=last.distributions + block.distributions,
-                draft_ns=last.draft_ns + block.draft_ns,
-                chances=last.chances + block.chances,
-            )
-        else:
-            joined.append(block)
-    return joined
+        self._trunk = None

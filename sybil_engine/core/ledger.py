@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import overload
 
 from sybil_engine.core.errors import CommitConflict, CommitGap
-from sybil_engine.core.types import Commit
+from sybil_engine.core.session import Advance, Commit
 
 _MASK = 2**64 - 1
 EMPTY_FINGERPRINT = 0x5EED_1E55_0F7E_ACED
@@ -44,11 +44,11 @@ class Ledger:
         """Fingerprint of all tokens before `position`, which may be at most the ledger's length."""
         return self._fingerprints[position]
 
-    def append(self, commit: Commit) -> tuple[int, ...]:
+    def append(self, commit: Commit | Advance) -> int:
         """Append what a commit says beyond the tokens known already; a repeated commit changes nothing.
 
         Returns:
-            The tokens that are new.
+            How many of its tokens are new: its last ones.
 
         Raises:
             CommitGap: tokens between the ledger's end and the commit are missing.
@@ -60,17 +60,18 @@ class Ledger:
                 "reopen the session with all committed tokens"
             )
         known = len(self) - commit.position
+        token_ids = commit.token_ids
         if (
             self.fingerprint(commit.position) != commit.prefix_fingerprint
-            or tuple(self[commit.position :][: len(commit.token_ids)]) != commit.token_ids[:known]
+            or tuple(self[commit.position :][: len(token_ids)]) != token_ids[:known]
         ):
             raise CommitConflict(
                 f"the commit at position {commit.position} contradicts tokens that are committed already; "
                 "reopen the session with all committed tokens"
             )
-        fresh = commit.token_ids[known:]
+        fresh = token_ids[known:]
         self._extend(fresh)
-        return fresh
+        return len(fresh)
 
     def _extend(self, token_ids: Iterable[int]) -> None:
         for token_id in token_ids:

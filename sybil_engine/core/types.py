@@ -7,9 +7,6 @@ from enum import Enum
 
 from sybil_engine.core.errors import InvalidRequest
 
-HEDGED_DRAFT_ROWS = 8
-"""By how many rows at most a draft pass grows a hedged session's tree."""
-
 MOST_WINDOW_TOKENS = 64
 """The longest window that may be asked for; a verifier judges no more than its own --max-window-tokens."""
 
@@ -22,6 +19,11 @@ class Speculation(Enum):
     PIPELINED = "pipelined"
     HEDGED = "hedged"
     AUTO = "auto"
+
+    @property
+    def drafts_ahead(self) -> bool:
+        """Whether the drafter works on while a pass runs."""
+        return self in (Speculation.PIPELINED, Speculation.HEDGED)
 
 
 class AcceptanceRule(Enum):
@@ -97,7 +99,7 @@ class Block:
         prefix_fingerprint: rolling fingerprint of all tokens before `position`.
         distributions: one a token under the ratio test, else empty.
         draft_ns: time spent in draft passes for these tokens.
-        chances: for each token the chance that the target draws it if it draws those before it; empty: not known.
+        chances: for each token P(target draws this token | it drew the earlier ones); empty: not known.
         known_tokens: committed tokens that the drafter knew of when it drafted these.
     """
 
@@ -109,6 +111,19 @@ class Block:
     draft_ns: int = 0
     chances: tuple[float, ...] = ()
     known_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedToken:
+    """One token that the target decided.
+
+    Attributes:
+        logprob: natural log-probability under the processed target distribution; None unless the session asked for it.
+    """
+
+    token_id: int
+    origin: TokenOrigin = TokenOrigin.TARGET
+    logprob: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,84 +141,6 @@ class PassTimings:
     gap_ns: int = 0
     forward_ns: int = 0
     sampling_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """The target's next tokens.
-
-    Attributes:
-        position: of the first committed token.
-        prefix_fingerprint: rolling fingerprint of all tokens before `position`.
-        origins: one a token.
-        logprobs: one a token if the session asked for them, else empty.
-        draft_budget: how far ahead of this commit drafting is worth while now; 0 switches drafting off.
-        window_tokens: drafted tokens that the pass judged.
-        accepted_tokens: how many of them it accepted.
-        finish_reason: set on a session's last commit.
-        draft_rows: by how many rows a draft pass may grow the draft tree; 1 grows the trunk alone.
-        speculation: what was in effect for the pass; None if the sender does not say.
-        push_tokens: drafted tokens are held back while there are fewer than so many beyond the commit.
-        reason: under AUTO, on the last commit: what was chosen, and why.
-        least_chance: nothing is drafted on the trunk behind a token that has less of a chance to be reached.
-    """
-
-    position: int
-    prefix_fingerprint: int
-    token_ids: tuple[int, ...]
-    origins: tuple[TokenOrigin, ...]
-    logprobs: tuple[float, ...] = ()
-    draft_budget: int = 0
-    window_tokens: int = 0
-    accepted_tokens: int = 0
-    timings: PassTimings = PassTimings()
-    finish_reason: FinishReason | None = None
-    draft_rows: int = 1
-    speculation: Speculation | None = None
-    reason: str = ""
-    push_tokens: int = 1
-    least_chance: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOpen:
-    """What opens, or reopens, a session; see protos/.../types.proto for each field.
-
-    Raises:
-        InvalidRequest: no tokens, or a count out of range.
-    """
-
-    token_ids: tuple[int, ...]
-    prompt_tokens: int
-    sampling: SamplingParams = SamplingParams()
-    seed: int = 0
-    stop_token_ids: frozenset[int] = frozenset()
-    max_position: int = 0
-    speculation: Speculation = Speculation.OFF
-    window_tokens: int = 0
-    acceptance_rule: AcceptanceRule = AcceptanceRule.SHARED_NOISE
-    draft_budget: int = 0
-    logprobs: bool = False
-    session_id: str = ""
-    draft_rows: int = 1
-    push_tokens: int = 1
-    shares_processor: bool = False
-
-    @property
-    def tests_ratios(self) -> bool:
-        """Whether the ratio test judges drafted tokens; greedy ones stand if they are the target's either way."""
-        return self.acceptance_rule is AcceptanceRule.RATIO_TEST and not self.sampling.greedy
-
-    def __post_init__(self) -> None:
-        if not self.token_ids:
-            raise InvalidRequest("the prompt is empty; send at least one token")
-        if not 1 <= self.prompt_tokens <= len(self.token_ids):
-            raise InvalidRequest(
-                f"prompt_tokens is {self.prompt_tokens}; it must be at least 1 and at most {len(self.token_ids)}, "
-                "the number of tokens sent"
-            )
-        if not 0 <= self.seed < 2**64:
-            raise InvalidRequest(f"seed is {self.seed}; it must fit 64 bits without a sign")
 
 
 @dataclass(frozen=True, slots=True)

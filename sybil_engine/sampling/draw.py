@@ -1,8 +1,4 @@
-"""From logits to a token. Drafter and verifier call the same functions, so that the same logits draw the same token.
-
-The order is temperature, top-k, top-p, min-p; each works on what the ones before it left, renormalised. Ties go to the
-lowest token id, here and in the draw.
-"""
+"""From logits to a token. Drafter and verifier call the same functions: the same logits draw the same token."""
 
 import math
 from collections.abc import Sequence
@@ -14,30 +10,10 @@ from torch import Tensor
 
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.types import Distribution, SamplingParams
-from sybil_engine.sampling.acceptance import CUT_TOKENS
+from sybil_engine.sampling.shaping import shape_logits
 
-
-def shape_logits(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Apply temperature, top-k, top-p and min-p.
-
-    Args:
-        logits: [rows, vocabulary], float32.
-
-    Returns:
-        [rows, vocabulary], float32: log-probabilities up to a constant a row, -inf for dropped tokens. Under greedy
-        sampling the logits themselves: the draw takes the largest.
-    """
-    if params.greedy:
-        return logits
-    # Counted from the largest logit, the quotients cannot overflow, however low the temperature.
-    temperature = max(params.temperature, torch.finfo(torch.float32).tiny)
-    shaped = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
-    if params.top_k or params.top_p < 1:
-        shaped = _keep_most_likely(shaped, params.top_k, params.top_p)
-    if params.min_p:
-        floor = shaped.amax(dim=-1, keepdim=True) + math.log(params.min_p)
-        shaped = shaped.masked_fill(shaped < floor, -math.inf)
-    return shaped
+CUT_TOKENS = 64
+"""The most likely tokens of a draft distribution: those that the ratio test draws from, and that are sent."""
 
 
 def draw_tokens(shaped: Tensor, noise: Tensor | None) -> Tensor:
@@ -157,17 +133,3 @@ def draw_cut_row(logits: Tensor, draw: Draw) -> Guess:
     chosen = int((kept[:possible] + noise[token_ids]).argmax())
     distribution = Distribution(tuple(token_ids.tolist()), tuple(probabilities.tolist()))
     return Guess(int(token_ids[chosen]), distribution.probabilities[chosen], distribution)
-
-
-def _keep_most_likely(shaped: Tensor, top_k: int, top_p: float) -> Tensor:
-    ordered, token_ids = torch.sort(shaped, dim=-1, descending=True, stable=True)
-    if top_k:
-        ordered[:, top_k:] = -math.inf
-    if top_p < 1:
-        probabilities = torch.softmax(ordered, dim=-1)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        dropped = before >= top_p
-        # The most likely token always stays, even if top_p is too small for a float32.
-        dropped[:, 0] = False
-        ordered = ordered.masked_fill(dropped, -math.inf)
-    return torch.empty_like(shaped).scatter_(-1, token_ids, ordered)

@@ -5,22 +5,23 @@
 
 from __future__ import annotations  # the value types of wire enums exist for the type checker only
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
 from sybil_engine import PROTOCOL_VERSION
 from sybil_engine.core.errors import InvalidRequest, PairMismatch
+from sybil_engine.core.plan import DraftPlan
+from sybil_engine.core.session import Advance, Commit, SessionOpen
 from sybil_engine.core.types import (
     AcceptanceRule,
     Block,
     BlockOrigin,
-    Commit,
+    CommittedToken,
     Distribution,
     FinishReason,
     ModelDescription,
     PassTimings,
     SamplingParams,
-    SessionOpen,
     Speculation,
     TokenOrigin,
 )
@@ -88,16 +89,46 @@ def acceptance_rule_to_wire(rule: AcceptanceRule) -> wire.AcceptanceRule.ValueTy
     return _ACCEPTANCE_RULE_TO_WIRE[rule]
 
 
+def finish_reason_from_wire(value: wire.FinishReason.ValueType) -> FinishReason | None:
+    return _known(_FINISH_REASON, value, "finish_reason")
+
+
 def finish_reason_to_wire(reason: FinishReason | None) -> wire.FinishReason.ValueType:
     return _FINISH_REASON_TO_WIRE[reason]
 
 
-def token_origins_to_wire(origins: Iterable[TokenOrigin]) -> list[wire.TokenOrigin.ValueType]:
-    return [_TOKEN_ORIGIN_TO_WIRE[origin] for origin in origins]
+def plan_to_wire(plan: DraftPlan) -> wire.DraftPlan:
+    return wire.DraftPlan(
+        speculation=speculation_to_wire(plan.speculation),
+        budget=plan.budget,
+        rows=plan.rows,
+        hold_until=plan.hold_until,
+        least_chance=plan.least_chance,
+    )
 
 
-def token_origins_from_wire(values: Iterable[wire.TokenOrigin.ValueType]) -> tuple[TokenOrigin, ...]:
-    return tuple(_known(_TOKEN_ORIGIN, value, "origins") for value in values)
+def plan_from_wire(message: wire.DraftPlan) -> DraftPlan:
+    return DraftPlan(
+        speculation=speculation_from_wire(message.speculation, Speculation.OFF),
+        budget=message.budget,
+        rows=max(1, message.rows),
+        hold_until=message.hold_until,
+        least_chance=message.least_chance,
+    )
+
+
+def token_to_wire(token: CommittedToken) -> wire.CommittedToken:
+    return wire.CommittedToken(
+        token_id=token.token_id, origin=_TOKEN_ORIGIN_TO_WIRE[token.origin], logprob=token.logprob
+    )
+
+
+def token_from_wire(message: wire.CommittedToken) -> CommittedToken:
+    return CommittedToken(
+        message.token_id,
+        _known(_TOKEN_ORIGIN, message.origin, "origin"),
+        message.logprob if message.HasField("logprob") else None,
+    )
 
 
 def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:
@@ -109,13 +140,10 @@ def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:
         seed=opening.seed,
         stop_token_ids=sorted(opening.stop_token_ids),
         max_position=opening.max_position,
-        speculation=speculation_to_wire(opening.speculation),
+        plan=plan_to_wire(opening.plan),
         window_tokens=opening.window_tokens,
         acceptance_rule=acceptance_rule_to_wire(opening.acceptance_rule),
-        draft_budget=opening.draft_budget,
         logprobs=opening.logprobs,
-        draft_rows=opening.draft_rows,
-        push_tokens=opening.push_tokens,
         shares_processor=opening.shares_processor,
     )
 
@@ -129,13 +157,10 @@ def open_from_wire(message: wire.SessionOpen) -> SessionOpen:
         seed=message.seed,
         stop_token_ids=frozenset(message.stop_token_ids),
         max_position=message.max_position,
-        speculation=speculation_from_wire(message.speculation, Speculation.OFF),
+        plan=plan_from_wire(message.plan),
         window_tokens=message.window_tokens,
         acceptance_rule=acceptance_rule_from_wire(message.acceptance_rule),
-        draft_budget=message.draft_budget,
         logprobs=message.logprobs,
-        draft_rows=max(1, message.draft_rows),
-        push_tokens=max(1, message.push_tokens),
         shares_processor=message.shares_processor,
     )
 
@@ -156,34 +181,42 @@ def block_to_wire(block: Block) -> wire.Block:
     )
 
 
-def block_from_wire(message: wire.Block) -> Block:
-    origin = _known(_BLOCK_ORIGIN, message.origin, "origin")
-    if not message.token_ids:
+def check_block(message: wire.Block) -> None:
+    """Check a block that is passed on as it came.
+
+    Raises:
+        InvalidRequest: it says something impossible.
+    """
+    tokens = len(message.token_ids)
+    _known(_BLOCK_ORIGIN, message.origin, "origin")
+    if not tokens:
         raise InvalidRequest("a block without tokens; send at least one")
-    if message.distributions and len(message.distributions) != len(message.token_ids):
-        raise InvalidRequest(
-            f"a block of {len(message.token_ids)} tokens has {len(message.distributions)} distributions; "
-            "send one a token, or none"
-        )
-    if message.chances and len(message.chances) != len(message.token_ids):
-        raise InvalidRequest(
-            f"a block of {len(message.token_ids)} tokens has {len(message.chances)} chances; send one a token, or none"
-        )
+    for name, values in (("distributions", message.distributions), ("chances", message.chances)):
+        if values and len(values) != tokens:
+            raise InvalidRequest(f"a block of {tokens} tokens has {len(values)} {name}; send one a token, or none")
     if not all(0 <= chance <= 1 for chance in message.chances):
         raise InvalidRequest("the chance of a drafted token is not between 0 and 1; send probabilities, or none")
+    for distribution in message.distributions:
+        _check_distribution(distribution)
+
+
+def block_from_wire(message: wire.Block) -> Block:
+    check_block(message)
     return Block(
         position=message.position,
         prefix_fingerprint=message.prefix_fingerprint,
         token_ids=tuple(message.token_ids),
-        origin=origin,
-        distributions=tuple(_distribution_from_wire(each) for each in message.distributions),
+        origin=_BLOCK_ORIGIN[message.origin],
+        distributions=tuple(
+            Distribution(tuple(each.token_ids), tuple(each.probabilities)) for each in message.distributions
+        ),
         draft_ns=message.draft_ns,
         chances=tuple(message.chances),
         known_tokens=message.known_tokens,
     )
 
 
-def _distribution_from_wire(message: wire.Distribution) -> Distribution:
+def _check_distribution(message: wire.Distribution) -> None:
     if not message.token_ids or len(message.token_ids) != len(message.probabilities):
         raise InvalidRequest(
             f"a distribution has {len(message.token_ids)} token ids and {len(message.probabilities)} probabilities; "
@@ -191,58 +224,59 @@ def _distribution_from_wire(message: wire.Distribution) -> Distribution:
         )
     if not all(0 <= probability <= 1.001 for probability in message.probabilities):
         raise InvalidRequest("a distribution has a probability outside 0 to 1; send normalised probabilities")
-    return Distribution(tuple(message.token_ids), tuple(message.probabilities))
 
 
 def commit_to_wire(commit: Commit) -> wire.Commit:
+    timings = commit.timings
     return wire.Commit(
         position=commit.position,
         prefix_fingerprint=commit.prefix_fingerprint,
-        token_ids=commit.token_ids,
-        origins=token_origins_to_wire(commit.origins),
-        logprobs=commit.logprobs,
-        draft_budget=commit.draft_budget,
-        window_tokens=commit.window_tokens,
-        accepted_tokens=commit.accepted_tokens,
+        tokens=map(token_to_wire, commit.tokens),
+        judged=commit.judged,
+        accepted=commit.accepted,
+        plan=plan_to_wire(commit.plan),
         timings=wire.PassTimings(
-            wait_ns=commit.timings.wait_ns,
-            gap_ns=commit.timings.gap_ns,
-            forward_ns=commit.timings.forward_ns,
-            sampling_ns=commit.timings.sampling_ns,
+            wait_ns=timings.wait_ns,
+            gap_ns=timings.gap_ns,
+            forward_ns=timings.forward_ns,
+            sampling_ns=timings.sampling_ns,
         ),
         finish_reason=finish_reason_to_wire(commit.finish_reason),
-        draft_rows=commit.draft_rows,
-        speculation=speculation_to_wire(commit.speculation) if commit.speculation else wire.SPECULATION_UNSPECIFIED,
         reason=commit.reason,
-        push_tokens=commit.push_tokens,
-        least_chance=commit.least_chance,
     )
 
 
 def commit_from_wire(message: wire.Commit) -> Commit:
-    if not 0 <= message.least_chance <= 1:
-        raise InvalidRequest(f"least_chance is {message.least_chance}; it is a probability, between 0 and 1")
+    timings = message.timings
     return Commit(
         position=message.position,
         prefix_fingerprint=message.prefix_fingerprint,
-        token_ids=tuple(message.token_ids),
-        origins=token_origins_from_wire(message.origins),
-        logprobs=tuple(message.logprobs),
-        draft_budget=message.draft_budget,
-        window_tokens=message.window_tokens,
-        accepted_tokens=message.accepted_tokens,
-        timings=PassTimings(
-            wait_ns=message.timings.wait_ns,
-            gap_ns=message.timings.gap_ns,
-            forward_ns=message.timings.forward_ns,
-            sampling_ns=message.timings.sampling_ns,
-        ),
-        finish_reason=_known(_FINISH_REASON, message.finish_reason, "finish_reason"),
-        draft_rows=max(1, message.draft_rows),
-        speculation=_SPECULATION.get(message.speculation),
+        tokens=tuple(map(token_from_wire, message.tokens)),
+        judged=message.judged,
+        accepted=message.accepted,
+        plan=plan_from_wire(message.plan),
+        timings=PassTimings(timings.wait_ns, timings.gap_ns, timings.forward_ns, timings.sampling_ns),
+        finish_reason=finish_reason_from_wire(message.finish_reason),
         reason=message.reason,
-        push_tokens=max(1, message.push_tokens),
-        least_chance=message.least_chance,
+    )
+
+
+def advance_to_wire(commit: Commit) -> wire.Advance:
+    """What a drafter reads of a commit."""
+    return wire.Advance(
+        position=commit.position,
+        prefix_fingerprint=commit.prefix_fingerprint,
+        token_ids=commit.token_ids,
+        plan=plan_to_wire(commit.plan),
+    )
+
+
+def advance_from_wire(message: wire.Advance) -> Advance:
+    return Advance(
+        position=message.position,
+        prefix_fingerprint=message.prefix_fingerprint,
+        token_ids=tuple(message.token_ids),
+        plan=plan_from_wire(message.plan),
     )
 
 

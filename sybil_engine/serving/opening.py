@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest
-from sybil_engine.core.types import SessionOpen
+from sybil_engine.core.session import SessionOpen
 
 
 def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: int) -> int:

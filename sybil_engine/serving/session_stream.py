@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from sybil_engine.core.errors import InvalidRequest, SybilError
-from sybil_engine.core.types import SessionOpen
+from sybil_engine.core.session import SessionOpen
 from sybil_engine.serving.decoding import undecodable
 from sybil_engine.serving.engine_thread import Engine, EngineThread
 from sybil_engine.serving.outbox import Outbox

@@ -22,7 +22,8 @@ from coordinator.routing import RoutingTable
 from coordinator.service import running_coordinator
 from coordinator.settings import CoordinatorSettings
 from sybil_engine.core.errors import Unavailable
-from sybil_engine.core.types import Commit, SessionOpen, Speculation
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import Speculation
 from sybil_engine.settings import parse
 from tests.contract.coordinator import services as toy_services
 from tests.contract.coordinator.services import ToyDrafter, ToyVerifier, serving

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from drafter_service.drafter import BRANCH_CELLS as DRAFT_BRANCH_CELLS
-from drafter_service.drafter import Drafter, Share
+from drafter_service.engine import BRANCH_CELLS as DRAFT_BRANCH_CELLS
+from drafter_service.engine import Drafter, Share
 from drafter_service.session import DrafterSession
-from sybil_engine.core.types import Block, Commit, ModelDescription, SessionOpen, Speculation
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import Block, ModelDescription, Speculation
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import ModelRunner
-from verifier_service.row_control import BRANCH_CELLS
+from verifier_service.engine import Verifier
+from verifier_service.policy.rows import BRANCH_CELLS
 from verifier_service.session import VerifierSession
-from verifier_service.verifier import Verifier
 
 SLOTS = 8
 MAX_WINDOW_TOKENS = 7

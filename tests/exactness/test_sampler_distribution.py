@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from sybil_engine.sampling.acceptance import count_accepted
 from torch import Tensor
 
 from sybil_engine.core.noise import Stream, gumbel_noise
 from sybil_engine.core.types import SamplingParams
-from sybil_engine.sampling.acceptance import count_accepted
-from sybil_engine.sampling.draw import draw_tokens, shape_logits
+from sybil_engine.sampling.draw import draw_tokens
+from sybil_engine.sampling.shaping import shape_logits
 
 SEEDS = range(1_000_000, 1_020_000)
 POSITIONS = (41, 42)

@@ -10,7 +10,8 @@ import pytest
 from tokenizers import Tokenizer
 
 import sybil_engine
-from sybil_engine.core.types import SamplingParams, SessionOpen, Speculation
+from sybil_engine.core.session import SessionOpen
+from sybil_engine.core.types import SamplingParams, Speculation
 from sybil_engine.models.loading import load
 from tests.exactness.engines import Pair, reopened_at
 

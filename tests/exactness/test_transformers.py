@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from sybil_engine.core.types import SessionOpen, Speculation
+from sybil_engine.core.session import SessionOpen
+from sybil_engine.core.types import Speculation
 from tests.exactness.conftest import STOCK_PAIRS
 from tests.exactness.engines import Pair
 from tests.exactness.test_speculation import prompts

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sybil_engine.rpc.v1 import types_pb2 as sybil__engine_dot_rpc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sybil_engine/rpc/v1/drafter_service.proto\x12\x13sybil_engine.rpc.v1\x1a\x1fsybil_engine/rpc/v1/types.proto\"z\n\x0c\x44raftRequest\x12\x30\n\x04open\x18\x01 \x01(\x0b\x32 .sybil_engine.rpc.v1.SessionOpenH\x00\x12-\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x1b.sybil_engine.rpc.v1.CommitH\x00\x42\t\n\x07message\"\xae\x01\n\rDraftResponse\x12\x34\n\x06opened\x18\x01 \x01(\x0b\x32\".sybil_engine.rpc.v1.SessionOpenedH\x00\x12+\n\x05\x62lock\x18\x02 \x01(\x0b\x32\x1a.sybil_engine.rpc.v1.BlockH\x00\x12/\n\x0bmore_blocks\x18\x03 \x03(\x0b\x32\x1a.sybil_engine.rpc.v1.BlockB\t\n\x07message2\xbd\x01\n\x0e\x44rafterService\x12W\n\x08\x44\x65scribe\x12$.sybil_engine.rpc.v1.DescribeRequest\x1a%.sybil_engine.rpc.v1.ModelDescription\x12R\n\x05\x44raft\x12!.sybil_engine.rpc.v1.DraftRequest\x1a\".sybil_engine.rpc.v1.DraftResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sybil_engine/rpc/v1/drafter_service.proto\x12\x13sybil_engine.rpc.v1\x1a\x1fsybil_engine/rpc/v1/types.proto\"m\n\x0c\x44raftRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32 .sybil_engine.rpc.v1.SessionOpen\x12-\n\x07\x61\x64vance\x18\x02 \x01(\x0b\x32\x1c.sybil_engine.rpc.v1.Advance\"o\n\rDraftResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32\".sybil_engine.rpc.v1.SessionOpened\x12*\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1a.sybil_engine.rpc.v1.Block2\xbd\x01\n\x0e\x44rafterService\x12W\n\x08\x44\x65scribe\x12$.sybil_engine.rpc.v1.DescribeRequest\x1a%.sybil_engine.rpc.v1.ModelDescription\x12R\n\x05\x44raft\x12!.sybil_engine.rpc.v1.DraftRequest\x1a\".sybil_engine.rpc.v1.DraftResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sybil_engine.rpc.v1.drafter
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DRAFTREQUEST']._serialized_start=99
-  _globals['_DRAFTREQUEST']._serialized_end=221
-  _globals['_DRAFTRESPONSE']._serialized_start=224
-  _globals['_DRAFTRESPONSE']._serialized_end=398
-  _globals['_DRAFTERSERVICE']._serialized_start=401
-  _globals['_DRAFTERSERVICE']._serialized_end=590
+  _globals['_DRAFTREQUEST']._serialized_end=208
+  _globals['_DRAFTRESPONSE']._serialized_start=210
+  _globals['_DRAFTRESPONSE']._serialized_end=321
+  _globals['_DRAFTERSERVICE']._serialized_start=324
+  _globals['_DRAFTERSERVICE']._serialized_end=513
 # @@protoc_insertion_point(module_scope)

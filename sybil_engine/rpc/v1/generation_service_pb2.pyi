@@ -129,21 +129,13 @@ class GenerateResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
-    TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    ORIGINS_FIELD_NUMBER: _builtins.int
-    LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Text that became certain with these tokens: it never holds half a character, and may lag behind the tokens."""
     @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
-    @_builtins.property
-    def origins(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.TokenOrigin.ValueType]:
-        """One for each token."""
-
-    @_builtins.property
-    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """One for each token, if asked for."""
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CommittedToken]:
+        """All of one origin, so that a client can tell which text was drafted."""
 
     @_builtins.property
     def completion(self) -> Global___Completion:
@@ -153,14 +145,12 @@ class GenerateResponse(_message.Message):
         self,
         *,
         text: _builtins.str = ...,
-        token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        origins: _abc.Iterable[_types_pb2.TokenOrigin.ValueType] | None = ...,
-        logprobs: _abc.Iterable[_builtins.float] | None = ...,
+        tokens: _abc.Iterable[_types_pb2.CommittedToken] | None = ...,
         completion: Global___Completion | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "logprobs", b"logprobs", "origins", b"origins", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

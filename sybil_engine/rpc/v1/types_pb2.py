@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsybil_engine/rpc/v1/types.proto\x12\x13sybil_engine.rpc.v1\"a\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x42\x08\n\x06_top_p\"\xb5\x03\n\x0bSessionOpen\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x35\n\x08sampling\x18\x04 \x01(\x0b\x32#.sybil_engine.rpc.v1.SamplingParams\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x14\n\x0cmax_position\x18\x07 \x01(\r\x12\x35\n\x0bspeculation\x18\x08 \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x15\n\rwindow_tokens\x18\t \x01(\r\x12<\n\x0f\x61\x63\x63\x65ptance_rule\x18\n \x01(\x0e\x32#.sybil_engine.rpc.v1.AcceptanceRule\x12\x14\n\x0c\x64raft_budget\x18\x0b \x01(\r\x12\x10\n\x08logprobs\x18\x0c \x01(\x08\x12\x12\n\ndraft_rows\x18\r \x01(\r\x12\x13\n\x0bpush_tokens\x18\x0e \x01(\r\x12\x18\n\x10shares_processor\x18\x0f \x01(\x08\"%\n\rSessionOpened\x12\x14\n\x0cmax_position\x18\x01 \x01(\r\"8\n\x0c\x44istribution\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\"\xed\x01\n\x05\x42lock\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1a\n\x12prefix_fingerprint\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x30\n\x06origin\x18\x04 \x01(\x0e\x32 .sybil_engine.rpc.v1.BlockOrigin\x12\x38\n\rdistributions\x18\x05 \x03(\x0b\x32!.sybil_engine.rpc.v1.Distribution\x12\x10\n\x08\x64raft_ns\x18\x06 \x01(\x04\x12\x0f\n\x07\x63hances\x18\x07 \x03(\x02\x12\x14\n\x0cknown_tokens\x18\x08 \x01(\r\"W\n\x0bPassTimings\x12\x0f\n\x07wait_ns\x18\x01 \x01(\x04\x12\x0e\n\x06gap_ns\x18\x02 \x01(\x04\x12\x12\n\nforward_ns\x18\x03 \x01(\x04\x12\x13\n\x0bsampling_ns\x18\x04 \x01(\x04\"\xc7\x03\n\x06\x43ommit\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1a\n\x12prefix_fingerprint\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x31\n\x07origins\x18\x04 \x03(\x0e\x32 .sybil_engine.rpc.v1.TokenOrigin\x12\x10\n\x08logprobs\x18\x05 \x03(\x02\x12\x14\n\x0c\x64raft_budget\x18\x06 \x01(\r\x12\x15\n\rwindow_tokens\x18\x07 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x08 \x01(\r\x12\x31\n\x07timings\x18\t \x01(\x0b\x32 .sybil_engine.rpc.v1.PassTimings\x12\x38\n\rfinish_reason\x18\n \x01(\x0e\x32!.sybil_engine.rpc.v1.FinishReason\x12\x12\n\ndraft_rows\x18\x0b \x01(\r\x12\x35\n\x0bspeculation\x18\x0c \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x0e\n\x06reason\x18\r \x01(\t\x12\x13\n\x0bpush_tokens\x18\x0e \x01(\r\x12\x14\n\x0cleast_chance\x18\x0f \x01(\x02\"\x11\n\x0f\x44\x65scribeRequest\"\xa9\x04\n\x10ModelDescription\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12R\n\x0ftokenizer_parts\x18\x06 \x03(\x0b\x32\x39.sybil_engine.rpc.v1.ModelDescription.TokenizerPartsEntry\x12\x15\n\rend_token_ids\x18\x07 \x03(\r\x12\x1b\n\x0e\x62\x65gin_token_id\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63ontext_tokens\x18\t \x01(\r\x12\r\n\x05\x64type\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x18\n\x10protocol_version\x18\x0c \x01(\r\x12\x14\n\x0cmax_sessions\x18\r \x01(\r\x12\x10\n\x08numerics\x18\x0e \x01(\t\x12\x11\n\trow_class\x18\x0f \x03(\r\x12\r\n\x05ready\x18\x10 \x01(\x08\x12\x12\n\nprocessors\x18\x11 \x03(\t\x12\x0f\n\x07threads\x18\x12 \x01(\r\x12\x0f\n\x07kernels\x18\x13 \x01(\t\x1a\x35\n\x13TokenizerPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_begin_token_id*\xa2\x01\n\x0bSpeculation\x12\x1b\n\x17SPECULATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSPECULATION_OFF\x10\x01\x12\x18\n\x14SPECULATION_LOCKSTEP\x10\x02\x12\x19\n\x15SPECULATION_PIPELINED\x10\x03\x12\x16\n\x12SPECULATION_HEDGED\x10\x04\x12\x14\n\x10SPECULATION_AUTO\x10\x05*s\n\x0e\x41\x63\x63\x65ptanceRule\x12\x1f\n\x1b\x41\x43\x43\x45PTANCE_RULE_UNSPECIFIED\x10\x00\x12 \n\x1c\x41\x43\x43\x45PTANCE_RULE_SHARED_NOISE\x10\x01\x12\x1e\n\x1a\x41\x43\x43\x45PTANCE_RULE_RATIO_TEST\x10\x02*[\n\x0b\x42lockOrigin\x12\x1c\n\x18\x42LOCK_ORIGIN_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42LOCK_ORIGIN_TRUNK\x10\x01\x12\x16\n\x12\x42LOCK_ORIGIN_HEDGE\x10\x02*^\n\x0bTokenOrigin\x12\x1c\n\x18TOKEN_ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14TOKEN_ORIGIN_DRAFTED\x10\x01\x12\x17\n\x13TOKEN_ORIGIN_TARGET\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fsybil_engine/rpc/v1/types.proto\x12\x13sybil_engine.rpc.v1\"a\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_k\x18\x02 \x01(\x05\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x01\x42\x08\n\x06_top_p\"\x8a\x01\n\tDraftPlan\x12\x35\n\x0bspeculation\x18\x01 \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x0e\n\x06\x62udget\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x12\n\nhold_until\x18\x04 \x01(\r\x12\x14\n\x0cleast_chance\x18\x05 \x01(\x02\"\xed\x02\n\x0bSessionOpen\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x35\n\x08sampling\x18\x04 \x01(\x0b\x32#.sybil_engine.rpc.v1.SamplingParams\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x16\n\x0estop_token_ids\x18\x06 \x03(\r\x12\x14\n\x0cmax_position\x18\x07 \x01(\r\x12,\n\x04plan\x18\x08 \x01(\x0b\x32\x1e.sybil_engine.rpc.v1.DraftPlan\x12\x15\n\rwindow_tokens\x18\t \x01(\r\x12<\n\x0f\x61\x63\x63\x65ptance_rule\x18\n \x01(\x0e\x32#.sybil_engine.rpc.v1.AcceptanceRule\x12\x10\n\x08logprobs\x18\x0b \x01(\x08\x12\x18\n\x10shares_processor\x18\x0c \x01(\x08\"%\n\rSessionOpened\x12\x14\n\x0cmax_position\x18\x01 \x01(\r\"8\n\x0c\x44istribution\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x15\n\rprobabilities\x18\x02 \x03(\x02\"\xed\x01\n\x05\x42lock\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1a\n\x12prefix_fingerprint\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x30\n\x06origin\x18\x04 \x01(\x0e\x32 .sybil_engine.rpc.v1.BlockOrigin\x12\x38\n\rdistributions\x18\x05 \x03(\x0b\x32!.sybil_engine.rpc.v1.Distribution\x12\x10\n\x08\x64raft_ns\x18\x06 \x01(\x04\x12\x0f\n\x07\x63hances\x18\x07 \x03(\x02\x12\x14\n\x0cknown_tokens\x18\x08 \x01(\r\"W\n\x0bPassTimings\x12\x0f\n\x07wait_ns\x18\x01 \x01(\x04\x12\x0e\n\x06gap_ns\x18\x02 \x01(\x04\x12\x12\n\nforward_ns\x18\x03 \x01(\x04\x12\x13\n\x0bsampling_ns\x18\x04 \x01(\x04\"v\n\x0e\x43ommittedToken\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x30\n\x06origin\x18\x02 \x01(\x0e\x32 .sybil_engine.rpc.v1.TokenOrigin\x12\x14\n\x07logprob\x18\x03 \x01(\x02H\x00\x88\x01\x01\x42\n\n\x08_logprob\"\xb8\x02\n\x06\x43ommit\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1a\n\x12prefix_fingerprint\x18\x02 \x01(\x06\x12\x33\n\x06tokens\x18\x03 \x03(\x0b\x32#.sybil_engine.rpc.v1.CommittedToken\x12\x0e\n\x06judged\x18\x04 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\r\x12,\n\x04plan\x18\x06 \x01(\x0b\x32\x1e.sybil_engine.rpc.v1.DraftPlan\x12\x31\n\x07timings\x18\x07 \x01(\x0b\x32 .sybil_engine.rpc.v1.PassTimings\x12\x38\n\rfinish_reason\x18\x08 \x01(\x0e\x32!.sybil_engine.rpc.v1.FinishReason\x12\x0e\n\x06reason\x18\t \x01(\t\"x\n\x07\x41\x64vance\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x1a\n\x12prefix_fingerprint\x18\x02 \x01(\x06\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12,\n\x04plan\x18\x04 \x01(\x0b\x32\x1e.sybil_engine.rpc.v1.DraftPlan\"\x11\n\x0f\x44\x65scribeRequest\"\xa9\x04\n\x10ModelDescription\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x12\n\nparameters\x18\x03 \x01(\x04\x12\x17\n\x0fvocabulary_size\x18\x04 \x01(\r\x12\x1d\n\x15tokenizer_fingerprint\x18\x05 \x01(\t\x12R\n\x0ftokenizer_parts\x18\x06 \x03(\x0b\x32\x39.sybil_engine.rpc.v1.ModelDescription.TokenizerPartsEntry\x12\x15\n\rend_token_ids\x18\x07 \x03(\r\x12\x1b\n\x0e\x62\x65gin_token_id\x18\x08 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63ontext_tokens\x18\t \x01(\r\x12\r\n\x05\x64type\x18\n \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0b \x01(\t\x12\x18\n\x10protocol_version\x18\x0c \x01(\r\x12\x14\n\x0cmax_sessions\x18\r \x01(\r\x12\x10\n\x08numerics\x18\x0e \x01(\t\x12\x11\n\trow_class\x18\x0f \x03(\r\x12\r\n\x05ready\x18\x10 \x01(\x08\x12\x12\n\nprocessors\x18\x11 \x03(\t\x12\x0f\n\x07threads\x18\x12 \x01(\r\x12\x0f\n\x07kernels\x18\x13 \x01(\t\x1a\x35\n\x13TokenizerPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x11\n\x0f_begin_token_id*\xa2\x01\n\x0bSpeculation\x12\x1b\n\x17SPECULATION_UNSPECIFIED\x10\x00\x12\x13\n\x0fSPECULATION_OFF\x10\x01\x12\x18\n\x14SPECULATION_LOCKSTEP\x10\x02\x12\x19\n\x15SPECULATION_PIPELINED\x10\x03\x12\x16\n\x12SPECULATION_HEDGED\x10\x04\x12\x14\n\x10SPECULATION_AUTO\x10\x05*s\n\x0e\x41\x63\x63\x65ptanceRule\x12\x1f\n\x1b\x41\x43\x43\x45PTANCE_RULE_UNSPECIFIED\x10\x00\x12 \n\x1c\x41\x43\x43\x45PTANCE_RULE_SHARED_NOISE\x10\x01\x12\x1e\n\x1a\x41\x43\x43\x45PTANCE_RULE_RATIO_TEST\x10\x02*[\n\x0b\x42lockOrigin\x12\x1c\n\x18\x42LOCK_ORIGIN_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42LOCK_ORIGIN_TRUNK\x10\x01\x12\x16\n\x12\x42LOCK_ORIGIN_HEDGE\x10\x02*^\n\x0bTokenOrigin\x12\x1c\n\x18TOKEN_ORIGIN_UNSPECIFIED\x10\x00\x12\x18\n\x14TOKEN_ORIGIN_DRAFTED\x10\x01\x12\x17\n\x13TOKEN_ORIGIN_TARGET\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,34 +33,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._loaded_options = None
   _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_options = b'8\001'
-  _globals['_SPECULATION']._serialized_start=2055
-  _globals['_SPECULATION']._serialized_end=2217
-  _globals['_ACCEPTANCERULE']._serialized_start=2219
-  _globals['_ACCEPTANCERULE']._serialized_end=2334
-  _globals['_BLOCKORIGIN']._serialized_start=2336
-  _globals['_BLOCKORIGIN']._serialized_end=2427
-  _globals['_TOKENORIGIN']._serialized_start=2429
-  _globals['_TOKENORIGIN']._serialized_end=2523
-  _globals['_FINISHREASON']._serialized_start=2525
-  _globals['_FINISHREASON']._serialized_end=2620
+  _globals['_SPECULATION']._serialized_start=2223
+  _globals['_SPECULATION']._serialized_end=2385
+  _globals['_ACCEPTANCERULE']._serialized_start=2387
+  _globals['_ACCEPTANCERULE']._serialized_end=2502
+  _globals['_BLOCKORIGIN']._serialized_start=2504
+  _globals['_BLOCKORIGIN']._serialized_end=2595
+  _globals['_TOKENORIGIN']._serialized_start=2597
+  _globals['_TOKENORIGIN']._serialized_end=2691
+  _globals['_FINISHREASON']._serialized_start=2693
+  _globals['_FINISHREASON']._serialized_end=2788
   _globals['_SAMPLINGPARAMS']._serialized_start=56
   _globals['_SAMPLINGPARAMS']._serialized_end=153
-  _globals['_SESSIONOPEN']._serialized_start=156
-  _globals['_SESSIONOPEN']._serialized_end=593
-  _globals['_SESSIONOPENED']._serialized_start=595
-  _globals['_SESSIONOPENED']._serialized_end=632
-  _globals['_DISTRIBUTION']._serialized_start=634
-  _globals['_DISTRIBUTION']._serialized_end=690
-  _globals['_BLOCK']._serialized_start=693
-  _globals['_BLOCK']._serialized_end=930
-  _globals['_PASSTIMINGS']._serialized_start=932
-  _globals['_PASSTIMINGS']._serialized_end=1019
-  _globals['_COMMIT']._serialized_start=1022
-  _globals['_COMMIT']._serialized_end=1477
-  _globals['_DESCRIBEREQUEST']._serialized_start=1479
-  _globals['_DESCRIBEREQUEST']._serialized_end=1496
-  _globals['_MODELDESCRIPTION']._serialized_start=1499
-  _globals['_MODELDESCRIPTION']._serialized_end=2052
-  _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_start=1980
-  _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_end=2033
+  _globals['_DRAFTPLAN']._serialized_start=156
+  _globals['_DRAFTPLAN']._serialized_end=294
+  _globals['_SESSIONOPEN']._serialized_start=297
+  _globals['_SESSIONOPEN']._serialized_end=662
+  _globals['_SESSIONOPENED']._serialized_start=664
+  _globals['_SESSIONOPENED']._serialized_end=701
+  _globals['_DISTRIBUTION']._serialized_start=703
+  _globals['_DISTRIBUTION']._serialized_end=759
+  _globals['_BLOCK']._serialized_start=762
+  _globals['_BLOCK']._serialized_end=999
+  _globals['_PASSTIMINGS']._serialized_start=1001
+  _globals['_PASSTIMINGS']._serialized_end=1088
+  _globals['_COMMITTEDTOKEN']._serialized_start=1090
+  _globals['_COMMITTEDTOKEN']._serialized_end=1208
+  _globals['_COMMIT']._serialized_start=1211
+  _globals['_COMMIT']._serialized_end=1523
+  _globals['_ADVANCE']._serialized_start=1525
+  _globals['_ADVANCE']._serialized_end=1645
+  _globals['_DESCRIBEREQUEST']._serialized_start=1647
+  _globals['_DESCRIBEREQUEST']._serialized_end=1664
+  _globals['_MODELDESCRIPTION']._serialized_start=1667
+  _globals['_MODELDESCRIPTION']._serialized_end=2220
+  _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_start=2148
+  _globals['_MODELDESCRIPTION_TOKENIZERPARTSENTRY']._serialized_end=2201
 # @@protoc_insertion_point(module_scope)

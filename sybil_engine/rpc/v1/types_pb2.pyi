@@ -183,6 +183,46 @@ class SamplingParams(_message.Message):
 Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
 
 @_typing.final
+class DraftPlan(_message.Message):
+    """What drafting should do: one decision, made once a commit by the verifier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPECULATION_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    HOLD_UNTIL_FIELD_NUMBER: _builtins.int
+    LEAST_CHANCE_FIELD_NUMBER: _builtins.int
+    speculation: Global___Speculation.ValueType
+    """How the session speculates. In a commit never AUTO, but what AUTO has chosen."""
+    budget: _builtins.int
+    """How many tokens to draft beyond the last committed one, at most; 0 switches drafting off."""
+    rows: _builtins.int
+    """By how many rows one draft pass may grow the draft tree: its trunk and, with more than one, hedges. 0 counts as 1."""
+    hold_until: _builtins.int
+    """Blocks are held back until this many tokens are drafted beyond the commit, those sent before it included: it is
+    what the next verify pass waits for. 0 counts as 1.
+    """
+    least_chance: _builtins.float
+    """The trunk ends at the first token whose chance of being reached is below this. Between 0 and 1; 0: no such limit."""
+    def __init__(
+        self,
+        *,
+        speculation: Global___Speculation.ValueType = ...,
+        budget: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        hold_until: _builtins.int = ...,
+        least_chance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "hold_until", b"hold_until", "least_chance", b"least_chance", "rows", b"rows", "speculation", b"speculation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DraftPlan: _TypeAlias = DraftPlan  # noqa: Y015
+
+@_typing.final
 class SessionOpen(_message.Message):
     """Opens, or reopens, a session: always the first message of its stream. Opening is resuming: a lost session is opened
     again anywhere with all tokens committed so far, and continues with the same tokens.
@@ -197,13 +237,10 @@ class SessionOpen(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     STOP_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     MAX_POSITION_FIELD_NUMBER: _builtins.int
-    SPECULATION_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     WINDOW_TOKENS_FIELD_NUMBER: _builtins.int
     ACCEPTANCE_RULE_FIELD_NUMBER: _builtins.int
-    DRAFT_BUDGET_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
-    DRAFT_ROWS_FIELD_NUMBER: _builtins.int
-    PUSH_TOKENS_FIELD_NUMBER: _builtins.int
     SHARES_PROCESSOR_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """For logs; need not be unique."""
@@ -213,23 +250,11 @@ class SessionOpen(_message.Message):
     """Seeds the noise that draws the tokens."""
     max_position: _builtins.int
     """The session ends when this many tokens, prompt included, are committed. 0: the model's context."""
-    speculation: Global___Speculation.ValueType
-    """The verifier's launch rule; OFF means that no blocks will come."""
     window_tokens: _builtins.int
-    """LOCKSTEP: how many drafted tokens one pass judges. Otherwise the most that one pass may judge. 0: the service's
-    own choice.
-    """
+    """The most drafted tokens that one pass may judge. 0: the verifier's own choice."""
     acceptance_rule: Global___AcceptanceRule.ValueType
-    draft_budget: _builtins.int
-    """How far ahead of the last committed token to draft until a commit says otherwise. The verifier's first pass waits for
-    no more.
-    """
     logprobs: _builtins.bool
     """Read by the verifier: send the log-probability of each committed token."""
-    draft_rows: _builtins.int
-    """Read by the drafter: as Commit.draft_rows, until a commit says otherwise."""
-    push_tokens: _builtins.int
-    """Read by the drafter: as Commit.push_tokens, until a commit says otherwise."""
     shares_processor: _builtins.bool
     """Read by the verifier under AUTO: whether drafting takes time from verify passes, because both run on the same
     processors.
@@ -244,6 +269,12 @@ class SessionOpen(_message.Message):
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Tokens that end the session once committed; they are committed too."""
 
+    @_builtins.property
+    def plan(self) -> Global___DraftPlan:
+        """What drafting should do until a commit says otherwise. Its speculation is the one asked for: the verifier follows
+        it for the whole session. A budget of 0 means that no blocks will come.
+        """
+
     def __init__(
         self,
         *,
@@ -254,18 +285,15 @@ class SessionOpen(_message.Message):
         seed: _builtins.int = ...,
         stop_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         max_position: _builtins.int = ...,
-        speculation: Global___Speculation.ValueType = ...,
+        plan: Global___DraftPlan | None = ...,
         window_tokens: _builtins.int = ...,
         acceptance_rule: Global___AcceptanceRule.ValueType = ...,
-        draft_budget: _builtins.int = ...,
         logprobs: _builtins.bool = ...,
-        draft_rows: _builtins.int = ...,
-        push_tokens: _builtins.int = ...,
         shares_processor: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "draft_budget", b"draft_budget", "draft_rows", b"draft_rows", "logprobs", b"logprobs", "max_position", b"max_position", "prompt_tokens", b"prompt_tokens", "push_tokens", b"push_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "speculation", b"speculation", "stop_token_ids", b"stop_token_ids", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "logprobs", b"logprobs", "max_position", b"max_position", "plan", b"plan", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "stop_token_ids", b"stop_token_ids", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -354,9 +382,7 @@ class Block(_message.Message):
 
     @_builtins.property
     def chances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """One for each token, or none: the chance, as far as the drafter knows, that the target draws it if it draws those
-        before it. Between 0 and 1.
-        """
+        """One for each token, or none: P(target draws this token | it drew the earlier ones), as the drafter estimates it."""
 
     def __init__(
         self,
@@ -413,6 +439,36 @@ class PassTimings(_message.Message):
 Global___PassTimings: _TypeAlias = PassTimings  # noqa: Y015
 
 @_typing.final
+class CommittedToken(_message.Message):
+    """One token that the target decided."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    LOGPROB_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    origin: Global___TokenOrigin.ValueType
+    logprob: _builtins.float
+    """If SessionOpen asked for it: natural log-probability under the processed target distribution."""
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        origin: Global___TokenOrigin.ValueType = ...,
+        logprob: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob", "origin", b"origin", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__logprob: _TypeAlias = _typing.Literal["logprob"]  # noqa: Y015
+    _WhichOneofArgType__logprob: _TypeAlias = _typing.Literal["_logprob", b"_logprob"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__logprob) -> _WhichOneofReturnType__logprob | None: ...
+
+Global___CommittedToken: _TypeAlias = CommittedToken  # noqa: Y015
+
+@_typing.final
 class Commit(_message.Message):
     """The target's next tokens. Contiguous: `position` is where the previous commit ended. A repeated commit changes
     nothing; a gap is an error, after which the session is reopened.
@@ -422,55 +478,31 @@ class Commit(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     PREFIX_FINGERPRINT_FIELD_NUMBER: _builtins.int
-    TOKEN_IDS_FIELD_NUMBER: _builtins.int
-    ORIGINS_FIELD_NUMBER: _builtins.int
-    LOGPROBS_FIELD_NUMBER: _builtins.int
-    DRAFT_BUDGET_FIELD_NUMBER: _builtins.int
-    WINDOW_TOKENS_FIELD_NUMBER: _builtins.int
-    ACCEPTED_TOKENS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
-    DRAFT_ROWS_FIELD_NUMBER: _builtins.int
-    SPECULATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    PUSH_TOKENS_FIELD_NUMBER: _builtins.int
-    LEAST_CHANCE_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the first committed token."""
     prefix_fingerprint: _builtins.int
     """Rolling fingerprint of all tokens before `position`."""
-    draft_budget: _builtins.int
-    """How far ahead of this commit drafting is worth while now; 0 switches drafting off."""
-    window_tokens: _builtins.int
-    """Drafted tokens that this pass judged, and how many of them it accepted: of the judged ones, those after the first
-    rejection were not tested.
+    judged: _builtins.int
+    """Drafted tokens that this pass judged, and how many of them it accepted. Those after the first rejection were not
+    tested.
     """
-    accepted_tokens: _builtins.int
+    accepted: _builtins.int
     finish_reason: Global___FinishReason.ValueType
     """Set on a session's last commit."""
-    draft_rows: _builtins.int
-    """By how many rows one draft pass may grow the draft tree: its trunk and, with more than one, hedges. 0 counts as 1."""
-    speculation: Global___Speculation.ValueType
-    """What was in effect for this pass; differs from SessionOpen.speculation only under AUTO."""
     reason: _builtins.str
     """Under AUTO, on a session's last commit: what was chosen and the figures that decided."""
-    push_tokens: _builtins.int
-    """What the next pass waits for: the drafter holds drafted tokens back while it has fewer than so many beyond this
-    commit, those that it has sent before included. 0 counts as 1.
-    """
-    least_chance: _builtins.float
-    """Nothing is drafted on the trunk behind a token that has less of a chance to be reached, and nothing waited for.
-    Between 0 and 1. 0: no such limit.
-    """
     @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommittedToken]: ...
     @_builtins.property
-    def origins(self) -> _containers.RepeatedScalarFieldContainer[Global___TokenOrigin.ValueType]:
-        """One for each token."""
-
-    @_builtins.property
-    def logprobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """One for each token if SessionOpen asked for them: natural log-probability under the processed target distribution."""
+    def plan(self) -> Global___DraftPlan:
+        """What drafting should do next."""
 
     @_builtins.property
     def timings(self) -> Global___PassTimings: ...
@@ -479,27 +511,54 @@ class Commit(_message.Message):
         *,
         position: _builtins.int = ...,
         prefix_fingerprint: _builtins.int = ...,
-        token_ids: _abc.Iterable[_builtins.int] | None = ...,
-        origins: _abc.Iterable[Global___TokenOrigin.ValueType] | None = ...,
-        logprobs: _abc.Iterable[_builtins.float] | None = ...,
-        draft_budget: _builtins.int = ...,
-        window_tokens: _builtins.int = ...,
-        accepted_tokens: _builtins.int = ...,
+        tokens: _abc.Iterable[Global___CommittedToken] | None = ...,
+        judged: _builtins.int = ...,
+        accepted: _builtins.int = ...,
+        plan: Global___DraftPlan | None = ...,
         timings: Global___PassTimings | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
-        draft_rows: _builtins.int = ...,
-        speculation: Global___Speculation.ValueType = ...,
         reason: _builtins.str = ...,
-        push_tokens: _builtins.int = ...,
-        least_chance: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "draft_budget", b"draft_budget", "draft_rows", b"draft_rows", "finish_reason", b"finish_reason", "least_chance", b"least_chance", "logprobs", b"logprobs", "origins", b"origins", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "push_tokens", b"push_tokens", "reason", b"reason", "speculation", b"speculation", "timings", b"timings", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "finish_reason", b"finish_reason", "judged", b"judged", "plan", b"plan", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "reason", b"reason", "timings", b"timings", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Commit: _TypeAlias = Commit  # noqa: Y015
+
+@_typing.final
+class Advance(_message.Message):
+    """What a drafter reads of a commit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    PREFIX_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """As in Commit."""
+    prefix_fingerprint: _builtins.int
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def plan(self) -> Global___DraftPlan: ...
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        prefix_fingerprint: _builtins.int = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        plan: Global___DraftPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "token_ids", b"token_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Advance: _TypeAlias = Advance  # noqa: Y015
 
 @_typing.final
 class DescribeRequest(_message.Message):

@@ -25,21 +25,21 @@ _sym_db = _symbol_database.Default()
 from sybil_engine.rpc.v1 import types_pb2 as sybil__engine_dot_rpc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*sybil_engine/rpc/v1/verifier_service.proto\x12\x13sybil_engine.rpc.v1\x1a\x1fsybil_engine/rpc/v1/types.proto\"\xaa\x01\n\rVerifyRequest\x12\x30\n\x04open\x18\x01 \x01(\x0b\x32 .sybil_engine.rpc.v1.SessionOpenH\x00\x12+\n\x05\x62lock\x18\x02 \x01(\x0b\x32\x1a.sybil_engine.rpc.v1.BlockH\x00\x12/\n\x0bmore_blocks\x18\x03 \x03(\x0b\x32\x1a.sybil_engine.rpc.v1.BlockB\t\n\x07message\"\x80\x01\n\x0eVerifyResponse\x12\x34\n\x06opened\x18\x01 \x01(\x0b\x32\".sybil_engine.rpc.v1.SessionOpenedH\x00\x12-\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x1b.sybil_engine.rpc.v1.CommitH\x00\x42\t\n\x07message\"\x15\n\x13GetTokenizerRequest\".\n\x14GetTokenizerResponse\x12\x16\n\x0etokenizer_json\x18\x01 \x01(\x0c\x32\xa6\x02\n\x0fVerifierService\x12W\n\x08\x44\x65scribe\x12$.sybil_engine.rpc.v1.DescribeRequest\x1a%.sybil_engine.rpc.v1.ModelDescription\x12\x63\n\x0cGetTokenizer\x12(.sybil_engine.rpc.v1.GetTokenizerRequest\x1a).sybil_engine.rpc.v1.GetTokenizerResponse\x12U\n\x06Verify\x12\".sybil_engine.rpc.v1.VerifyRequest\x1a#.sybil_engine.rpc.v1.VerifyResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*sybil_engine/rpc/v1/verifier_service.proto\x12\x13sybil_engine.rpc.v1\x1a\x1fsybil_engine/rpc/v1/types.proto\"k\n\rVerifyRequest\x12.\n\x04open\x18\x01 \x01(\x0b\x32 .sybil_engine.rpc.v1.SessionOpen\x12*\n\x06\x62locks\x18\x02 \x03(\x0b\x32\x1a.sybil_engine.rpc.v1.Block\"q\n\x0eVerifyResponse\x12\x32\n\x06opened\x18\x01 \x01(\x0b\x32\".sybil_engine.rpc.v1.SessionOpened\x12+\n\x06\x63ommit\x18\x02 \x01(\x0b\x32\x1b.sybil_engine.rpc.v1.Commit\"\x15\n\x13GetTokenizerRequest\".\n\x14GetTokenizerResponse\x12\x16\n\x0etokenizer_json\x18\x01 \x01(\x0c\x32\xa6\x02\n\x0fVerifierService\x12W\n\x08\x44\x65scribe\x12$.sybil_engine.rpc.v1.DescribeRequest\x1a%.sybil_engine.rpc.v1.ModelDescription\x12\x63\n\x0cGetTokenizer\x12(.sybil_engine.rpc.v1.GetTokenizerRequest\x1a).sybil_engine.rpc.v1.GetTokenizerResponse\x12U\n\x06Verify\x12\".sybil_engine.rpc.v1.VerifyRequest\x1a#.sybil_engine.rpc.v1.VerifyResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sybil_engine.rpc.v1.verifier_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERIFYREQUEST']._serialized_start=101
-  _globals['_VERIFYREQUEST']._serialized_end=271
-  _globals['_VERIFYRESPONSE']._serialized_start=274
-  _globals['_VERIFYRESPONSE']._serialized_end=402
-  _globals['_GETTOKENIZERREQUEST']._serialized_start=404
-  _globals['_GETTOKENIZERREQUEST']._serialized_end=425
-  _globals['_GETTOKENIZERRESPONSE']._serialized_start=427
-  _globals['_GETTOKENIZERRESPONSE']._serialized_end=473
-  _globals['_VERIFIERSERVICE']._serialized_start=476
-  _globals['_VERIFIERSERVICE']._serialized_end=770
+  _globals['_VERIFYREQUEST']._serialized_start=100
+  _globals['_VERIFYREQUEST']._serialized_end=207
+  _globals['_VERIFYRESPONSE']._serialized_start=209
+  _globals['_VERIFYRESPONSE']._serialized_end=322
+  _globals['_GETTOKENIZERREQUEST']._serialized_start=324
+  _globals['_GETTOKENIZERREQUEST']._serialized_end=345
+  _globals['_GETTOKENIZERRESPONSE']._serialized_start=347
+  _globals['_GETTOKENIZERRESPONSE']._serialized_end=393
+  _globals['_VERIFIERSERVICE']._serialized_start=396
+  _globals['_VERIFIERSERVICE']._serialized_end=690
 # @@protoc_insertion_point(module_scope)

@@ -9,7 +9,8 @@ import grpc
 
 from sybil_engine.core.draft_tree import DraftTree
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.types import Commit, ModelDescription, SessionOpen, Speculation
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import ModelDescription, Speculation
 from sybil_engine.rpc.v1 import (
     drafter_service_pb2,
     drafter_service_pb2_grpc,

@@ -22,7 +22,7 @@ from sybil_engine.core.errors import (
     SybilError,
     Unavailable,
 )
-from sybil_engine.core.types import SessionOpen
+from sybil_engine.core.session import SessionOpen
 from tests.unit.coordinator.toy import FakeDrafter, FakeVerifier, asynchronous, nobody, toy_completion
 
 PROMPT = (5, 6, 7)

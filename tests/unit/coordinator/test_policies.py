@@ -3,7 +3,7 @@
 import pytest
 
 from coordinator.policies import Auto, Lockstep, Pipelined
-from sybil_engine.core.types import SessionOpen
+from sybil_engine.core.session import SessionOpen
 
 
 @pytest.mark.parametrize("window_tokens", [0, 3])

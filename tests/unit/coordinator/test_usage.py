@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.usage import Interval, Meter, count_tested, length_ns, median, overlap_ns
-from sybil_engine.core.types import Commit, PassTimings, TokenOrigin
+from sybil_engine.core.session import Commit
+from sybil_engine.core.types import PassTimings, TokenOrigin
 
 intervals = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda pair: (pair[0], pair[0] + pair[1])))
 

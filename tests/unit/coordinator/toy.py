@@ -12,16 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from sybil_engine.core.draft_tree import DraftTree
 from sybil_engine.core.errors import SybilError, Unavailable
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.types import (
-    Block,
-    Commit,
-    FinishReason,
-    ModelDescription,
-    PassTimings,
-    SessionOpen,
-    Speculation,
-    TokenOrigin,
-)
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import Block, FinishReason, ModelDescription, PassTimings, Speculation, TokenOrigin
 
 VOCABULARY_SIZE = 260
 END_TOKEN = 256

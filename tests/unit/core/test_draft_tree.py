@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sybil_engine.core.draft_tree import DraftTree, Graft, join_blocks
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.types import Block, BlockOrigin, Commit, Distribution, TokenOrigin
+from sybil_engine.core.session import Commit
+from sybil_engine.core.types import Block, BlockOrigin, Distribution, TokenOrigin
 
 Path = tuple[int, ...]
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from sybil_engine.core.errors import CommitConflict, CommitGap
 from sybil_engine.core.ledger import EMPTY_FINGERPRINT, Ledger, extend_fingerprint
-from sybil_engine.core.types import Commit, TokenOrigin
+from sybil_engine.core.session import Commit
+from sybil_engine.core.types import TokenOrigin
 
 TOKENS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=12)
 FEW_TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=12)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sybil_engine.core.noise import NoiseTape, gumbel_noise
 from sybil_engine.core.types import SamplingParams
-from sybil_engine.sampling.draw import Draw, draw_rows, draw_tokens, shape_logits
+from sybil_engine.sampling.draw import Draw, draw_rows, draw_tokens
+from sybil_engine.sampling.shaping import shape_logits
 
 PARAMS = st.builds(
     SamplingParams,

@@ -6,7 +6,8 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from sybil_engine.core.errors import InvalidRequest
-from sybil_engine.core.types import SamplingParams, SessionOpen
+from sybil_engine.core.session import SessionOpen
+from sybil_engine.core.types import SamplingParams
 
 
 @pytest.mark.parametrize("temperature", [-0.1, math.nan, math.inf, -math.inf])

@@ -7,14 +7,15 @@ from operator import mul
 
 import pytest
 
-from drafter_service.drafter import Drafter
+from drafter_service.engine import Drafter
 from drafter_service.growth import Growth
 from drafter_service.session import DrafterSession
 from sybil_engine.core.draft_tree import DraftNode, DraftTree, Graft
 from sybil_engine.core.errors import CommitGap, ContextExceeded, InvalidRequest, Unavailable
 from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.noise import NoiseTape
-from sybil_engine.core.types import Block, BlockOrigin, Commit, SamplingParams, SessionOpen, Speculation, TokenOrigin
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import Block, BlockOrigin, SamplingParams, Speculation, TokenOrigin
 from tests.unit.fake_runner import (
     CONTEXT_TOKENS,
     VOCABULARY_SIZE,
@@ -31,7 +32,7 @@ BUDGET = 4
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     clock = FakeClock()
-    monkeypatch.setattr("drafter_service.drafter.time", clock)
+    monkeypatch.setattr("drafter_service.engine.time", clock)
     monkeypatch.setattr(NoiseTape, "_STRETCH_VALUES", 16 * VOCABULARY_SIZE)
     return clock
 

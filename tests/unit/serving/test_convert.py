@@ -8,17 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sybil_engine.core.errors import InvalidRequest, PairMismatch
+from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import (
     AcceptanceRule,
     Block,
     BlockOrigin,
-    Commit,
     Distribution,
     FinishReason,
     ModelDescription,
     PassTimings,
     SamplingParams,
-    SessionOpen,
     Speculation,
     TokenOrigin,
 )

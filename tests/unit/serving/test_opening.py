@@ -3,7 +3,7 @@
 import pytest
 
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest
-from sybil_engine.core.types import SessionOpen
+from sybil_engine.core.session import SessionOpen
 from sybil_engine.serving.opening import check_opening
 
 

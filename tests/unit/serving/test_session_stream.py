@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from sybil_engine.core.errors import CommitGap, Exhausted, InvalidRequest, SybilError, Unavailable
-from sybil_engine.core.types import SessionOpen
+from sybil_engine.core.session import SessionOpen
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import EngineThread
 from sybil_engine.serving.outbox import Outbox

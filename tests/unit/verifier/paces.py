@@ -1,7 +1,7 @@
 """Paces of devices whose pass times are known."""
 
 from sybil_engine.core.pass_times import PassTimes
-from verifier_service.pace import Pace
+from verifier_service.policy.pace import Pace
 
 
 def pace_of(pass_ns: float = 1e7, row_ns: float = 0.0) -> Pace:

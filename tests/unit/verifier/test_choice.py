@@ -9,8 +9,8 @@ import pytest
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Speculation
 from tests.unit.verifier.paces import pace_of
-from verifier_service.choice import WAYS, Adaptive, Choice
-from verifier_service.pace import Pace
+from verifier_service.policy.choice import WAYS, Adaptive, Choice
+from verifier_service.policy.pace import Pace
 
 PASS_NS = 1e7
 # Tokens a pass without drafts would take time for.

@@ -3,10 +3,11 @@
 import pytest
 
 from sybil_engine.core.pass_times import PassTimes
-from sybil_engine.core.types import SessionOpen, Speculation
+from sybil_engine.core.session import SessionOpen
+from sybil_engine.core.types import Speculation
 from tests.unit.verifier.paces import pace_of
-from verifier_service.choice import Choice, launch_rule
-from verifier_service.launch import BestWindow, FixedWindow, LearnedWindow
+from verifier_service.policy.choice import Choice, launch_rule
+from verifier_service.policy.windows import BestWindow, FixedWindow, LearnedWindow
 
 
 def learned(

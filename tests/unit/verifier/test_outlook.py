@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from verifier_service.outlook import Outlook
+from verifier_service.policy.outlook import Outlook
 
 PASS_NS = 3e7
 MOST = 8

@@ -6,7 +6,7 @@ import pytest
 
 from sybil_engine.core.draft_tree import DraftNode
 from tests.unit.verifier.paces import pace_of
-from verifier_service.pace import Pace
+from verifier_service.policy.pace import Pace
 
 GUESSED, RUNNER_UP, ANOTHER = 1, 2, 3
 

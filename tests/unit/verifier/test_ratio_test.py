@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from drafter_service.drafter import Drafter
+from drafter_service.engine import Drafter
 from sybil_engine.core.noise import NoiseTape
-from sybil_engine.core.types import AcceptanceRule, Block, Commit, SamplingParams, SessionOpen, Speculation
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import AcceptanceRule, Block, SamplingParams, Speculation
 from tests.exactness.test_sampler_distribution import ACCEPT_ABOVE, chi_square_p_value
 from tests.unit.fake_runner import VOCABULARY_SIZE, FakeClock, FakeRunner, description, near_model, target_model
 from verifier_service import ratio_test
-from verifier_service.verifier import Verifier
+from verifier_service.engine import Verifier
 
 SEEDS = range(7_000, 8_200)
 REJECT_BELOW = 1e-6
@@ -26,8 +27,8 @@ SAMPLING = SamplingParams(temperature=0.6)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     clock = FakeClock()
-    monkeypatch.setattr("verifier_service.verifier.time", clock)
-    monkeypatch.setattr("drafter_service.drafter.time", clock)
+    monkeypatch.setattr("verifier_service.engine.time", clock)
+    monkeypatch.setattr("drafter_service.engine.time", clock)
     monkeypatch.setattr(NoiseTape, "_STRETCH_VALUES", 8 * VOCABULARY_SIZE)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -5,20 +5,19 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from drafter_service.drafter import Drafter
+from drafter_service.engine import Drafter
 from sybil_engine.core.draft_tree import Graft
 from sybil_engine.core.errors import ContextExceeded, Exhausted, InvalidRequest, Unavailable
 from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import (
     AcceptanceRule,
     Block,
     BlockOrigin,
-    Commit,
     Distribution,
     FinishReason,
     SamplingParams,
-    SessionOpen,
     Speculation,
     TokenOrigin,
 )
@@ -38,9 +37,9 @@ from tests.unit.fake_runner import (
     target_model,
 )
 from verifier_service import servicer
-from verifier_service.launch import NO_WAIT, Wait
+from verifier_service.engine import Verifier
+from verifier_service.policy.windows import NO_WAIT, Wait
 from verifier_service.session import VerifierSession
-from verifier_service.verifier import Verifier
 
 SAMPLED = SamplingParams(temperature=1.0, top_k=20, top_p=0.95)
 DRAFTERS: dict[str, Model] = {"perfect": target_model, "near": near_model, "bad": bad_model}
@@ -49,8 +48,8 @@ DRAFTERS: dict[str, Model] = {"perfect": target_model, "near": near_model, "bad"
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     clock = FakeClock()
-    monkeypatch.setattr("verifier_service.verifier.time", clock)
-    monkeypatch.setattr("drafter_service.drafter.time", clock)
+    monkeypatch.setattr("verifier_service.engine.time", clock)
+    monkeypatch.setattr("drafter_service.engine.time", clock)
     monkeypatch.setattr(NoiseTape, "_STRETCH_VALUES", 16 * VOCABULARY_SIZE)
     return clock
 

@@ -1,19 +1,21 @@
-"""What the engine thread runs: prefill, and one ragged pass by which every session's draft tree grows."""
+"""The drafter's engine: feeds prompts, and runs ragged passes by which every session's draft tree grows."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import product
 
 from torch import Tensor
 
 from drafter_service.calibration import Calibration
-from drafter_service.growth import Sprout
-from drafter_service.session import DrafterSession
+from drafter_service.growth import Candidate, Drafted
+from drafter_service.session import DrafterSession, SessionRoom
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
-from sybil_engine.core.types import HEDGED_DRAFT_ROWS, Block, ModelDescription, SessionOpen
+from sybil_engine.core.plan import HEDGED_DRAFT_ROWS
+from sybil_engine.core.session import SessionOpen
+from sybil_engine.core.types import AcceptanceRule, Block, ModelDescription
 from sybil_engine.models.rows import Rows, TreeRows
 from sybil_engine.models.runner import ModelRunner
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
@@ -26,16 +28,23 @@ _SLACK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """One session's rows in a pass.
+class DraftShare:
+    """One session's rows in a draft pass.
 
     Attributes:
-        sprouts: what its tree grows by, one a row; empty while the session catches up with its ledger.
+        candidates: what its tree grows by, one a row; empty while the session catches up with its ledger.
     """
 
     session: DrafterSession
     rows: TreeRows
-    sprouts: tuple[Sprout, ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def guessing_rows(self) -> int:
+        """Rows, its last ones, after which something is guessed."""
+        if self.candidates:
+            return len(self.candidates)
+        return 0 if self.session.unfed_tokens else 1
 
 
 class Drafter:
@@ -45,8 +54,8 @@ class Drafter:
         self._runner = runner
         self._runner.warm_up_trees(HEDGED_DRAFT_ROWS)
         self._pass_times = PassTimes()
-        # What certainty means depends on whether noise takes part in it: greedy, under the ratio test.
-        self._calibrations = {kind: Calibration() for kind in product((False, True), repeat=2)}
+        # What certainty means depends on whether noise takes part in it.
+        self._calibrations = {kind: Calibration() for kind in product((False, True), AcceptanceRule)}
         self.description = description
         # In the order in which they were last served.
         self._sessions: dict[int, DrafterSession] = {}
@@ -65,17 +74,15 @@ class Drafter:
         vocabulary_size = self.description.vocabulary_size
         max_position = check_opening(opening, vocabulary_size, self.description.context_tokens)
         noise = NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device)
-        session = DrafterSession(
-            opening,
+        room = SessionRoom(
             self._runner.cache.allocate(),
             self._runner.tree_cells,
             self._runner.context_tokens,
             max_position,
             vocabulary_size,
-            noise,
-            self._calibrations[opening.sampling.greedy, opening.tests_ratios],
-            emit,
         )
+        calibration = self._calibrations[opening.sampling.greedy, opening.acceptance_rule]
+        session = DrafterSession(opening, room, noise, calibration, emit)
         self._sessions[session.slot] = session
         return session
 
@@ -110,10 +117,10 @@ class Drafter:
 
     def _prefill(self, session: DrafterSession) -> None:
         """Feed a part of the prompt."""
-        start = session.growth.fed_tokens
+        start = session.cells.fed_tokens
         part = session.ledger[start : start + min(self._runner.prefill_tokens, session.prefill_tokens)]
         self._runner.prefill(Rows(session.slot, start, tuple(part)))
-        session.growth.feed_prompt(len(part))
+        session.cells.feed_prompt(len(part))
         self._yield_turn(session)
 
     def _push(self) -> None:
@@ -121,62 +128,68 @@ class Drafter:
         for session in self._sessions.values():
             session.push()
 
-    def _share(self, session: DrafterSession, most_rows: int) -> Share:
+    def _share(self, session: DrafterSession, most_rows: int) -> DraftShare:
         """Choose a session's rows: the ledger's tokens that have no cell, else what its tree grows by."""
+        cells = session.cells
         if session.unfed_tokens:
-            return Share(session, session.growth.feed_ledger(session.slot, most_rows), ())
+            return DraftShare(session, cells.feed_ledger(most_rows), ())
         slack_rows = max(2, self._pass_times.rows_within(_SLACK))
-        sprouts = session.growth.take(int(min(most_rows, slack_rows, session.draft_rows)) if session.hedged else 1)
-        return Share(session, session.growth.feed_sprouts(session.slot, sprouts), tuple(sprouts))
+        rows = int(min(most_rows, slack_rows, session.plan.rows)) if session.growth.hedges else 1
+        candidates = session.growth.take(rows, cells.hedge_cells)
+        return DraftShare(session, cells.feed_candidates(candidates), tuple(candidates))
 
-    def _run_pass(self, shares: list[Share]) -> None:
+    def _run_pass(self, shares: list[DraftShare]) -> None:
         """Feed each session's rows, and guess what follows them; a session that must still catch up guesses nothing."""
         start_ns = time.monotonic_ns()
         prepared = self._runner.prepare_tree([share.rows for share in shares])
         self._push()
         logits = self._runner.forward_tree(prepared)
-        draws: list[Draw] = []
-        guessing: list[int] = []
-        start = 0
+        guesses = self._guess(shares, logits)
+        draft_ns = time.monotonic_ns() - start_ns
+        if guesses:
+            self._pass_times.add(len(logits), draft_ns)
+        following = iter(guesses)
         for share in shares:
             self._yield_turn(share.session)
-            rows = range(start, start + len(share.rows.token_ids))
-            start = rows.stop
-            if not share.sprouts:
-                rows = rows[-1:] if not share.session.unfed_tokens else rows[:0]
-            guessing += rows
-            positions = share.rows.positions[-len(rows) :] if rows else ()
-            draws += [
-                Draw(share.session.opening.sampling, share.session.noise, position + 1, rows=1)
-                for position in positions
-            ]
-        if not draws:
-            return
-        guesses = iter(self._guess(logits if len(guessing) == len(logits) else logits[guessing], draws, shares))
-        draft_ns = time.monotonic_ns() - start_ns
-        self._pass_times.add(len(logits), draft_ns)
-        for share in shares:
-            self._grow(share, guesses, draft_ns)
+            if share.guessing_rows:
+                share.session.drafted(_grow(share, following), draft_ns)
 
-    def _guess(self, logits: Tensor, draws: list[Draw], shares: list[Share]) -> list[tuple[Guess, ...]]:
+    def _guess(self, shares: list[DraftShare], logits: Tensor) -> list[tuple[Guess, ...]]:
         """What follows each row that guesses."""
-        count = _GUESSES if any(share.session.hedged for share in shares) else 1
+        draws: list[Draw] = []
+        rows: list[int] = []
+        end = 0
+        for share in shares:
+            end += len(share.rows.token_ids)
+            rows += range(end - share.guessing_rows, end)
+            positions = share.rows.positions[len(share.rows.positions) - share.guessing_rows :]
+            opening, noise = share.session.opening, share.session.noise
+            draws += [Draw(opening.sampling, noise, position + 1, rows=1) for position in positions]
+        if not draws:
+            return []
+        if len(rows) < len(logits):
+            logits = logits[rows]
+        count = _GUESSES if any(share.session.growth.hedges for share in shares) else 1
         ranked = rank_rows(logits, draws, count)
-        ratio_tapes = {id(share.session.noise) for share in shares if share.session.opening.tests_ratios}
+        cut = {id(share.session.noise) for share in shares if share.session.judge.wants_distributions}
         for row, draw in enumerate(draws):
-            if id(draw.noise) in ratio_tapes:
+            if id(draw.noise) in cut:
                 ranked[row] = (draw_cut_row(logits[row], draw),)
         return ranked
-
-    def _grow(self, share: Share, guesses: Iterator[tuple[Guess, ...]], draft_ns: int) -> None:
-        growth = share.session.growth
-        if share.sprouts:
-            cells = zip(share.sprouts, share.rows.cells, strict=True)
-            grown = chain.from_iterable(growth.grow(sprout, cell, next(guesses)) for sprout, cell in cells)
-            share.session.drafted(grown, draft_ns)
-        elif not share.session.unfed_tokens:
-            share.session.drafted(growth.grow_root(next(guesses)), draft_ns)
 
     def _yield_turn(self, session: DrafterSession) -> None:
         """Move a session that was served behind the others, so that none starves."""
         self._sessions[session.slot] = self._sessions.pop(session.slot)
+
+
+def _grow(share: DraftShare, guesses: Iterator[tuple[Guess, ...]]) -> list[Drafted]:
+    """Grow a session's tree by what follows its rows."""
+    session = share.session
+    if not share.candidates:
+        return session.growth.grow_root(next(guesses))
+    grown: list[Drafted] = []
+    for candidate, cell in zip(share.candidates, share.rows.cells, strict=True):
+        node, drafted = session.growth.grow(candidate, next(guesses))
+        session.cells.keep(node, cell)
+        grown += drafted
+    return grown

@@ -4,7 +4,7 @@ from operator import itemgetter
 
 from sybil_engine.core.draft_tree import DraftNode
 from sybil_engine.core.pass_times import PassTimes
-from verifier_service.outlook import Outlook
+from verifier_service.policy.outlook import Outlook
 
 
 class MovingMean:

@@ -1,0 +1,1 @@
+"""What clients call: thin adapters over the generation core."""

@@ -1,0 +1,130 @@
+"""The generation core: a request in, deltas out. Every interface to clients is a thin adapter over it."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from coordinator.admission import Admission
+from coordinator.patience import Patience
+from coordinator.pipeline import DrafterStream, Pipeline, VerifierStream
+from coordinator.request import CheckedRequest, Defaults, GenerationRequest, check
+from coordinator.tokenizer import Tokenizer
+from coordinator.transcript import Passage, Transcript
+from coordinator.usage import Meter
+from sybil_engine.core.completion import Delta, Ending
+from sybil_engine.core.errors import SybilError
+from sybil_engine.core.types import FinishReason, ModelDescription
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What all live verifiers serve."""
+
+    description: ModelDescription
+    tokenizer: Tokenizer
+
+
+class Services(Protocol):
+    """The drafters and verifiers that sessions run on."""
+
+    @property
+    def target(self) -> Target:
+        """What the verifiers serve; raises Unavailable while there is none."""
+
+    @property
+    def shares_processors(self) -> bool:
+        """Whether drafting takes time from verify passes."""
+
+    def verifier(self, target: Target) -> AbstractContextManager[VerifierStream]:
+        """A stream on a verifier of this target."""
+
+    def drafter(self) -> AbstractContextManager[DrafterStream]:
+        """A stream on a drafter."""
+
+
+class Generation:
+    """Checks requests, waits for a place, runs sessions, and turns what they decide into text."""
+
+    def __init__(self, services: Services, admission: Admission, defaults: Defaults, patience: Patience) -> None:
+        self._services = services
+        self._admission = admission
+        self._defaults = defaults
+        self._patience = patience
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Complete a prompt. Closing the generator ends the session and frees all that it holds.
+
+        Raises:
+            InvalidRequest, ContextExceeded: a value is out of range.
+            Unavailable, Exhausted: nobody can serve it now.
+            SessionError, PairMismatch: the services fail, or do not belong together.
+        """
+        meter = Meter()
+        target = self._services.target
+        checked = await check(request, target.description, target.tokenizer, self._defaults)
+        passages: asyncio.Queue[Passage | Exception] = asyncio.Queue()
+        # The session goes on at its own speed, and ends, however slowly the client reads.
+        session = asyncio.create_task(self._run(checked, target, meter, passages))
+        try:
+            while True:
+                passage = await passages.get()
+                if isinstance(passage, Exception):
+                    raise passage
+                if passage.finish_reason:
+                    yield Delta(passage.text, passage.tokens, _ending(checked, passage.finish_reason, meter))
+                    return
+                yield Delta(passage.text, passage.tokens)
+        finally:
+            session.cancel()
+            await asyncio.wait((session,))
+
+    async def _run(
+        self, request: CheckedRequest, target: Target, meter: Meter, passages: "asyncio.Queue[Passage | Exception]"
+    ) -> None:
+        """Run a session and put what the client gets, the last of it with a finish reason, or an error."""
+        opening = request.opening
+        transcript = Transcript(target.tokenizer.detokenizer(request.prompt), request.stops, opening.stop_token_ids)
+        ended = transcript.resume(request.resumed) or (transcript.end() if request.complete else None)
+        if ended:
+            passages.put_nowait(ended)
+            return
+        try:
+            async with self._admission.place(), aclosing(self._pipeline(request, target, meter).run()) as session:
+                async for new in session:
+                    for passage in transcript.take(new):
+                        meter.delivered(len(passage.tokens))
+                        passages.put_nowait(passage)
+                        if passage.finish_reason:
+                            return
+        except SybilError as error:
+            passages.put_nowait(error)
+        except Exception as error:
+            logger.exception("session %s failed", opening.session_id)
+            passages.put_nowait(error)
+
+    def _pipeline(self, request: CheckedRequest, target: Target, meter: Meter) -> Pipeline:
+        shares_processor = self._services.shares_processors
+        return Pipeline(
+            replace(request.opening, shares_processor=shares_processor, plan=request.plan(shares_processor)),
+            partial(self._services.verifier, target),
+            self._services.drafter,
+            meter,
+            self._patience,
+        )
+
+
+def _ending(request: CheckedRequest, finish_reason: FinishReason, meter: Meter) -> Ending:
+    return Ending(
+        finish_reason,
+        request.opening.seed,
+        request.speculation,
+        meter.usage(request.opening.prompt_tokens),
+        meter.passes,
+        meter.reason,
+    )

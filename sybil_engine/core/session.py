@@ -1,0 +1,85 @@
+"""What opens a session, and what moves it on: openings, commits, advances."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from sybil_engine.core.errors import InvalidRequest
+from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
+from sybil_engine.core.types import AcceptanceRule, CommittedToken, FinishReason, PassTimings, SamplingParams
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The target's next tokens.
+
+    Attributes:
+        position: of the first committed token.
+        prefix_fingerprint: rolling fingerprint of all tokens before `position`.
+        judged: drafted tokens that the pass judged.
+        accepted: how many of them it accepted; those after the first rejection were not tested.
+        plan: what drafting should do next.
+        finish_reason: set on a session's last commit.
+        reason: under AUTO, on the last commit: what was chosen, and why.
+    """
+
+    position: int
+    prefix_fingerprint: int
+    tokens: tuple[CommittedToken, ...]
+    judged: int = 0
+    accepted: int = 0
+    plan: DraftPlan = NO_DRAFTING
+    timings: PassTimings = PassTimings()
+    finish_reason: FinishReason | None = None
+    reason: str = ""
+
+    @cached_property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(token.token_id for token in self.tokens)
+
+    @property
+    def advance(self) -> "Advance":
+        """What a drafter reads of it."""
+        return Advance(self.position, self.prefix_fingerprint, self.token_ids, self.plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a drafter reads of a commit; see there."""
+
+    position: int
+    prefix_fingerprint: int
+    token_ids: tuple[int, ...]
+    plan: DraftPlan = NO_DRAFTING
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpen:
+    """What opens, or reopens, a session; see protos/.../types.proto for each field.
+
+    Raises:
+        InvalidRequest: no tokens, or a count out of range.
+    """
+
+    token_ids: tuple[int, ...]
+    prompt_tokens: int
+    sampling: SamplingParams = SamplingParams()
+    seed: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    max_position: int = 0
+    plan: DraftPlan = NO_DRAFTING
+    window_tokens: int = 0
+    acceptance_rule: AcceptanceRule = AcceptanceRule.SHARED_NOISE
+    logprobs: bool = False
+    session_id: str = ""
+    shares_processor: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.token_ids:
+            raise InvalidRequest("the prompt is empty; send at least one token")
+        if not 1 <= self.prompt_tokens <= len(self.token_ids):
+            raise InvalidRequest(
+                f"prompt_tokens is {self.prompt_tokens}; it must be at least 1 and at most {len(self.token_ids)}, "
+                "the number of tokens sent"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise InvalidRequest(f"seed is {self.seed}; it must fit 64 bits without a sign")

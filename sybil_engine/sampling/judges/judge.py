@@ -1,0 +1,59 @@
+"""What a judge is: it says which drafted tokens stand, and which token follows them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from sybil_engine.core.types import Distribution
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """A path of drafted tokens, and what one pass of the target made of it.
+
+    Attributes:
+        seed: of the session.
+        position: of the first drafted token.
+        drafted: [window].
+        distributions: [window], what each was drawn from; empty unless the judge wants them.
+        drawn: [window + 1], the target's own token at each of their places and at the one after, under shared noise.
+        shaped: [window + 1, vocabulary], the target's logits as `shape_logits` returns them.
+    """
+
+    seed: int
+    position: int
+    drafted: Sequence[int]
+    distributions: Sequence[Distribution]
+    drawn: Sequence[int]
+    shaped: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a window commits: the drafted tokens that stand, then one token of the target's own."""
+
+    token_ids: tuple[int, ...]
+
+    @property
+    def accepted(self) -> int:
+        """How many drafted tokens stand."""
+        return len(self.token_ids) - 1
+
+
+class Judge(Protocol):
+    """One rule of acceptance.
+
+    Attributes:
+        lossless: committed tokens have the target's distribution, whatever is drafted.
+        wants_distributions: a block says what each of its tokens was drawn from.
+        allows_hedges: several drafts may compete for one position.
+    """
+
+    lossless: ClassVar[bool]
+    wants_distributions: ClassVar[bool]
+    allows_hedges: ClassVar[bool]
+
+    def judge(self, window: Window) -> Verdict:
+        """Walk along a window until a drafted token does not stand."""

@@ -1,0 +1,313 @@
+"""The verifier's engine: feeds prompts, and runs one ragged pass over every session that is due."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.types import ModelDescription, PassTimings
+from sybil_engine.models.rows import Rows
+from sybil_engine.models.runner import ModelRunner
+from sybil_engine.sampling.draw import Draw, draw_rows
+from sybil_engine.sampling.judges.judge import Verdict, Window
+from sybil_engine.serving.opening import check_opening
+from verifier_service.policy.choice import Choice
+from verifier_service.policy.pace import Pace
+from verifier_service.policy.rows import CELLS_A_BRANCH, MOST_BRANCHES, RowControl, Share
+from verifier_service.policy.rules import rule_for
+from verifier_service.session import SessionLimits, VerifierSession
+
+BRANCH_CELLS = MOST_BRANCHES * CELLS_A_BRANCH
+
+SessionShares = Sequence[Share[VerifierSession]]
+"""One session's shares in a pass, its trunk's first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A share, and what became of it.
+
+    Attributes:
+        shaped: [drawn rows, vocabulary].
+    """
+
+    share: Share[VerifierSession]
+    shaped: Tensor
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A pass that was made, and is to be committed.
+
+    Attributes:
+        shares: of each session that took part.
+        judged: the same with what became of them; none for a session that drew nothing.
+        waits_ns: how long each session waited for the pass.
+        start_ns, end_ns: when it began, and when it had drawn.
+        gap_ns, forward_ns: as in PassTimings.
+        prefill_ns: time spent on prompts before it.
+        padded_rows: the rows that it computed.
+        beside_drafter: whether a drafter worked ahead meanwhile.
+    """
+
+    shares: Sequence[SessionShares]
+    judged: list[list[_Judged]]
+    waits_ns: list[int]
+    start_ns: int
+    end_ns: int
+    gap_ns: int
+    forward_ns: int
+    prefill_ns: int
+    padded_rows: int
+    beside_drafter: bool
+
+
+class Verifier:
+    """Owns the target model; every call comes from the engine's thread.
+
+    Args:
+        max_window_tokens: the most drafted tokens that one pass may judge for a session.
+    """
+
+    def __init__(self, runner: ModelRunner, description: ModelDescription, max_window_tokens: int) -> None:
+        self._runner = runner
+        self.description = description
+        # In the order in which they were last served.
+        self._sessions: dict[int, VerifierSession] = {}
+        self._last_pass_end_ns = time.monotonic_ns()
+        # Time spent on prompts since the last pass.
+        self._prefill_ns = 0
+        # Of passes during which drafters work ahead, and of the others.
+        self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
+        self._max_window_tokens = min(max_window_tokens, runner.max_rows - 1)
+        self._row_control = RowControl(runner, self._pass_times)
+        # What is learned where drafters take time from verify passes does not hold elsewhere.
+        self._choices = {
+            shared: Choice(shares_processor=shared, pass_times=self._pass_times) for shared in (False, True)
+        }
+        self._made: _Pass | None = None
+
+    @property
+    def open_sessions(self) -> int:
+        return len(self._sessions)
+
+    def open(self, opening: SessionOpen, emit: Callable[[Commit | Exception], None]) -> VerifierSession:
+        """Take a slot for a session.
+
+        Raises:
+            InvalidRequest, ContextExceeded: see `check_opening`.
+            Exhausted: every slot is taken.
+        """
+        vocabulary_size = self.description.vocabulary_size
+        max_position = check_opening(opening, vocabulary_size, self.description.context_tokens)
+        window_tokens = min(opening.window_tokens or self._max_window_tokens, self._max_window_tokens)
+        rule = rule_for(
+            opening,
+            window_tokens,
+            Pace(self._pass_times, self._alone_times),
+            self._choices[opening.shares_processor],
+        )
+        session = VerifierSession(
+            opening,
+            self._runner.cache.allocate(),
+            SessionLimits(max_position, vocabulary_size, window_tokens),
+            rule,
+            NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device),
+            emit,
+            time.monotonic_ns(),
+        )
+        self._sessions[session.slot] = session
+        return session
+
+    def close(self, session: VerifierSession) -> None:
+        """Free all that a session holds; closing it again changes nothing."""
+        if self._sessions.get(session.slot) is session:
+            del self._sessions[session.slot]
+            self._runner.cache.release(session.slot)
+
+    def fail(self, error: Exception) -> None:
+        """End every session."""
+        self._made = None
+        for session in list(self._sessions.values()):
+            session.emit(Unavailable(f"the verify pass failed ({error}); reopen the session with all committed tokens"))
+            self.close(session)
+
+    def step(self) -> float | None:
+        """Commit what the last pass drew; else feed a part of a prompt, and run a pass over the sessions that are due.
+
+        A pass is committed in a step of its own: what arrived while it ran is in the draft trees by then, and counts
+        when its sessions decide how to go on. See `Engine.step`.
+        """
+        if self._made:
+            made, self._made = self._made, None
+            self._commit(made)
+            return 0
+        before_ns = time.monotonic_ns()
+        self._feed_prompt()
+        now_ns = time.monotonic_ns()
+        self._prefill_ns += now_ns - before_ns
+        decoding = [session for session in self._sessions.values() if session.prefill_tokens <= 0]
+        due = [session for session in decoding if session.due_in_ns(now_ns) <= 0]
+        if due:
+            due = due[: self._runner.max_rows]
+            self._made = self._run(due, self._row_control.choose(due))
+        if due or len(decoding) < len(self._sessions):
+            return 0
+        return min((session.due_in_ns(now_ns) for session in decoding), default=0) / 1e9 if decoding else None
+
+    def _feed_prompt(self) -> None:
+        session = next((session for session in self._sessions.values() if session.prefill_tokens > 0), None)
+        if session is None:
+            return
+        tokens = min(self._runner.prefill_tokens, session.prefill_tokens)
+        part = session.ledger[session.fed_tokens :][:tokens]
+        self._runner.prefill(Rows(session.slot, session.fed_tokens, tuple(part)))
+        session.fed_tokens += tokens
+        self._yield_turn(session)
+        if not session.prefill_tokens:
+            session.start_waiting(time.monotonic_ns())
+
+    def _run(self, due: Sequence[VerifierSession], shares: Sequence[SessionShares]) -> _Pass:
+        """Run one pass, draw, and judge."""
+        start_ns = time.monotonic_ns()
+        gap_ns = start_ns - self._last_pass_end_ns
+        waits_ns = [session.launch(start_ns) for session in due]
+        every = [share for session in shares for share in session]
+        batch = [self._rows(share) for share in every]
+        logits = self._runner.forward(batch)
+        forward_ns = time.monotonic_ns() - start_ns
+        judged = iter(_judge([share for share in every if share.drawn_rows], *_draw(every, logits)))
+        made = _Pass(
+            shares,
+            [[next(judged) for share in session if share.drawn_rows] for session in shares],
+            waits_ns,
+            start_ns,
+            time.monotonic_ns(),
+            gap_ns,
+            forward_ns,
+            self._prefill_ns,
+            self._runner.padded_rows(batch),
+            any(session.plan.speculation.drafts_ahead for session in self._sessions.values()),
+        )
+        self._prefill_ns = 0
+        return made
+
+    def _rows(self, share: Share[VerifierSession]) -> Rows:
+        session = share.session
+        committed = session.ledger[session.fed_tokens :][: share.committed_tokens]
+        token_ids = (*committed, *(node.token_id for node in share.path or ()))
+        return Rows(session.slot, session.fed_tokens, token_ids, self._first_cell(share.branch))
+
+    def _first_cell(self, branch: int) -> int | None:
+        """Where a branch's cells lie; None for the trunk, whose cells lie where its positions are."""
+        return self._runner.branch_cells.start + CELLS_A_BRANCH * (branch - 1) if branch else None
+
+    def _commit(self, made: _Pass) -> None:
+        """Commit what a pass decided, unless the session has ended since."""
+        since_ns = time.monotonic_ns()
+        for shares, judged, wait_ns in zip(made.shares, made.judged, made.waits_ns, strict=True):
+            session = shares[0].session
+            if self._sessions.get(session.slot) is not session:
+                continue
+            self._yield_turn(session)
+            if judged:
+                self._commit_session(made, shares, judged, wait_ns)
+            else:
+                session.fed_tokens += shares[0].committed_tokens
+        self._last_pass_end_ns = time.monotonic_ns()
+        times = self._pass_times if made.beside_drafter else self._alone_times
+        # Without the messages that were handled in between.
+        times.add(made.padded_rows, made.end_ns - made.start_ns + self._last_pass_end_ns - since_ns)
+
+    def _commit_session(self, made: _Pass, shares: SessionShares, judged: list[_Judged], wait_ns: int) -> None:
+        session = shares[0].session
+        trunk = judged[0]
+        session.learn(trunk.share.path or (), trunk.verdict)
+        # Of branches that reach equally far the trunk comes first: its cells lie where they belong.
+        best = max(judged, key=lambda each: each.verdict.accepted)
+        self._keep(best.share)
+        now_ns = time.monotonic_ns()
+        rows = sum(share.rows for session in made.shares for share in session)
+        plain_rows = rows - sum(share.rows for share in shares) + shares[0].committed_tokens
+        commit = session.commit(
+            best.share.path or (),
+            best.verdict,
+            _logprobs(best) if session.opening.logprobs else (),
+            PassTimings(wait_ns, made.gap_ns, made.forward_ns, now_ns - made.start_ns - made.forward_ns),
+            now_ns,
+            made.prefill_ns + session.pace.alone_times.expected_ns(plain_rows),
+        )
+        if commit.finish_reason:
+            self.close(session)
+        session.emit(commit)
+
+    def _keep(self, share: Share[VerifierSession]) -> None:
+        """Move the cells of the share that was chosen to where its positions are."""
+        first_cell = self._first_cell(share.branch)
+        if first_cell is not None:
+            self._runner.cache.move(share.session.slot, first_cell, share.session.fed_tokens, share.rows)
+
+    def _yield_turn(self, session: VerifierSession) -> None:
+        """Move a session that was served behind the others, so that none starves."""
+        self._sessions[session.slot] = self._sessions.pop(session.slot)
+
+
+def _draw(shares: SessionShares, logits: Tensor) -> tuple[list[int], Tensor]:
+    """Draw the target's own token at every row that draws one.
+
+    Args:
+        logits: [rows of all shares, vocabulary].
+
+    Returns:
+        [drawn rows] and [drawn rows, vocabulary], the shaped logits.
+    """
+    rows: list[int] = []
+    draws: list[Draw] = []
+    end = 0
+    for share in shares:
+        end += share.rows
+        if share.drawn_rows:
+            session = share.session
+            rows += range(end - share.drawn_rows, end)
+            draws.append(Draw(session.opening.sampling, session.noise, len(session.ledger), share.drawn_rows))
+    if not draws:
+        return [], logits[:0]
+    drawn, shaped = draw_rows(logits if len(rows) == len(logits) else logits[rows], draws)
+    return drawn.tolist(), shaped
+
+
+def _judge(shares: SessionShares, drawn: Sequence[int], shaped: Tensor) -> Iterator[_Judged]:
+    """Walk along each share's path until a drafted token does not stand.
+
+    Args:
+        drawn, shaped: from `_draw`.
+    """
+    start = 0
+    for share in shares:
+        rows = slice(start, start + share.drawn_rows)
+        start = rows.stop
+        session, path = share.session, share.path or ()
+        window = Window(
+            session.opening.seed,
+            len(session.ledger),
+            [node.token_id for node in path],
+            [node.distribution for node in path if node.distribution],
+            drawn[rows],
+            shaped[rows],
+        )
+        yield _Judged(share, window.shaped, session.judge.judge(window))
+
+
+def _logprobs(judged: _Judged) -> list[float]:
+    """The log-probability of each token that a share commits."""
+    token_ids = torch.tensor(judged.verdict.token_ids, device=judged.shaped.device).unsqueeze(-1)
+    logprobs = torch.log_softmax(judged.shaped[: len(token_ids)], dim=-1)
+    result: list[float] = logprobs.gather(-1, token_ids).squeeze(-1).tolist()
+    return result

@@ -1,0 +1,119 @@
+"""A session that speculates in whatever way is fastest, and not at all while that is faster still."""
+
+import math
+
+from sybil_engine.core.plan import DraftPlan
+from sybil_engine.core.types import Speculation
+from verifier_service.policy.choice import WAYS, Choice
+from verifier_service.policy.pace import MovingMean, Pace
+from verifier_service.policy.plan import PassOutcome, Rule, State
+from verifier_service.policy.windows import BestWindow, LearnedWindow, PlainDecoding
+
+
+class Adaptive:
+    """Runs one way for a stretch of passes, measures it, and goes on with what it learned.
+
+    Args:
+        greedy: whether the session's tokens are drawn without noise.
+        by_chance: see `BestWindow`.
+    """
+
+    _STRETCH_PASSES = 8
+    # The first pass of a stretch still judges what the way before it drafted.
+    _UNMEASURED_PASSES = 1
+    _FIRST_REST = 2
+    _LONGEST_REST = 32
+    # A session that is so much faster than without drafts, in logarithms, needs no exact measure of it.
+    _NO_DOUBT = math.log(1.6)
+
+    def __init__(
+        self, pace: Pace, most_tokens: int, choice: Choice, *, greedy: bool = True, by_chance: bool = True
+    ) -> None:
+        self.pace = pace
+        self._choice = choice
+        self._greedy = greedy
+        self._rules: dict[Speculation, Rule] = {
+            Speculation.HEDGED: LearnedWindow(pace, most_tokens, hedged=True),
+            Speculation.LOCKSTEP: BestWindow(pace, most_tokens, by_chance=by_chance),
+            Speculation.PIPELINED: LearnedWindow(pace, most_tokens, hedged=False),
+            Speculation.OFF: PlainDecoding(pace),
+        }
+        self._passes = self._tokens = self._since_ns = 0
+        self._plain_ns = 0.0
+        # Logarithm of how much faster this session is than without drafts.
+        self._gain = MovingMean(choice.gain(greedy), weight=0.4)
+        self._measured = False
+        self._last: tuple[Speculation, float] | None = None
+        self._rest = self._resting = 0 if choice.begins_drafting(greedy) else self._FIRST_REST
+        self._way = Speculation.OFF if self._resting else choice.next()
+
+    @property
+    def reason(self) -> str:
+        """The choice in words, with the figures that decided."""
+        pace, best = self.pace, self._choice.best
+        behind = ", ".join(
+            f"{way.value} {math.expm1(self._choice.behind(way)):+.0%}"
+            f"{'' if self._choice.compared_with_others(way) else ', not tried yet'}"
+            for way in WAYS
+            if way is not best
+        )
+        judged = "is fastest" if self._choice.compared_with_others(best) else "should be fastest"
+        gain = f"{math.exp(self._gain.value):.2f} x plain decoding" if self._measured else "not measured yet"
+        chosen = Speculation.OFF if self._resting else best
+        times = pace.alone_times if chosen in (Speculation.OFF, Speculation.LOCKSTEP) else pace.pass_times
+        return (
+            f"{chosen.value}: {best.value} {judged} here ({behind}), and {gain} on this text; "
+            f"acceptance {pace.acceptance_rate.value:.2f}, "
+            f"pass {times.expected_ns(1) / 1e6:.1f} ms + {times.row_ns / 1e6:.2f} a row, "
+            f"draft {pace.draft_token_ns.value / 1e6:.1f} ms a token, "
+            f"round trip {pace.round_trip_ns.value / 1e6:.1f} ms"
+        )
+
+    def next(self, state: State) -> DraftPlan:
+        """See `Rule.next`."""
+        return self._rules[self._way].next(state)
+
+    def learn(self, outcome: PassOutcome) -> None:
+        """Measure the stretch, and begin another one when it is over."""
+        self._passes += 1
+        if self._passes <= self._UNMEASURED_PASSES:
+            self._since_ns, self._tokens, self._plain_ns = outcome.now_ns, 0, 0.0
+            return
+        self._tokens += outcome.tokens
+        self._plain_ns += outcome.plain_pass_ns
+        if self._passes < self._STRETCH_PASSES:
+            return
+        passes, elapsed_ns = self._passes - self._UNMEASURED_PASSES, max(1, outcome.now_ns - self._since_ns)
+        self._passes = 0
+        if self._way is Speculation.OFF:
+            self._resting = max(0, self._resting - 1)
+            self._choice.saw_plain()
+            self._last = None
+        else:
+            self._compare(math.log(self._tokens / elapsed_ns), -math.log(max(1.0, self._plain_ns / passes)))
+        self._way = self._next_way(self._way)
+
+    def _next_way(self, before: Speculation) -> Speculation:
+        in_doubt = self._gain.value < self._NO_DOUBT and self._choice.wants_plain
+        if self._resting or (self._last and in_doubt):
+            return Speculation.OFF
+        return self._choice.best if before is Speculation.OFF else self._choice.next(before)
+
+    def _compare(self, speed: float, plain_speed: float) -> None:
+        """Learn from a stretch with drafts, and rest from drafting if that does not pay on this text.
+
+        Args:
+            speed, plain_speed: logarithms of tokens per nanosecond, as it was and as it is expected without drafts.
+        """
+        if self._last and self._last[0] is not self._way:
+            self._choice.compared(self._way, self._last[0], speed - self._last[1])
+        self._last = self._way, speed
+        gain = speed - plain_speed
+        self._gain.add(gain)
+        self._measured = True
+        self._choice.gained(self._greedy, gain)
+        if self._gain.value > 0:
+            self._rest = 0
+            return
+        self._rest = min(max(self._FIRST_REST, 2 * self._rest), self._LONGEST_REST)
+        self._resting = self._rest

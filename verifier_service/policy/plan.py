@@ -1,0 +1,70 @@
+"""What a rule is: it decides, once a commit, what drafting should do next."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from sybil_engine.core.plan import DraftPlan
+from verifier_service.policy.pace import Pace
+
+# However long drafting seems to take: what a drafter says of it may be wrong, and a pass without drafts is progress.
+_MOST_PATIENCE_NS = 5_000_000_000
+# Drafting goes on during passes, so little is lost by a pass that starts early.
+_PATIENCE_AHEAD = 2
+# A drafter that takes many times as long as it should is late or dead.
+_PATIENCE = 10
+_LEAST_PATIENCE_NS = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a session looks like when its next pass is planned.
+
+    Attributes:
+        ready_tokens: drafted tokens on the trunk.
+    """
+
+    ready_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassOutcome:
+    """What a pass did for a session.
+
+    Attributes:
+        tokens: committed.
+        now_ns: when.
+        plain_pass_ns: what the pass would have taken without this session's drafted tokens, and the prompts that were
+            fed before it.
+    """
+
+    tokens: int
+    now_ns: int
+    plain_pass_ns: float
+
+
+class Rule(Protocol):
+    """How one session speculates. Chosen once, when the session opens."""
+
+    pace: Pace
+
+    @property
+    def reason(self) -> str:
+        """Why it speculates as it does, where that is its own choice; else empty."""
+
+    def next(self, state: State) -> DraftPlan:
+        """Decide what drafting does next, and what the next pass waits for. Called once a commit; changes nothing."""
+
+    def learn(self, outcome: PassOutcome) -> None:
+        """Learn from a pass."""
+
+
+def patience_ns(plan: DraftPlan, pace: Pace, ready_tokens: int) -> int:
+    """How long a pass waits, at most, for what its plan waits for.
+
+    Args:
+        ready_tokens: drafted tokens on the trunk when the wait begins.
+    """
+    arrival_ns = pace.arrival_ns(ready_tokens, max(0, plan.hold_until - ready_tokens))
+    if plan.speculation.drafts_ahead:
+        return min(int(_PATIENCE_AHEAD * arrival_ns), _MOST_PATIENCE_NS)
+    return min(max(_LEAST_PATIENCE_NS, int(_PATIENCE * arrival_ns)), _MOST_PATIENCE_NS)

@@ -1,0 +1,206 @@
+"""Which rows join a verify pass: drafted tokens, and branches beside them, while they are worth their time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import mul
+from typing import Generic, Protocol, TypeVar
+
+from sybil_engine.core.draft_tree import DraftNode, DraftTree
+from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.plan import DraftPlan
+from verifier_service.policy.pace import Pace
+
+MOST_BRANCHES = 3
+CELLS_A_BRANCH = 32
+
+Path = tuple[DraftNode, ...]
+
+
+class DueSession(Protocol):
+    """A session that takes part in the next pass, as far as choosing its rows goes."""
+
+    @property
+    def plan(self) -> DraftPlan: ...
+
+    @property
+    def pace(self) -> Pace: ...
+
+    @property
+    def tree(self) -> DraftTree: ...
+
+    @property
+    def unfed_tokens(self) -> int:
+        """Committed tokens whose cells are not filled yet."""
+
+    @property
+    def window_tokens(self) -> int:
+        """The most drafted tokens of one path that the pass may judge."""
+
+    @property
+    def hedges(self) -> bool:
+        """Whether branches may be judged beside the trunk."""
+
+
+class PassShapes(Protocol):
+    """What the device can do in one pass."""
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows of one session."""
+
+    def fit(self, sessions: int, rows: int) -> tuple[int, int] | None:
+        """The shape of the one pass that would carry this many sessions of this many rows; None if it takes several."""
+
+
+Session = TypeVar("Session", bound=DueSession)
+
+
+@dataclass(frozen=True, slots=True)
+class Share(Generic[Session]):
+    """One session's rows in a pass: committed tokens whose cells are not filled yet, then drafted ones.
+
+    A session may have several shares in a pass: its trunk, and branches that leave the trunk at some depth. A branch
+    feeds everything from the first unfilled cell on again, into cells of its own. Its rows see their path's cells in
+    path order, so they compute the same bits as if it stood alone.
+
+    Attributes:
+        committed_tokens: how many of its rows are committed tokens.
+        path: the drafted tokens that are judged. None when committed tokens alone fill the share: then nothing is
+            drawn.
+        branch: 0 for the trunk, else the branch's number.
+    """
+
+    session: Session
+    committed_tokens: int
+    path: Path | None
+    branch: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.committed_tokens + len(self.path or ())
+
+    @property
+    def drawn_rows(self) -> int:
+        """The last committed token's row draws the first token, each drafted token's row the next one."""
+        return 0 if self.path is None else len(self.path) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """A branch that might be judged.
+
+    Attributes:
+        place: of its session among those that are due.
+        worth: tokens that it adds to what the pass commits, on average.
+    """
+
+    place: int
+    worth: float
+    path: Path
+
+
+class RowControl:
+    """Fills passes.
+
+    Args:
+        pass_times: decide whether a row pays; read here, written by whoever runs passes.
+    """
+
+    def __init__(self, shapes: PassShapes, pass_times: PassTimes) -> None:
+        self._shapes = shapes
+        self._pass_times = pass_times
+
+    def choose(self, due: Sequence[Session]) -> list[list[Share[Session]]]:
+        """Choose the rows of the sessions that are due: for each its trunk's share, then those of its branches.
+
+        A drafted token is worth the chance that everything before it is accepted, and itself. The likeliest come first;
+        once one of a trunk costs more of the pass's time than it brings, none after it pays. Lockstep asked for its
+        window and gets it.
+        """
+        most_rows = self._most_rows(len(due))
+        trunks, expected = self._worth_while([_trunk(session, most_rows) for session in due])
+        chosen = [[trunk] for trunk in trunks]
+        branches = [branch for place, trunk in enumerate(trunks) for branch in _branches(place, trunk)]
+        if branches:
+            self._add_branches(chosen, branches, expected)
+        return chosen
+
+    def _most_rows(self, sessions: int) -> int:
+        """The most rows of each that one pass carries."""
+        share = self._shapes.max_rows // sessions
+        return next((rows for rows in range(share, 0, -1) if self._shapes.fit(sessions, rows)), max(1, share))
+
+    def _worth_while(self, trunks: Sequence[Share[Session]]) -> tuple[list[Share[Session]], float]:
+        """Cut the trunks to the rows that pay; returns the tokens to be expected of the pass, too."""
+        survivals = [list(_survivals(share)) if share.session.plan.speculation.drafts_ahead else [] for share in trunks]
+        chances = sorted(((chance, place) for place, each in enumerate(survivals) for chance in each), reverse=True)
+        kept = [0 if each else len(share.path or ()) for share, each in zip(trunks, survivals, strict=True)]
+        rows = sum(share.committed_tokens for share in trunks) + sum(kept)
+        expected = float(sum(share.path is not None for share in trunks)) or 1.0
+        for chance, place in chances:
+            if chance * self._pass_times.expected_ns(rows) < self._pass_times.row_ns * expected:
+                break
+            kept[place] += 1
+            rows += 1
+            expected += chance
+        cut = [
+            share if share.path is None else replace(share, path=share.path[:count])
+            for share, count in zip(trunks, kept, strict=True)
+        ]
+        return cut, expected
+
+    def _add_branches(self, chosen: list[list[Share[Session]]], branches: Sequence[_Branch], expected: float) -> None:
+        """Add the branches that pay, the most worthy first."""
+        pass_ns = self._pass_ns([trunk.rows for (trunk,) in chosen])
+        for branch in sorted(branches, key=lambda branch: -branch.worth):
+            rows = [share.rows for session in chosen for share in session]
+            trunk, *others = chosen[branch.place]
+            longest = max(trunk.committed_tokens + len(branch.path), *rows)
+            shape = self._shapes.fit(len(rows) + 1, longest)
+            if len(others) == MOST_BRANCHES or shape is None or shape[1] > CELLS_A_BRANCH:
+                continue
+            longer_ns = self._pass_times.expected_ns(shape[0] * shape[1])
+            if (expected + branch.worth) * pass_ns < expected * longer_ns:
+                # Another one may fit the padding that is paid for.
+                continue
+            pass_ns = longer_ns
+            chosen[branch.place].append(replace(trunk, path=branch.path, branch=len(others) + 1))
+            expected += branch.worth
+
+    def _pass_ns(self, rows: Sequence[int]) -> float:
+        """Expected time of a pass of shares with these rows."""
+        shape = self._shapes.fit(len(rows), max(rows))
+        return self._pass_times.expected_ns(shape[0] * shape[1] if shape else sum(rows))
+
+
+def _trunk(session: Session, most_rows: int) -> Share[Session]:
+    committed_tokens = min(session.unfed_tokens, most_rows)
+    if committed_tokens < session.unfed_tokens:
+        return Share(session, committed_tokens, path=None)
+    most_drafted = min(most_rows - committed_tokens, session.window_tokens)
+    return Share(session, committed_tokens, path=tuple(session.tree.trunk[:most_drafted]))
+
+
+def _survivals(share: Share[Session]) -> Iterator[float]:
+    """For each drafted token of a trunk's share the chance that it is accepted."""
+    return accumulate((share.session.pace.trusted_chance(node) for node in share.path or ()), mul)
+
+
+def _branches(place: int, trunk: Share[Session]) -> Iterator[_Branch]:
+    """The branches that leave a trunk's path within the window."""
+    session = trunk.session
+    if trunk.path is None or not session.hedges:
+        return
+    pace = session.pace
+    survives = 1.0
+    fork = session.tree.root
+    for depth, following in enumerate(trunk.path):
+        hedges = (child for child in fork.children.values() if child is not following)
+        for child in sorted(hedges, key=pace.trusted_chance, reverse=True)[:MOST_BRANCHES]:
+            rest = session.tree.best_path(child)[: session.window_tokens - depth - 1]
+            # The branch's own token is committed in any case; what it adds comes after it.
+            adds = 1 + sum(accumulate((pace.trusted_chance(node) for node in rest), mul))
+            yield _Branch(place, survives * pace.trusted_chance(child) * adds, (*trunk.path[:depth], child, *rest))
+        survives *= pace.trusted_chance(following)
+        fork = following

@@ -1,0 +1,32 @@
+"""The rule that a session asks for."""
+
+from sybil_engine.core.session import SessionOpen
+from sybil_engine.core.types import Speculation
+from sybil_engine.sampling.judges import judge_for
+from verifier_service.policy.adaptive import Adaptive
+from verifier_service.policy.choice import Choice
+from verifier_service.policy.pace import Pace
+from verifier_service.policy.plan import Rule
+from verifier_service.policy.windows import FixedWindow, LearnedWindow, PlainDecoding
+
+
+def rule_for(opening: SessionOpen, most_tokens: int, pace: Pace, choice: Choice) -> Rule:
+    """Choose the rule of a session.
+
+    Args:
+        most_tokens: the most drafted tokens that one pass may judge for it.
+        choice: shared by all adaptive sessions of a verifier.
+    """
+    match opening.plan.speculation:
+        case Speculation.OFF:
+            return PlainDecoding(pace)
+        case Speculation.LOCKSTEP:
+            return FixedWindow(pace, min(opening.plan.budget, most_tokens))
+        case Speculation.PIPELINED:
+            return LearnedWindow(pace, most_tokens, hedged=False)
+        case Speculation.HEDGED:
+            return LearnedWindow(pace, most_tokens, hedged=True)
+        case Speculation.AUTO:
+            # Under the ratio test, which positions are judged must not depend on what was drafted for them.
+            by_chance = not judge_for(opening.acceptance_rule, opening.sampling).wants_distributions
+            return Adaptive(pace, most_tokens, choice, greedy=opening.sampling.greedy, by_chance=by_chance)
