@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from coordinator.addresses import reachable
 from coordinator.admission import Admission
 from coordinator.gateway import Gateway
 from coordinator.progress import Report, until_done
@@ -27,6 +28,11 @@ class Coordinator:
     @property
     def port(self) -> int:
         return self.server.port
+
+    @property
+    def address(self) -> str:
+        """host:port at which this machine reaches it."""
+        return reachable(self.settings.host, self.port)
 
     def route(self, table: RoutingTable) -> None:
         """Use these services from now on."""

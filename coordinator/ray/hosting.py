@@ -1,4 +1,4 @@
-"""A drafter or a verifier inside an actor: named by its entry, never imported by this package."""
+"""A drafter or a verifier inside a Ray actor: imported by name, because services never import one another."""
 
 import asyncio
 import os
@@ -16,15 +16,15 @@ class Serve(Protocol):
         """Serve until `stop` is set, then drain; `bound` is told the port as soon as it listens."""
 
 
-class HostedService:
-    """Runs a service in this process. When the process dies, Ray starts a new one; `run` is then called again."""
+class ServiceActor:
+    """Runs a service in this process. When the process dies, Ray starts a new one; the fleet then calls `run` again."""
 
     def __init__(self, entry: str, argv: Sequence[str], node_address: Callable[[], str]) -> None:
         """
         Args:
             entry: for example "drafter_service.__main__:serve".
             argv: the service's flags; host and port are added.
-            node_address: says under which address this machine can be reached.
+            node_address: returns the address at which others reach this machine.
         """
         self._entry = entry
         self._host = node_address()
