@@ -37,12 +37,12 @@ class Target:
 class Router:
     """Watches the services of a routing table and hands out their streams."""
 
-    def __init__(self, resized: Callable[[int], None] = lambda slots: None) -> None:
+    def __init__(self, changed: Callable[[], None]) -> None:
         """
         Args:
-            resized: told how many sessions fit on all verifiers, whenever that may have changed.
+            changed: called after `slots` or `has_verifier` may have changed.
         """
-        self._resized = resized
+        self._changed = changed
         self._verifiers: dict[str, Endpoint[VerifierStream]] = {}
         self._drafters: dict[str, Endpoint[DrafterStream]] = {}
         self._target: Target | None = None
@@ -59,6 +59,16 @@ class Router:
         if self._target is None:
             raise Unavailable(f"no verifier can be reached: {_troubles(self._verifiers)}; try again")
         return self._target
+
+    @property
+    def slots(self) -> int:
+        """Sessions that fit on all verifiers, those included that are not live now."""
+        return sum(each.slots for each in self._verifiers.values())
+
+    @property
+    def has_verifier(self) -> bool:
+        """Whether any verifier is live."""
+        return any(each.live for each in self._verifiers.values())
 
     @property
     def draft(self) -> ModelDescription | None:
@@ -78,7 +88,7 @@ class Router:
         """Use these services from now on. Sessions on those that are no longer named stay there."""
         self._replace(self._verifiers, table.verifiers, self._add_verifier)
         self._replace(self._drafters, table.drafters, self._add_drafter)
-        self._resize()
+        self._changed()
 
     def waiting_for_verifier(self) -> str | None:
         """Why no request could be served now, in words; None if one could.
@@ -143,10 +153,10 @@ class Router:
         async def accept(description: ModelDescription) -> None:
             await self._accept_target(client, description)
 
-        return Endpoint(client, accept)
+        return Endpoint(client, accept, self._changed)
 
     def _add_drafter(self, address: str) -> Endpoint[DrafterStream]:
-        return Endpoint(DrafterClient(address), self._accept_draft)
+        return Endpoint(DrafterClient(address), self._accept_draft, self._changed)
 
     async def _accept_target(self, client: VerifierClient, description: ModelDescription) -> None:
         """Take a verifier in; with no other one alive it decides what the target is."""
@@ -163,19 +173,13 @@ class Router:
         self._target_known.set()
         if known and known.tokenizer_fingerprint != description.tokenizer_fingerprint:
             for drafter in self._drafters.values():
-                drafter.live = False
-                drafter.check_again()
-        # The endpoint's own description is set right after this.
-        asyncio.get_running_loop().call_soon(self._resize)
+                drafter.check_again("the verifiers serve another target now")
 
     async def _accept_draft(self, description: ModelDescription) -> None:
         """Take a drafter in if it belongs to the target."""
         await self._target_known.wait()
         check_pair(self.target.description, description)
         check_vocabulary(description, self.target.tokenizer.size)
-
-    def _resize(self) -> None:
-        self._resized(sum(each.slots for each in self._verifiers.values()))
 
 
 def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stream]:
