@@ -139,7 +139,7 @@ class Endpoint(Generic[Stream]):
             await asyncio.sleep(_CHECK_S)
 
     async def _follow(self) -> None:
-        """Follow the service's health until it breaks."""
+        """Follow the service's health until the connection breaks."""
         async with aclosing(self.client.serving()) as changes:
             async for serving in changes:
                 description = await self.client.describe()

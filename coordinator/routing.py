@@ -1,4 +1,4 @@
-"""Which verifier and which drafter a session gets: ones that live, belong together, and are least busy."""
+"""Which verifier and which drafter a session gets: live ones that fit each other and are least busy."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ Stream = TypeVar("Stream")
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """Where the services are: host:port of each."""
+    """Addresses of the services: host:port of each."""
 
     drafters: tuple[str, ...] = ()
     verifiers: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class Target:
 
 
 class Router:
-    """Watches the services of a routing table and hands out their streams."""
+    """Watches the services of a routing table and opens streams on them."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         """
@@ -77,7 +77,7 @@ class Router:
 
     @property
     def shares_processors(self) -> bool:
-        """Whether any drafter takes time from any verifier: which of them a session gets is decided later."""
+        """Whether any drafter slows any verifier down. Which of them a session gets is decided later."""
         return any(
             share_processors(verifier.description, drafter.description)
             for verifier, drafter in product(self._verifiers.values(), self._drafters.values())
@@ -91,7 +91,7 @@ class Router:
         self._changed()
 
     def waiting_for_verifier(self) -> str | None:
-        """Why no request could be served now, in words; None if one could.
+        """What keeps requests from being served now, in words; None if nothing does.
 
         Raises:
             PairMismatch, NoTokenizer: waiting is useless.
@@ -112,7 +112,7 @@ class Router:
 
         Raises:
             Unavailable, Exhausted: there is none now.
-            PairMismatch: the verifiers serve another target than the session began with.
+            PairMismatch: the verifiers no longer serve the target that the session began with.
         """
         check_same_target(target.description, self.target.description)
         with _best("verifier", self._verifiers).session() as stream:
@@ -159,7 +159,7 @@ class Router:
         return Endpoint(DrafterClient(address), self._accept_draft, self._changed)
 
     async def _accept_target(self, client: VerifierClient, description: ModelDescription) -> None:
-        """Take a verifier in; with no other one alive it decides what the target is."""
+        """Accept a verifier if it matches the live ones; if there is none, it decides what the target is."""
         others = [each for address, each in self._verifiers.items() if each.live and address != client.address]
         if others and others[0].description:
             check_same_target(others[0].description, description)
@@ -176,14 +176,14 @@ class Router:
                 drafter.check_again("the verifiers serve another target now")
 
     async def _accept_draft(self, description: ModelDescription) -> None:
-        """Take a drafter in if it belongs to the target."""
+        """Accept a drafter if it matches the target."""
         await self._target_known.wait()
         check_pair(self.target.description, description)
         check_vocabulary(description, self.target.tokenizer.size)
 
 
 def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stream]:
-    """The live one with the fewest sessions; those that just broke or refused one come last."""
+    """The live endpoint with the fewest sessions; one that broke or refused a session lately is the last choice."""
     live = [each for each in endpoints.values() if each.live]
     if not live:
         raise Unavailable(f"no {kind} can be reached: {_troubles(endpoints)}")
@@ -196,7 +196,7 @@ def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stre
 def _waiting_for(
     what: str, endpoints: Mapping[str, Endpoint[Stream]], enough: Callable[[Sequence[bool]], bool]
 ) -> str | None:
-    """What is missing, or None; raises what makes waiting useless."""
+    """Which endpoints are missing, or None; raises the error that makes waiting useless."""
     for each in endpoints.values():
         if each.mismatch:
             raise each.mismatch

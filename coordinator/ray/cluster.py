@@ -25,7 +25,7 @@ async def running_ray(logical_cpus: int, report: Report) -> AsyncIterator[None]:
     """Connect to the cluster at RAY_ADDRESS, or run one on this machine, protected by a token of its own.
 
     Args:
-        logical_cpus: processors that a cluster on this machine has in Ray's books.
+        logical_cpus: how many processors to tell Ray that this machine has.
 
     Raises:
         Unavailable: Ray did not start.

@@ -1,4 +1,4 @@
-"""Services on a cluster: what each needs, where Ray puts it, and with which flags it starts."""
+"""Services as Ray actors: what Ray reserves for each, where it runs, and with which flags."""
 
 import math
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from coordinator.ray.hosting import ServiceActor
 from coordinator.settings import PlaceSettings
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.serving.service_settings import Dtype
+
+_ENTRIES = {"verifier": "verifier_service.__main__:serve", "drafter": "drafter_service.__main__:serve"}
 
 
 @dataclass(slots=True)
@@ -33,16 +35,10 @@ class PlacedService:
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A service to place.
-
-    Attributes:
-        entry: the function that serves, as "module:name".
-        argv: its flags, without host and port.
-    """
+    """A service to place, and its flags without host and port."""
 
     kind: str
     model: str
-    entry: str
     argv: tuple[str, ...]
     cpus: float
     gpus: float
@@ -67,7 +63,7 @@ def place(settings: PlaceSettings) -> list[PlacedService]:
 
 
 def logical_cpus(settings: PlaceSettings) -> int:
-    """Processors that Ray must believe this machine to have to place these services, however few it has."""
+    """How many processors to tell Ray that this machine has, so that these services fit even if it has fewer."""
     cpus = settings.verifiers * settings.target_cpus + settings.drafters * settings.draft_cpus
     return max(math.ceil(cpus + 0.01), 1)
 
@@ -98,7 +94,8 @@ def _start(order: _Order, group: Any, index: int) -> Any:
         max_concurrency=16,
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
     )
-    return actor_class.remote(order.entry, order.argv, ray.util.get_node_ip_address if on_a_cluster() else _loopback)
+    node_address = ray.util.get_node_ip_address if on_a_cluster() else _loopback
+    return actor_class.remote(_ENTRIES[order.kind], order.argv, node_address)
 
 
 def _loopback() -> str:
@@ -108,27 +105,15 @@ def _loopback() -> str:
 
 def _verifier(settings: PlaceSettings) -> _Order:
     argv = _argv(settings, settings.target, settings.dtype, settings.target_threads, settings.target_gpus)
-    return _Order(
-        kind="verifier",
-        model=settings.target,
-        entry="verifier_service.__main__:serve",
-        argv=argv + settings.verifier_arguments,
-        cpus=settings.target_cpus,
-        gpus=settings.target_gpus,
-    )
+    argv += settings.verifier_arguments
+    return _Order("verifier", settings.target, argv, settings.target_cpus, settings.target_gpus)
 
 
 def _drafter(settings: PlaceSettings) -> _Order:
     dtype = settings.draft_dtype or settings.dtype
     argv = _argv(settings, settings.draft, dtype, settings.draft_threads, settings.draft_gpus)
-    return _Order(
-        kind="drafter",
-        model=settings.draft,
-        entry="drafter_service.__main__:serve",
-        argv=argv + settings.drafter_arguments,
-        cpus=settings.draft_cpus,
-        gpus=settings.draft_gpus,
-    )
+    argv += settings.drafter_arguments
+    return _Order("drafter", settings.draft, argv, settings.draft_cpus, settings.draft_gpus)
 
 
 def _argv(settings: PlaceSettings, model: str, dtype: Dtype | None, threads: int, gpus: float) -> tuple[str, ...]:
