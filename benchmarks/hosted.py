@@ -57,16 +57,18 @@ async def _host(kind: str, arguments: Sequence[str]) -> None:
 
 
 async def _host_coordinator(arguments: Sequence[str], stop: asyncio.Event) -> None:
-    from coordinator.fleet import running_fleet
+    from coordinator.routing import RoutingTable
+    from coordinator.service import running_coordinator
     from coordinator.settings import CoordinatorSettings
     from sybil_engine.settings import parse
 
-    argv = (*arguments, "--host", _HOST, "--port", "0", "--no-ray")
+    argv = (*arguments, "--host", _HOST, "--port", "0")
     settings = parse(CoordinatorSettings, argv, {}, "SYBIL_COORDINATOR_")
+    table = RoutingTable(settings.drafters, settings.verifiers)
 
     async def serve() -> None:
-        async with running_fleet(settings, lambda line: _say(waiting=line)) as fleet:
-            _say(address=fleet.address)
+        async with running_coordinator(settings, table, lambda line: _say(waiting=line)) as coordinator:
+            _say(address=coordinator.address)
             await stop.wait()
 
     serving, stopping = asyncio.create_task(serve()), asyncio.create_task(stop.wait())

@@ -7,7 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from coordinator.fleet import running_fleet
+from coordinator.routing import RoutingTable
+from coordinator.service import running_coordinator
 from coordinator.settings import CoordinatorSettings
 from sybil_engine.core.errors import InvalidRequest, PairMismatch, SybilError
 from sybil_engine.settings import parse
@@ -37,9 +38,26 @@ async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
 
 
 async def _run(settings: CoordinatorSettings) -> None:
+    if settings.ray:
+        await _run_fleet(settings)
+    else:
+        await _run_in_this_process(settings)
+
+
+async def _run_fleet(settings: CoordinatorSettings) -> None:
+    # Imported late: without Ray this process must start without it.
+    from coordinator.ray.fleet import running_fleet
+
     async with running_fleet(settings, logger.info) as fleet:
         logger.info("serving on %s", fleet.address)
         raise await fleet.broken()
+
+
+async def _run_in_this_process(settings: CoordinatorSettings) -> None:
+    table = RoutingTable(settings.drafters, settings.verifiers)
+    async with running_coordinator(settings, table, logger.info) as coordinator:
+        logger.info("serving on %s", coordinator.address)
+        await asyncio.Event().wait()
 
 
 def main(argv: Sequence[str]) -> int:

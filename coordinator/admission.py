@@ -1,4 +1,4 @@
-"""Who may start, who waits, and who is turned away."""
+"""Which requests start, which wait, and which are refused."""
 
 import asyncio
 from collections import deque
@@ -9,7 +9,7 @@ from sybil_engine.core.errors import Exhausted
 
 
 class Admission:
-    """As many sessions at once as the verifiers have slots; a bounded number of requests waits, first come first."""
+    """Lets as many requests run as verifiers have slots; a bounded number of others waits, first come, first served."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
@@ -17,25 +17,17 @@ class Admission:
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    @property
-    def running(self) -> int:
-        return self._running
-
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
-
     def resize(self, slots: int) -> None:
-        """Set how many sessions may run; those that run already stay."""
+        """Set how many requests may run; those that run already go on."""
         self._slots = slots
         self._admit()
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Hold a place while the block runs; wait for it if there is none.
+        """Hold a place while the block runs; wait if none is free.
 
         Raises:
-            Exhausted: as many requests as may wait do so already.
+            Exhausted: too many requests are waiting already.
         """
         if self._running < self._slots and not self._waiting:
             self._running += 1

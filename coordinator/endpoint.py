@@ -1,4 +1,4 @@
-"""One drafter or verifier: what it hosts, whether it lives, and how many of its sessions are ours."""
+"""One drafter or verifier: what it hosts, whether it serves, and how many of its sessions are ours."""
 
 import asyncio
 import logging
@@ -15,13 +15,13 @@ logger = logging.getLogger(__name__)
 Stream_co = TypeVar("Stream_co", covariant=True)
 Stream = TypeVar("Stream")
 
-# An endpoint that broke or refused a session is the last choice for this long.
+# For this long, an endpoint that broke or refused a session is chosen only if there is no other.
 _AVOID_S = 2.0
 _CHECK_S = 0.2
 
 
 class ServiceClient(Protocol[Stream_co]):
-    """A service, as far as choosing it goes."""
+    """What an endpoint needs of a service's client."""
 
     address: str
 
@@ -35,7 +35,7 @@ class ServiceClient(Protocol[Stream_co]):
         """A stream, ended when the block is left."""
 
     async def close(self) -> None:
-        """Give the connection up."""
+        """Close the connection."""
 
 
 class Endpoint(Generic[Stream]):
@@ -43,16 +43,22 @@ class Endpoint(Generic[Stream]):
 
     Attributes:
         description: what it hosts; None until it answered and was accepted.
-        live: whether it serves, and belongs to the others.
+        live: whether it serves, and fits the other services.
         trouble: why it is not live, in words.
-        mismatch: set while what it hosts does not belong to the others.
+        mismatch: why it does not fit the other services; None if it does, or if that is not known.
         sessions: how many of its sessions are ours.
     """
 
-    def __init__(self, client: ServiceClient[Stream], accept: Callable[[ModelDescription], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        client: ServiceClient[Stream],
+        accept: Callable[[ModelDescription], Awaitable[None]],
+        changed: Callable[[], None],
+    ) -> None:
         """
         Args:
-            accept: raises when what the service hosts does not belong to the others.
+            accept: raises when what the service hosts does not fit the other services.
+            changed: called after `live` or `slots` may have changed.
         """
         self.client = client
         self.description: ModelDescription | None = None
@@ -61,6 +67,7 @@ class Endpoint(Generic[Stream]):
         self.mismatch: SybilError | None = None
         self.sessions = 0
         self._accept = accept
+        self._changed = changed
         self._avoided_until_s = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -77,7 +84,7 @@ class Endpoint(Generic[Stream]):
 
     @property
     def avoided(self) -> bool:
-        """Whether it broke or refused a session just now."""
+        """Whether it broke or refused a session within the last seconds."""
         return time.monotonic() < self._avoided_until_s
 
     @contextmanager
@@ -90,9 +97,7 @@ class Endpoint(Generic[Stream]):
                 yield stream
         except SessionLost as error:
             self._avoided_until_s = time.monotonic() + _AVOID_S
-            self.live = False
-            self.trouble = str(error)
-            self.check_again()
+            self.check_again(str(error))
             raise
         except Exhausted:
             self._avoided_until_s = time.monotonic() + _AVOID_S
@@ -102,17 +107,23 @@ class Endpoint(Generic[Stream]):
             if not self.sessions:
                 self._idle.set()
 
-    def check_again(self) -> None:
-        """Ask the service anew what it hosts and whether it lives."""
+    def check_again(self, trouble: str) -> None:
+        """Do not use the service until it has said again what it hosts and that it serves."""
+        self._set_live(False, trouble)
         self._watch.cancel()
         self._watch = asyncio.create_task(self._keep_watching())
 
     async def close(self) -> None:
         """Stop watching; the connection stays for as long as sessions use it."""
+        await self._stop_watching()
+        await self._idle.wait()
+        # A session that was lost meanwhile has started the watch again.
+        await self._stop_watching()
+        await self.client.close()
+
+    async def _stop_watching(self) -> None:
         self._watch.cancel()
         await asyncio.wait((self._watch,))
-        await self._idle.wait()
-        await self.client.close()
 
     async def _keep_watching(self) -> None:
         while True:
@@ -128,7 +139,7 @@ class Endpoint(Generic[Stream]):
             await asyncio.sleep(_CHECK_S)
 
     async def _follow(self) -> None:
-        """Follow the service's health until it breaks."""
+        """Follow the service's health until the connection breaks."""
         async with aclosing(self.client.serving()) as changes:
             async for serving in changes:
                 description = await self.client.describe()
@@ -144,10 +155,14 @@ class Endpoint(Generic[Stream]):
             logger.info("%s serves %s", self.address, description.model_id)
         self.description = description
         self.mismatch = None
-        self.live = True
+        self._set_live(True, "")
 
     def _down(self, trouble: str) -> None:
         if self.live:
             logger.warning("%s is gone: %s", self.address, trouble)
-        self.live = False
+        self._set_live(False, trouble)
+
+    def _set_live(self, live: bool, trouble: str) -> None:
+        self.live = live
         self.trouble = trouble
+        self._changed()

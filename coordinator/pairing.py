@@ -3,7 +3,7 @@
 from sybil_engine.core.errors import PairMismatch
 from sybil_engine.core.types import ModelDescription
 
-# What verifiers must agree in to commit the same tokens, and the flag that says it.
+# Fields that verifiers must share to commit the same tokens, and the flag that sets each.
 _SAME_TARGET = {
     "model_id": "--model",
     "architecture": "--model",
@@ -13,17 +13,17 @@ _SAME_TARGET = {
     "dtype": "--dtype",
     "numerics": "--numerics",
 }
-# In exact mode, also what decides in which order a pass adds up.
+# In exact mode also the fields that decide the order of additions in a pass.
 _SAME_BITS = {"kernels": "--device, --packed and --compile", "threads": "--threads"}
 
 
 def check_pair(target: ModelDescription, draft: ModelDescription) -> None:
     """Check that a drafter can draft for a verifier: the same token ids must mean the same text.
 
-    The rows of the two output layers may be padded differently: those ids stand for nothing.
+    Their output layers may be padded to different sizes: the extra ids stand for no text.
 
     Raises:
-        PairMismatch: naming both sides, what differs, and what to change.
+        PairMismatch: names both sides, what differs, and what to change.
     """
     if target.tokenizer_fingerprint != draft.tokenizer_fingerprint:
         raise PairMismatch(
@@ -49,10 +49,10 @@ def check_vocabulary(model: ModelDescription, tokenizer_size: int) -> None:
 def check_same_target(known: ModelDescription, other: ModelDescription) -> None:
     """Check that two verifiers commit the same tokens: a session may move from one to the other.
 
-    Row classes are equal if they share a row count: how many larger ones a verifier finds depends on its time.
+    Row classes match if they share a row count: how many larger ones a verifier finds depends on how long it searches.
 
     Raises:
-        PairMismatch: naming the first thing that differs, both values, and the flag to change.
+        PairMismatch: names the first field that differs, both values, and the flag to change.
     """
     names = _SAME_TARGET | (_SAME_BITS if known.numerics == "exact" else {})
     for name, flag in names.items():
@@ -75,7 +75,7 @@ def _differing_parts(target: ModelDescription, draft: ModelDescription) -> str:
 
 
 def share_processors(target: ModelDescription, draft: ModelDescription) -> bool:
-    """Whether drafting takes time from verify passes: both may run on the same processors, and need all of them."""
+    """Whether drafting slows verify passes down: both run on common processors, and together need all of them."""
     common = set(target.processors) & set(draft.processors)
     every = set(target.processors) | set(draft.processors)
     return bool(common) and target.threads + draft.threads >= len(every)

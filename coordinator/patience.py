@@ -1,4 +1,4 @@
-"""How often, and for how long, a lost stream is opened again."""
+"""How often, and for how long, the pipeline tries to reopen a lost stream."""
 
 import asyncio
 import time
@@ -9,11 +9,11 @@ from sybil_engine.core.errors import Exhausted, SybilError, Unavailable
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Limits on reopening, counted from the last progress.
+    """Limits on reopening a stream, counted from the last progress.
 
     Attributes:
-        reopen_s: how long to wait while there is nobody.
-        attempts: how many streams may break one after the other.
+        reopen_s: how long to wait for a service.
+        attempts: how many streams in a row may break.
     """
 
     reopen_s: float = 30.0
@@ -23,24 +23,24 @@ class Patience:
 
 
 class Retries:
-    """The pauses between one stream's attempts, and their end. The second attempt comes at once."""
+    """Pauses between attempts to open one stream, until patience ends. The second attempt comes without a pause."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
         self.succeeded()
 
     def succeeded(self) -> None:
-        """Count anew: there was progress."""
+        """Start counting again: there was progress."""
         self._failing_since_s: float | None = None
         self._broken = 0
         self._pause_s = 0.0
 
     async def pause(self, error: SybilError) -> None:
-        """Wait before the next attempt. Unavailable as error means that there was nobody to try.
+        """Wait before the next attempt. The error Unavailable means that no service could be tried.
 
         Raises:
             Exhausted: every slot has been taken for too long.
-            Unavailable: there has been nobody for too long, or too many streams broke.
+            Unavailable: no service has been there for too long, or too many streams broke.
         """
         now_s = time.monotonic()
         if self._failing_since_s is None:

@@ -1,4 +1,4 @@
-"""Waiting that says what it waits for."""
+"""Waiting, with reports of what is being waited for."""
 
 import asyncio
 import time
@@ -7,17 +7,17 @@ from collections.abc import Callable
 from sybil_engine.core.errors import Unavailable
 
 Report = Callable[[str], None]
-"""Told in words what is being waited for, at once, when it changes, and every second."""
+"""Called with what is being waited for, in words: at once, when that changes, and every second."""
 
-_LOOK_S = 0.05
+_POLL_S = 0.05
 _REPORT_S = 1.0
 
 
 async def until_done(pending: Callable[[], str | None], report: Report, limit_s: float) -> None:
-    """Wait until nothing is pending, and report what is.
+    """Wait until nothing is pending, and report what is pending until then.
 
     Args:
-        pending: what is being waited for, or None once it is there. What it raises ends the waiting.
+        pending: returns what is being waited for, or None once it is there; an error that it raises ends the wait.
 
     Raises:
         Unavailable: something is still pending after `limit_s`.
@@ -31,4 +31,4 @@ async def until_done(pending: Callable[[], str | None], report: Report, limit_s:
         if what != reported or now_s - reported_s >= _REPORT_S:
             report(f"waiting for {what} ({now_s - started_s:.0f} s)")
             reported, reported_s = what, now_s
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)

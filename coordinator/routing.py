@@ -1,4 +1,4 @@
-"""Which verifier and which drafter a session gets: ones that live, belong together, and are least busy."""
+"""Which verifier and which drafter a session gets: live ones that fit each other and are least busy."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,21 +21,21 @@ Stream = TypeVar("Stream")
 
 @dataclass(frozen=True, slots=True)
 class RoutingTable:
-    """Where the services are: host:port of each."""
+    """Addresses of the services: host:port of each."""
 
     drafters: tuple[str, ...] = ()
     verifiers: tuple[str, ...] = ()
 
 
 class Router:
-    """Watches the services of a routing table and hands out their streams."""
+    """Watches the services of a routing table and opens streams on them."""
 
-    def __init__(self, resized: Callable[[int], None] = lambda slots: None) -> None:
+    def __init__(self, changed: Callable[[], None]) -> None:
         """
         Args:
-            resized: told how many sessions fit on all verifiers, whenever that may have changed.
+            changed: called after `slots` or `has_verifier` may have changed.
         """
-        self._resized = resized
+        self._changed = changed
         self._verifiers: dict[str, Endpoint[VerifierStream]] = {}
         self._drafters: dict[str, Endpoint[DrafterStream]] = {}
         self._target: Target | None = None
@@ -54,13 +54,23 @@ class Router:
         return self._target
 
     @property
+    def slots(self) -> int:
+        """Sessions that fit on all verifiers, those included that are not live now."""
+        return sum(each.slots for each in self._verifiers.values())
+
+    @property
+    def has_verifier(self) -> bool:
+        """Whether any verifier is live."""
+        return any(each.live for each in self._verifiers.values())
+
+    @property
     def draft(self) -> ModelDescription | None:
         """What the first live drafter serves."""
         return next((each.description for each in self._drafters.values() if each.live), None)
 
     @property
     def shares_processors(self) -> bool:
-        """Whether any drafter takes time from any verifier: which of them a session gets is decided later."""
+        """Whether any drafter slows any verifier down. Which of them a session gets is decided later."""
         return any(
             share_processors(verifier.description, drafter.description)
             for verifier, drafter in product(self._verifiers.values(), self._drafters.values())
@@ -71,10 +81,10 @@ class Router:
         """Use these services from now on. Sessions on those that are no longer named stay there."""
         self._replace(self._verifiers, table.verifiers, self._add_verifier)
         self._replace(self._drafters, table.drafters, self._add_drafter)
-        self._resize()
+        self._changed()
 
     def waiting_for_verifier(self) -> str | None:
-        """Why no request could be served now, in words; None if one could.
+        """What keeps requests from being served now, in words; None if nothing does.
 
         Raises:
             PairMismatch, NoTokenizer: waiting is useless.
@@ -95,7 +105,7 @@ class Router:
 
         Raises:
             Unavailable, Exhausted: there is none now.
-            PairMismatch: the verifiers serve another target than the session began with.
+            PairMismatch: the verifiers no longer serve the target that the session began with.
         """
         check_same_target(target.description, self.target.description)
         with _best("verifier", self._verifiers).session() as stream:
@@ -136,13 +146,13 @@ class Router:
         async def accept(description: ModelDescription) -> None:
             await self._accept_target(client, description)
 
-        return Endpoint(client, accept)
+        return Endpoint(client, accept, self._changed)
 
     def _add_drafter(self, address: str) -> Endpoint[DrafterStream]:
-        return Endpoint(DrafterClient(address), self._accept_draft)
+        return Endpoint(DrafterClient(address), self._accept_draft, self._changed)
 
     async def _accept_target(self, client: VerifierClient, description: ModelDescription) -> None:
-        """Take a verifier in; with no other one alive it decides what the target is."""
+        """Accept a verifier if it matches the live ones; if there is none, it decides what the target is."""
         others = [each for address, each in self._verifiers.items() if each.live and address != client.address]
         if others and others[0].description:
             check_same_target(others[0].description, description)
@@ -156,23 +166,17 @@ class Router:
         self._target_known.set()
         if known and known.tokenizer_fingerprint != description.tokenizer_fingerprint:
             for drafter in self._drafters.values():
-                drafter.live = False
-                drafter.check_again()
-        # The endpoint's own description is set right after this.
-        asyncio.get_running_loop().call_soon(self._resize)
+                drafter.check_again("the verifiers serve another target now")
 
     async def _accept_draft(self, description: ModelDescription) -> None:
-        """Take a drafter in if it belongs to the target."""
+        """Accept a drafter if it matches the target."""
         await self._target_known.wait()
         check_pair(self.target.description, description)
         check_vocabulary(description, self.target.tokenizer.size)
 
-    def _resize(self) -> None:
-        self._resized(sum(each.slots for each in self._verifiers.values()))
-
 
 def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stream]:
-    """The live one with the fewest sessions; those that just broke or refused one come last."""
+    """The live endpoint with the fewest sessions; one that broke or refused a session lately is the last choice."""
     live = [each for each in endpoints.values() if each.live]
     if not live:
         raise Unavailable(f"no {kind} can be reached: {_troubles(endpoints)}")
@@ -185,7 +189,7 @@ def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stre
 def _waiting_for(
     what: str, endpoints: Mapping[str, Endpoint[Stream]], enough: Callable[[Sequence[bool]], bool]
 ) -> str | None:
-    """What is missing, or None; raises what makes waiting useless."""
+    """Which endpoints are missing, or None; raises the error that makes waiting useless."""
     for each in endpoints.values():
         if each.mismatch:
             raise each.mismatch

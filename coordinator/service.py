@@ -1,9 +1,11 @@
 """A whole coordinator in one process: the public port, the pipelines, the routing. It needs no Ray."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from coordinator.addresses import reachable
 from coordinator.admission import Admission
 from coordinator.api.grpc import GenerationServicer
 from coordinator.generation import Generation
@@ -17,19 +19,52 @@ from sybil_engine.rpc.v1 import generation_service_pb2
 from sybil_engine.rpc.v1.generation_service_pb2_grpc import add_GenerationServiceServicer_to_server
 from sybil_engine.serving.server import RunningServer, running_server
 
+# A verifier that broke a session is asked again at once. Only one that stays away for longer is reported as gone.
+_OUTAGE_S = 0.3
+
+
+class _Health:
+    """Reports SERVING while a verifier is live, once the coordinator has started; NOT_SERVING otherwise."""
+
+    def __init__(self, server: RunningServer, router: Router, changed: asyncio.Event) -> None:
+        """
+        Args:
+            changed: set whenever the router may have got or lost a verifier.
+        """
+        self._server = server
+        self._router = router
+        self._changed = changed
+        self._started = asyncio.Event()
+
+    async def start(self) -> None:
+        """Report from now on."""
+        await self._server.set_serving(self._router.has_verifier)
+        self._started.set()
+
+    async def follow(self) -> None:
+        """Report each change, until cancelled."""
+        await self._started.wait()
+        while True:
+            self._changed.clear()
+            if not self._router.has_verifier:
+                await asyncio.sleep(_OUTAGE_S)
+            await self._server.set_serving(self._router.has_verifier)
+            await self._changed.wait()
+
 
 @dataclass(frozen=True, slots=True)
 class Coordinator:
     """A coordinator whose port is open."""
 
-    server: RunningServer
-    router: Router
-    admission: Admission
+    port: int
     settings: ServingSettings
+    router: Router
+    _health: _Health
 
     @property
-    def port(self) -> int:
-        return self.server.port
+    def address(self) -> str:
+        """host:port at which this machine reaches it."""
+        return reachable(self.settings.host, self.port)
 
     def route(self, table: RoutingTable) -> None:
         """Use these services from now on."""
@@ -41,7 +76,10 @@ class Coordinator:
         return self.router.waiting_for_verifier() or self.router.waiting_for_drafters()
 
     async def start_serving(self, report: Report) -> None:
-        """Report this coordinator as serving once a verifier is there, and the drafters are or have had their time.
+        """Wait for a verifier, then for the drafters, but not long; then report SERVING while a verifier is live.
+
+        Args:
+            report: told in words what is being waited for.
 
         Raises:
             Unavailable: no verifier within the settings' start_s.
@@ -52,14 +90,20 @@ class Coordinator:
             await until_done(self.router.waiting_for_drafters, report, self.settings.drafter_start_s)
         except Unavailable as error:
             report(f"going on without every drafter: {error}")
-        await self.server.set_serving(True)
+        await self._health.start()
 
 
 @asynccontextmanager
 async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> AsyncIterator[Coordinator]:
     """Open the port, NOT_SERVING at first; leaving the block lets running requests end within the grace period."""
     admission = Admission(settings.max_waiting)
-    router = Router(admission.resize)
+    verifiers_changed = asyncio.Event()
+
+    def changed() -> None:
+        admission.resize(router.slots)
+        verifiers_changed.set()
+
+    router = Router(changed)
     defaults = Defaults(settings.speculation, settings.window_tokens)
     generation = Generation(router, admission, defaults, Patience(reopen_s=settings.reopen_s))
     try:
@@ -70,9 +114,13 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
             lambda server: add_GenerationServiceServicer_to_server(GenerationServicer(generation, router), server),
             settings.grace_s,
         ) as server:
-            coordinator = Coordinator(server, router, admission, settings)
-            coordinator.route(table)
-            yield coordinator
+            health = _Health(server, router, verifiers_changed)
+            following = asyncio.create_task(health.follow())
+            try:
+                router.route(table)
+                yield Coordinator(server.port, settings, router, health)
+            finally:
+                following.cancel()
     finally:
         await router.close()
 

@@ -1,4 +1,4 @@
-"""Text that ends a completion: found wherever it falls, and never sent."""
+"""Stop strings: text that ends a completion and is never sent, however it is split among tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,33 +13,33 @@ class Released:
 
 
 class StopStrings:
-    """Holds text back for as long as it may turn out to be the start of a stop string, and no longer.
+    """Holds text back only while it may be the start of a stop string.
 
-    The stop string that is complete first ends the text; of several that are complete at the same character, the
-    longest. Each character costs amortised constant time for each stop string.
+    The first stop string that is complete ends the text; of several that are complete at the same character, the
+    longest does. Each character costs amortised constant time for each stop string.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         """
         Args:
-            stops: none of them empty; none at all lets everything pass.
+            stops: none of them empty; without any, all text passes.
         """
-        self._progress = [_Progress(stop) for stop in stops]
+        self._matchers = [_Matcher(stop) for stop in stops]
         self._held = ""
 
     def push(self, text: str) -> Released:
-        """Add text; nothing may be added after a stop string was complete."""
-        if not self._progress:
+        """Add text. Add none after a stop string was complete."""
+        if not self._matchers:
             return Released(text, stopped=False)
         self._held += text
         for end, character in enumerate(text, start=len(self._held) - len(text) + 1):
-            complete = [each.length for each in self._progress if each.push(character)]
+            complete = [each.length for each in self._matchers if each.push(character)]
             if complete:
                 return Released(self._held[: end - max(complete)], stopped=True)
-        return Released(self._release(len(self._held) - max(each.matched for each in self._progress)), stopped=False)
+        return Released(self._release(len(self._held) - max(each.matched for each in self._matchers)), stopped=False)
 
     def flush(self) -> str:
-        """The text held back: the end has come, and no stop string with it."""
+        """Release the text held back: the completion has ended without a stop string."""
         return self._release(len(self._held))
 
     def _release(self, end: int) -> str:
@@ -47,8 +47,8 @@ class StopStrings:
         return released
 
 
-class _Progress:
-    """How much of one stop string the text's end spells.
+class _Matcher:
+    """Counts how many of one stop string's characters the text ends with.
 
     Source: Knuth, Morris, Pratt 1977.
     """
@@ -60,13 +60,13 @@ class _Progress:
         self.matched = 0
 
     def push(self, character: str) -> bool:
-        """Whether this character completes the stop string."""
+        """Add a character; returns whether it completes the stop string."""
         self.matched = _advance(self._stop, self._fallback, self.matched, character)
         return self.matched == self.length
 
 
 def _fallbacks(stop: str) -> list[int]:
-    """For each length matched, the next shorter prefix that the same text spells at its end."""
+    """For each matched length, the length of the next shorter prefix that the text also ends with."""
     fallback = [0, 0]
     for character in stop[1:]:
         fallback.append(_advance(stop, fallback, fallback[-1], character))

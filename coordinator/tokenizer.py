@@ -1,4 +1,4 @@
-"""The target's tokenizer: text to token ids, and token ids back to text as they come."""
+"""The target's tokenizer: text to token ids, and token ids back to text one by one."""
 
 import codecs
 import json
@@ -12,23 +12,23 @@ from tokenizers.decoders import DecodeStream
 
 from sybil_engine.core.errors import NoTokenizer
 
-# The prompt's last tokens that a new token's text may depend on: a character has 4 bytes at most.
+# How many of the prompt's last tokens a new token's text may depend on: a character has 4 bytes at most.
 _CONTEXT_TOKENS = 8
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
 class Detokenizer(Protocol):
-    """Turns one session's tokens into text, one by one, in constant time each."""
+    """Turns one session's tokens into text, in constant time for each token."""
 
     def push(self, token_id: int) -> str:
-        """The text that is certain now. It never holds half a character: that waits for the rest, or is dropped."""
+        """Add a token; returns the text that is certain now. Half a character waits for its other half."""
 
 
 class Tokenizer:
-    """Encodes prompts as the model's own tokenizer does, its begin token included where it has that convention.
+    """Encodes prompts as the model's own tokenizer does, with its begin token if it adds one.
 
     Attributes:
-        longest_token: in characters, as the vocabulary spells it: never less than its text has.
+        longest_token: characters of the longest token as the vocabulary spells it, which is never less than its text.
     """
 
     def __init__(self, tokenizer_json: bytes) -> None:
@@ -58,7 +58,7 @@ class Tokenizer:
         return tuple(self._tokenizer.encode(text).ids)
 
     def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
-        """Text of what follows a prompt."""
+        """A detokenizer for what follows a prompt."""
         if self._spelling is None:
             return _LibraryStream(self._tokenizer, prompt)
         at_start = all(token_id in self._special_ids for token_id in prompt)
@@ -79,7 +79,7 @@ class Tokenizer:
 
 
 class _ByteStream:
-    """Joins bytes to characters. Bytes that can never become one are shown as U+FFFD, as soon as that is certain."""
+    """Joins bytes to characters. Bytes that can never become a character become U+FFFD as soon as that is certain."""
 
     def __init__(self, bytes_of: Callable[[int], bytes], prompt: Sequence[int], strips_first_space: bool) -> None:
         self._bytes_of = bytes_of
@@ -98,7 +98,7 @@ class _ByteStream:
 
 
 class _LibraryStream:
-    """For decoders whose tokens do not stand for bytes of their own."""
+    """For tokenizers whose tokens have no fixed bytes: the library decodes them in context."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, prompt: Sequence[int]) -> None:
         self._tokenizer = tokenizer
@@ -110,7 +110,7 @@ class _LibraryStream:
 
 @dataclass(frozen=True, slots=True)
 class _Spelling:
-    """How a tokenizer spells bytes in its tokens, and whether a text's first space is only its own convention."""
+    """How a tokenizer spells bytes in its tokens, and whether it adds a space in front of a text."""
 
     bytes_of: Callable[[str], bytes]
     strips_first_space: bool

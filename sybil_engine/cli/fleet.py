@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from coordinator.fleet import RunningFleet, running_fleet
+from coordinator.ray.fleet import RunningFleet, running_fleet
 from coordinator.settings import PlaceSettings
 from sybil_engine.cli.pairs import Pair, check_pair
 from sybil_engine.cli.progress import Progress

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from coordinator.fleet import running_fleet
+from coordinator.ray.fleet import running_fleet
 from coordinator.settings import CoordinatorSettings
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire

@@ -165,7 +165,7 @@ class ToyDrafter(drafter_service_pb2_grpc.DrafterServiceServicer):
 
 @dataclass
 class ToyService:
-    """A toy behind a real port that can be stopped, as by a crash, and started again on the same port."""
+    """A toy on a real port that can be stopped, as by a crash, and started again on the same port."""
 
     servicer: ToyVerifier | ToyDrafter
     port: int = 0

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
 
 SETTINGS = CoordinatorSettings(port=0, start_s=10, drafter_start_s=5, reopen_s=5, grace_s=2, max_waiting=2)
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 PROMPT = (40, 41, 42)
 SEED = 7
 
@@ -40,12 +41,30 @@ class Scene:
     services: list[ToyService]
 
     def slots_in_use(self) -> int:
-        services = sum(each.sessions for each in self.verifiers) + sum(each.sessions for each in self.drafters)
-        return services + self.coordinator.admission.running + self.coordinator.admission.waiting
+        return sum(each.sessions for each in self.verifiers) + sum(each.sessions for each in self.drafters)
 
     async def slots_free(self) -> bool:
         """Whether every slot is free within a second."""
         return await eventually(lambda: self.slots_in_use() == 0)
+
+    async def every_place_is_free(self) -> bool:
+        """Whether the coordinator lets as many requests run at once as its one verifier has slots."""
+        (verifier,) = self.verifiers
+        slots = verifier.description.max_sessions
+        calls = [self.stub.Generate(request(max_tokens=900)) for _ in range(slots)]
+        readers = [asyncio.ensure_future(anext(aiter(call))) for call in calls]
+        all_run = await eventually(lambda: verifier.sessions == slots)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+        return all_run and await self.slots_free()
+
+    async def turned_away(self) -> bool:
+        """Whether a request is refused because too many are waiting, instead of waiting itself."""
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await generated(self.stub, request(), timeout_s=0.2)
+        assert refusal.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
+        return refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @asynccontextmanager
@@ -57,7 +76,7 @@ async def scene(*services: ToyVerifier | ToyDrafter, settings: CoordinatorSettin
         )
         async with (
             running_coordinator(settings, table, lambda what: None) as coordinator,
-            grpc.aio.insecure_channel(f"127.0.0.1:{coordinator.port}") as channel,
+            grpc.aio.insecure_channel(coordinator.address) as channel,
         ):
             stub: GenerationServiceAsyncStub = GenerationServiceStub(channel)
             yield Scene(
@@ -69,14 +88,33 @@ async def scene(*services: ToyVerifier | ToyDrafter, settings: CoordinatorSettin
             )
 
 
+@asynccontextmanager
+async def health(here: Scene) -> AsyncIterator[list[int]]:
+    """Every status that a watcher of the coordinator's health has seen."""
+    seen: list[int] = []
+
+    async def watch(call: grpc.aio.UnaryStreamCall[Any, health_pb2.HealthCheckResponse]) -> None:
+        while isinstance(response := await call.read(), health_pb2.HealthCheckResponse):
+            seen.append(response.status)
+
+    async with grpc.aio.insecure_channel(here.coordinator.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = asyncio.create_task(watch(stub.Watch(health_pb2.HealthCheckRequest())))
+        yield seen
+        watching.cancel()
+        await asyncio.wait((watching,))
+
+
 def request(max_tokens: int = 60, **fields: object) -> wire.GenerateRequest:
     message = wire.GenerateRequest(token_ids=wire.TokenIds(ids=PROMPT), seed=SEED, max_tokens=max_tokens)
     message.MergeFrom(wire.GenerateRequest(**fields))  # type: ignore[arg-type]  # protobuf checks the names
     return message
 
 
-async def generated(stub: "GenerationServiceAsyncStub", message: wire.GenerateRequest) -> list[wire.GenerateResponse]:
-    return [response async for response in stub.Generate(message)]
+async def generated(
+    stub: "GenerationServiceAsyncStub", message: wire.GenerateRequest, timeout_s: float | None = None
+) -> list[wire.GenerateResponse]:
+    return [response async for response in stub.Generate(message, timeout=timeout_s)]
 
 
 def tokens(responses: list[wire.GenerateResponse]) -> tuple[int, ...]:
@@ -136,7 +174,7 @@ async def test_a_client_that_leaves_frees_every_slot_at_once() -> None:
     async with scene(ToyVerifier(), ToyDrafter()) as here:
         call = here.stub.Generate(request(max_tokens=900))
         await anext(aiter(call))
-        assert here.slots_in_use() == 3
+        assert here.slots_in_use() == 2
         call.cancel()
         assert await here.slots_free()
 
@@ -232,17 +270,20 @@ async def test_requests_beyond_the_slots_wait_and_beyond_the_queue_are_turned_aw
 
 @asynchronous
 async def test_a_request_that_leaves_the_queue_makes_room() -> None:
-    async with scene(ToyVerifier(toy_description(max_sessions=1))) as here:
+    verifier = ToyVerifier(toy_description(max_sessions=1), pass_s=0.005)
+    async with scene(verifier, settings=replace(SETTINGS, max_waiting=1)) as here:
         running = here.stub.Generate(request(max_tokens=900))
         await anext(aiter(running))
         waiting = here.stub.Generate(request())
         reading = asyncio.ensure_future(anext(aiter(waiting)))
-        assert await eventually(lambda: here.coordinator.admission.waiting == 1)
+        await asyncio.sleep(0.2)
+        assert await here.turned_away()
         waiting.cancel()
-        assert await eventually(lambda: here.coordinator.admission.waiting == 0)
         await asyncio.gather(reading, return_exceptions=True)
+        assert not await here.turned_away()
         running.cancel()
         assert await here.slots_free()
+        assert await here.every_place_is_free()
 
 
 @asynchronous
@@ -273,7 +314,7 @@ async def test_a_verifier_that_breaks_is_replaced_and_the_tokens_are_the_same() 
 async def test_the_only_verifier_may_crash_and_come_back() -> None:
     async with scene(ToyVerifier(pass_s=0.005), ToyDrafter()) as here:
         call = asyncio.create_task(generated(here.stub, request(max_tokens=200)))
-        assert await eventually(lambda: here.slots_in_use() == 3)
+        assert await eventually(lambda: here.slots_in_use() == 2)
         await here.services[0].stop()
         await asyncio.sleep(0.3)
         await here.services[0].start()
@@ -356,14 +397,42 @@ async def test_health_says_whether_requests_are_served() -> None:
     async with (
         serving(ToyVerifier()) as (verifier,),
         open_coordinator(SETTINGS, RoutingTable()) as coordinator,
-        grpc.aio.insecure_channel(f"127.0.0.1:{coordinator.port}") as channel,
+        grpc.aio.insecure_channel(coordinator.address) as channel,
     ):
-        health = health_pb2_grpc.HealthStub(channel)
+        stub = health_pb2_grpc.HealthStub(channel)
         asked = health_pb2.HealthCheckRequest(service="sybil_engine.rpc.v1.GenerationService")
-        assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert (await stub.Check(asked)).status == NOT_SERVING
         coordinator.route(RoutingTable(verifiers=(verifier.address,)))
         await coordinator.start_serving(lambda what: None)
-        assert (await health.Check(asked)).status == health_pb2.HealthCheckResponse.SERVING
+        assert (await stub.Check(asked)).status == SERVING
+
+
+@pytest.mark.parametrize("returns", ["the same", "another"])
+@asynchronous
+async def test_health_follows_the_only_verifier_and_a_request_in_between_waits(returns: str) -> None:
+    async with scene(ToyVerifier(), ToyDrafter()) as here, serving(ToyVerifier()) as (other,), health(here) as seen:
+        assert await eventually(lambda: seen == [SERVING])
+        await here.services[0].stop()
+        assert await eventually(lambda: seen == [SERVING, NOT_SERVING])
+        call = asyncio.create_task(generated(here.stub, request()))
+        await asyncio.sleep(0.2)
+        assert not call.done()
+        if returns == "the same":
+            await here.services[0].start()
+        else:
+            here.coordinator.route(RoutingTable(verifiers=(other.address,)))
+        assert await eventually(lambda: seen == [SERVING, NOT_SERVING, SERVING])
+        assert tokens(await call) == toy_completion(PROMPT, SEED, 60)
+
+
+@asynchronous
+async def test_a_verifier_that_breaks_a_session_and_serves_on_is_no_outage() -> None:
+    async with scene(ToyVerifier(break_after=5)) as here, health(here) as seen:
+        responses = await generated(here.stub, request())
+        assert responses[-1].completion.usage.reopened_streams > 5
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 60)
+        await asyncio.sleep(0.5)
+        assert seen == [SERVING]
 
 
 @asynchronous
@@ -371,7 +440,7 @@ async def test_a_running_request_ends_well_when_the_coordinator_is_drained() -> 
     async with serving(ToyVerifier()) as (verifier,), open_coordinator(SETTINGS, RoutingTable()) as coordinator:
         coordinator.route(RoutingTable(verifiers=(verifier.address,)))
         await coordinator.start_serving(lambda what: None)
-        channel = grpc.aio.insecure_channel(f"127.0.0.1:{coordinator.port}")
+        channel = grpc.aio.insecure_channel(coordinator.address)
         call = GenerationServiceStub(channel).Generate(request(max_tokens=100))
         first = await anext(aiter(call))
     rest = [response async for response in call]
@@ -399,3 +468,4 @@ async def test_after_any_mix_of_endings_every_slot_is_free() -> None:
 
         await asyncio.gather(*(client(number) for number in range(20)))
         assert await here.slots_free()
+        assert await here.every_place_is_free()

@@ -1,7 +1,6 @@
-"""A coordinator that a fleet starts, routes and stops. As a Ray actor, or without Ray."""
+"""A whole coordinator as a Ray actor that a fleet starts, routes and stops."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 from coordinator.routing import RoutingTable
@@ -10,26 +9,8 @@ from coordinator.settings import ServingSettings
 from sybil_engine.core.errors import Unavailable
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaStatus:
-    """How a replica is doing.
-
-    Attributes:
-        port: 0 until it listens.
-        waiting_for: in words; None once it serves.
-        running: requests that run now.
-    """
-
-    port: int
-    waiting_for: str | None
-    running: int
-
-
 class Replica:
-    """Hosts a whole coordinator: the public port, the pipelines, the routing.
-
-    When its process dies, Ray starts a new one; `run` is then called again.
-    """
+    """Hosts a coordinator. When its process dies, Ray starts a new one; the fleet then calls `run` again."""
 
     def __init__(self, settings: ServingSettings) -> None:
         self._settings = settings
@@ -66,16 +47,15 @@ class Replica:
             raise Unavailable("the replica does not run")
         self._coordinator.route(table)
 
-    async def status(self) -> ReplicaStatus:
-        """How the replica is doing now.
+    async def waiting_for(self) -> str | None:
+        """What the replica waits for before it serves, in words; None once it has served.
 
         Raises:
             PairMismatch: the services do not belong together.
         """
-        if self._coordinator is None:
-            return ReplicaStatus(0, "the coordinator's port", 0)
-        waiting_for = None if self._serving else self._coordinator.waiting_for or "the coordinator"
-        return ReplicaStatus(self._coordinator.port, waiting_for, self._coordinator.admission.running)
+        if self._serving:
+            return None
+        return (self._coordinator and self._coordinator.waiting_for) or "the coordinator"
 
     async def stop(self) -> None:
         """Let `run` drain and return; wait for that."""
@@ -88,7 +68,6 @@ def replica_actor(settings: ServingSettings) -> Any:
     """A replica as a Ray actor that is started again whenever it dies."""
     import ray
 
-    actor_class = ray.remote(Replica)
-    # Calls that were under way when the actor died are the fleet's to repeat: it has a newer routing table.
+    # The fleet repeats calls that were under way when the actor died: it has a newer routing table.
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 0, "max_concurrency": 64}
-    return actor_class.options(**options).remote(settings)
+    return ray.remote(Replica).options(**options).remote(settings)

@@ -1,4 +1,4 @@
-"""A drafter or a verifier inside an actor: named by its entry, never imported by this package."""
+"""A drafter or a verifier inside a Ray actor: imported by name, because services never import one another."""
 
 import asyncio
 import os
@@ -8,23 +8,23 @@ from typing import Protocol, cast
 
 
 class Serve(Protocol):
-    """The entry of a service."""
+    """The function that runs a service."""
 
     def __call__(
         self, argv: Sequence[str], environ: Mapping[str, str], bound: Callable[[int], None], stop: asyncio.Event
     ) -> Awaitable[None]:
-        """Serve until `stop` is set, then drain; `bound` is told the port as soon as it listens."""
+        """Serve until `stop` is set, then drain; call `bound` with the port as soon as it listens."""
 
 
-class HostedService:
-    """Runs a service in this process. When the process dies, Ray starts a new one; `run` is then called again."""
+class ServiceActor:
+    """Runs a service in this process. When the process dies, Ray starts a new one; the fleet then calls `run` again."""
 
     def __init__(self, entry: str, argv: Sequence[str], node_address: Callable[[], str]) -> None:
         """
         Args:
             entry: for example "drafter_service.__main__:serve".
-            argv: the service's flags; host and port are added.
-            node_address: says under which address this machine can be reached.
+            argv: the service's flags, without host and port.
+            node_address: returns the address at which others reach this machine.
         """
         self._entry = entry
         self._host = node_address()
@@ -35,7 +35,7 @@ class HostedService:
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until stopped; raises what the service raises when it cannot."""
+        """Serve until stopped; raises what the service raises."""
         module, _, name = self._entry.partition(":")
         # In a thread: importing a model library takes seconds.
         imported = await asyncio.to_thread(import_module, module)
@@ -46,7 +46,7 @@ class HostedService:
             self._stopped.set()
 
     async def address(self) -> str:
-        """host:port, as soon as the port listens."""
+        """Wait until the service listens; returns host:port."""
         await self._listening.wait()
         return f"{self._host}:{self._port}"
 

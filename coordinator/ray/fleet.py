@@ -1,0 +1,55 @@
+"""A fleet under Ray: coordinator replicas, and the services they route to.
+
+A fleet connects to services that run elsewhere, or places them as Ray actors, on this machine or on a cluster.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from coordinator.addresses import reachable, reserved_port
+from coordinator.progress import Report
+from coordinator.ray.cluster import running_ray
+from coordinator.ray.placement import logical_cpus
+from coordinator.ray.supervisor import Supervisor
+from coordinator.settings import CoordinatorSettings, PlaceSettings
+from sybil_engine.core.errors import SybilError
+
+
+@dataclass(frozen=True, slots=True)
+class RunningFleet:
+    """A fleet that serves.
+
+    Attributes:
+        address: host:port of GenerationService.
+    """
+
+    address: str
+    _broken: "asyncio.Future[SybilError]"
+
+    async def broken(self) -> SybilError:
+        """Wait until the fleet cannot go on, and say why."""
+        return await asyncio.shield(self._broken)
+
+
+@asynccontextmanager
+async def running_fleet(settings: CoordinatorSettings | PlaceSettings, report: Report) -> AsyncIterator[RunningFleet]:
+    """Start a fleet and wait until it serves; leaving the block drains it and leaves no process.
+
+    Args:
+        report: told in words what is being waited for, at least every second.
+
+    Raises:
+        Unavailable: the port is taken, or the services were not there in time.
+        PairMismatch, ModelError, InvalidSettings: the services refuse, or do not belong together.
+    """
+    with reserved_port(settings.host, settings.port) as port:
+        settings = replace(settings, port=port)
+        async with running_ray(logical_cpus(settings) if isinstance(settings, PlaceSettings) else 1, report):
+            supervisor = Supervisor(settings)
+            try:
+                await supervisor.start(report)
+                yield RunningFleet(reachable(settings.host, port), supervisor.broken)
+            finally:
+                await supervisor.stop()

@@ -1,0 +1,127 @@
+"""Services as Ray actors: what Ray reserves for each, where it runs, and with which flags."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coordinator.ray.cluster import on_a_cluster
+from coordinator.ray.hosting import ServiceActor
+from coordinator.settings import PlaceSettings
+from sybil_engine.core.errors import Unavailable
+from sybil_engine.serving.service_settings import Dtype
+
+_ENTRIES = {"verifier": "verifier_service.__main__:serve", "drafter": "drafter_service.__main__:serve"}
+
+
+@dataclass(slots=True)
+class PlacedService:
+    """A service that a fleet has placed.
+
+    Attributes:
+        kind: "verifier" or "drafter".
+        address: host:port; None until it listens.
+    """
+
+    kind: str
+    model: str
+    actor: Any
+    address: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A service to place, and its flags without host and port."""
+
+    kind: str
+    model: str
+    argv: tuple[str, ...]
+    cpus: float
+    gpus: float
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """What Ray reserves. It refuses an empty bundle."""
+        return {"CPU": max(self.cpus, 0.001)} | ({"GPU": self.gpus} if self.gpus else {})
+
+
+def place(settings: PlaceSettings) -> list[PlacedService]:
+    """Reserve room for every service at once, and start them there.
+
+    Raises:
+        Unavailable: the cluster has no room.
+    """
+    orders = [_verifier(settings)] * settings.verifiers
+    if settings.draft != "none":
+        orders += [_drafter(settings)] * settings.drafters
+    group = _reserve([order.bundle for order in orders], settings.start_s)
+    return [PlacedService(order.kind, order.model, _start(order, group, index)) for index, order in enumerate(orders)]
+
+
+def logical_cpus(settings: PlaceSettings) -> int:
+    """How many processors to tell Ray that this machine has, so that these services fit even if it has fewer."""
+    cpus = settings.verifiers * settings.target_cpus + settings.drafters * settings.draft_cpus
+    return max(math.ceil(cpus + 0.01), 1)
+
+
+def _reserve(bundles: Sequence[dict[str, float]], limit_s: float) -> Any:
+    """A placement group: room for all bundles, on as few nodes as possible."""
+    import ray
+
+    group = ray.util.placement_group(list(bundles), strategy="PACK")
+    if not group.wait(limit_s):
+        raise Unavailable(
+            f"the cluster has no room for {bundles} within {limit_s:g} s; lower --target-gpus, --draft-gpus, "
+            "--target-cpus or --draft-cpus, or add nodes"
+        )
+    return group
+
+
+def _start(order: _Order, group: Any, index: int) -> Any:
+    """An actor in one bundle of the group, which Ray starts again whenever it dies."""
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    actor_class = ray.remote(ServiceActor).options(
+        num_cpus=order.bundle["CPU"],
+        num_gpus=order.gpus,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=16,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+    )
+    node_address = ray.util.get_node_ip_address if on_a_cluster() else _loopback
+    return actor_class.remote(_ENTRIES[order.kind], order.argv, node_address)
+
+
+def _loopback() -> str:
+    """The address of a service that only this machine needs to reach."""
+    return "127.0.0.1"
+
+
+def _verifier(settings: PlaceSettings) -> _Order:
+    argv = _argv(settings, settings.target, settings.dtype, settings.target_threads, settings.target_gpus)
+    argv += settings.verifier_arguments
+    return _Order("verifier", settings.target, argv, settings.target_cpus, settings.target_gpus)
+
+
+def _drafter(settings: PlaceSettings) -> _Order:
+    dtype = settings.draft_dtype or settings.dtype
+    argv = _argv(settings, settings.draft, dtype, settings.draft_threads, settings.draft_gpus)
+    argv += settings.drafter_arguments
+    return _Order("drafter", settings.draft, argv, settings.draft_cpus, settings.draft_gpus)
+
+
+def _argv(settings: PlaceSettings, model: str, dtype: Dtype | None, threads: int, gpus: float) -> tuple[str, ...]:
+    named = {
+        "--model": model,
+        "--dtype": dtype,
+        # Ray shows a process the GPUs reserved for it, and no others.
+        "--device": settings.device or ("cuda" if gpus else ""),
+        "--threads": threads,
+    }
+    return tuple(str(part) for flag, value in named.items() if value for part in (flag, value))
