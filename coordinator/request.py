@@ -11,6 +11,7 @@ from sybil_engine.core.errors import ContextExceeded, InvalidRequest
 from sybil_engine.core.plan import DraftPlan, first_plan
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import (
+    GREEDY,
     MOST_WINDOW_TOKENS,
     AcceptanceRule,
     ModelDescription,
@@ -43,7 +44,7 @@ class GenerationRequest:
     """
 
     prompt: str | Sequence[int] | None
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = GREEDY
     seed: int | None = None
     max_tokens: int | None = None
     stop: Sequence[str] = ()
@@ -140,7 +141,8 @@ async def _prompt(
     if len(token_ids) >= context_tokens:
         raise ContextExceeded(
             f"the prompt has {len(token_ids)} tokens; {target.model_id} has a context of {context_tokens}, so "
-            f"{context_tokens - 1} fit with one to generate: shorten the prompt by {len(token_ids) - context_tokens + 1}"
+            f"{context_tokens - 1} fit with one to generate: shorten the prompt by "
+            f"{len(token_ids) - context_tokens + 1}"
         )
     return token_ids
 

@@ -56,7 +56,7 @@ class Drafted:
 
 
 class Growth:
-    """The draft tree of one session, and what may be fed next. Rollback is what `advance` does when the ledger disagrees.
+    """The draft tree of one session, and what may be fed next. Rollback is what `advance` does.
 
     Args:
         ledger: read, never written.
@@ -153,7 +153,7 @@ class Growth:
         return node, drafted
 
     def _follow(self, node: DraftNode, guesses: tuple[Guess, ...], chance: float, origin: BlockOrigin) -> list[Drafted]:
-        """Draft the best guess after a fed token, and its runners-up for the verifier alone: here they are no drafts."""
+        """Draft the best guess after a fed token; its runners-up are for the verifier alone."""
         self._guesses[node.fingerprint] = guesses
         best, own_chance = guesses[0], self._calibration.chance(0, guesses[0].certainty)
         self.tree.add(node, best.token_id, own_chance, on_trunk=origin is BlockOrigin.TRUNK)

@@ -9,6 +9,7 @@ import grpc
 from drafter_service.engine import Drafter
 from drafter_service.session import DrafterSession
 from sybil_engine.core.errors import InvalidRequest
+from sybil_engine.core.session import Advance
 from sybil_engine.rpc.v1 import drafter_service_pb2 as wire
 from sybil_engine.rpc.v1 import drafter_service_pb2_grpc as wire_grpc
 from sybil_engine.rpc.v1 import types_pb2
@@ -33,13 +34,17 @@ class DrafterServicer(wire_grpc.DrafterServiceServicer):
     ) -> AsyncIterator[wire.DraftResponse]:
         async with aborting(context):
             opening = open_from_wire((await first_message(requests)).open)
-            async with session_stream(self._hosted.thread, opening, requests, _handle) as stream:
-                yield wire.DraftResponse(opened=types_pb2.SessionOpened(max_position=stream.session.max_position))
-                async for pushes in stream.events():
+            async with session_stream(self._hosted.thread, opening, requests, _decode, _handle) as (session, remote):
+                yield wire.DraftResponse(opened=types_pb2.SessionOpened(max_position=session.max_position))
+                async for pushes in remote.events():
                     yield wire.DraftResponse(blocks=map(block_to_wire, chain.from_iterable(pushes)))
 
 
-def _handle(session: DrafterSession, request: wire.DraftRequest, arrived_ns: int) -> None:
+def _decode(request: wire.DraftRequest) -> Advance:
     if not request.HasField("advance"):
         raise InvalidRequest("a session is opened once; send advances after it, or a new stream")
-    session.advance(advance_from_wire(request.advance))
+    return advance_from_wire(request.advance)
+
+
+def _handle(session: DrafterSession, advance: Advance, arrived_ns: int) -> None:
+    session.advance(advance)

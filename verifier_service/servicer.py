@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 
 from sybil_engine.core.errors import InvalidRequest
+from sybil_engine.core.types import Block
 from sybil_engine.rpc.v1 import types_pb2
 from sybil_engine.rpc.v1 import verifier_service_pb2 as wire
 from sybil_engine.rpc.v1 import verifier_service_pb2_grpc as wire_grpc
@@ -42,17 +43,21 @@ class VerifierServicer(wire_grpc.VerifierServiceServicer):
     ) -> AsyncIterator[wire.VerifyResponse]:
         async with aborting(context):
             opening = open_from_wire((await first_message(requests)).open)
-            async with session_stream(self._hosted.thread, opening, requests, _handle) as stream:
-                yield wire.VerifyResponse(opened=types_pb2.SessionOpened(max_position=stream.session.max_position))
-                async for commits in stream.events():
+            async with session_stream(self._hosted.thread, opening, requests, _decode, _handle) as (session, remote):
+                yield wire.VerifyResponse(opened=types_pb2.SessionOpened(max_position=session.max_position))
+                async for commits in remote.events():
                     for commit in commits:
                         yield wire.VerifyResponse(commit=commit_to_wire(commit))
                     if commits[-1].finish_reason:
                         return
 
 
-def _handle(session: VerifierSession, request: wire.VerifyRequest, arrived_ns: int) -> None:
+def _decode(request: wire.VerifyRequest) -> list[Block]:
     if not request.blocks:
         raise InvalidRequest("a session is opened once; send blocks after it, or a new stream")
-    for block in request.blocks:
-        session.offer(block_from_wire(block), arrived_ns)
+    return [block_from_wire(block) for block in request.blocks]
+
+
+def _handle(session: VerifierSession, blocks: list[Block], arrived_ns: int) -> None:
+    for block in blocks:
+        session.offer(block, arrived_ns)

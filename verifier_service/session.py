@@ -126,7 +126,7 @@ class VerifierSession:
             raise InvalidRequest("a block without tokens; send at least one")
         if max(block.token_ids) >= self._limits.vocabulary_size:
             # A drafter's output layer may be padded further than ours.
-            return Graft.UNKNOWN_TOKEN
+            return Graft.OUTSIDE_VOCABULARY
         if self.judge.wants_distributions:
             if len(block.distributions) != len(block.token_ids):
                 return Graft.UNJUDGEABLE

@@ -16,8 +16,8 @@ class Graft(Enum):
     REPEATED = "repeated"  # every token hangs in the tree, or is committed, already
     STALE = "stale"  # it extends tokens that the ledger contradicts
     UNKNOWN_PREFIX = "unknown prefix"  # it extends tokens that nobody has seen here
-    UNKNOWN_TOKEN = "unknown token"  # it holds a token that the target does not know, and so will never draw
-    UNJUDGEABLE = "unjudgeable"  # it does not say what its tokens were drawn from, and the session's judge asks for it
+    OUTSIDE_VOCABULARY = "outside vocabulary"  # it holds a token that the target does not know, and so never draws
+    UNJUDGEABLE = "unjudgeable"  # it does not say what its tokens were drawn from, and the judge asks for it
     FULL = "full"  # the tree holds as many tokens as it may
 
 

@@ -5,7 +5,16 @@ from functools import cached_property
 
 from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
-from sybil_engine.core.types import AcceptanceRule, CommittedToken, FinishReason, PassTimings, SamplingParams
+from sybil_engine.core.types import (
+    GREEDY,
+    AcceptanceRule,
+    CommittedToken,
+    FinishReason,
+    PassTimings,
+    SamplingParams,
+)
+
+NO_TIMINGS = PassTimings()
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Commit:
     judged: int = 0
     accepted: int = 0
     plan: DraftPlan = NO_DRAFTING
-    timings: PassTimings = PassTimings()
+    timings: PassTimings = NO_TIMINGS
     finish_reason: FinishReason | None = None
     reason: str = ""
 
@@ -62,7 +71,7 @@ class SessionOpen:
 
     token_ids: tuple[int, ...]
     prompt_tokens: int
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = GREEDY
     seed: int = 0
     stop_token_ids: frozenset[int] = frozenset()
     max_position: int = 0

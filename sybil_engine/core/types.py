@@ -82,6 +82,9 @@ class SamplingParams:
         return self.temperature == 0
 
 
+GREEDY = SamplingParams()
+
+
 @dataclass(frozen=True, slots=True)
 class Distribution:
     """The drafter's most likely tokens, renormalised to 1: what the ratio test needs of a draft distribution."""

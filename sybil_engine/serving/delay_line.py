@@ -4,29 +4,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sybil_engine.core.timing import sleep_until
 
 
 class DelayLine:
-    """Delivers calls after a delay, from a thread of its own; without a delay, at once and on the caller's thread.
-
-    A thread, because an event loop's timers are only good to a millisecond.
-    """
+    """Delivers calls after a delay, from a thread of its own: an event loop's timers are only good to a millisecond."""
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
         self._held: deque[tuple[float, Callable[[Any], object], Any]] = deque()
         self._filled = threading.Event()
-        if delay_s:
-            threading.Thread(target=self._run, name="delay-line", daemon=True).start()
+        threading.Thread(target=self._run, name="delay-line", daemon=True).start()
+
+    def delayed(self, deliver: Callable[[Any], object]) -> Callable[[Any], None]:
+        """What puts a message on the line, for `deliver` to take when the delay is over."""
+        return partial(self.put, deliver)
 
     def put(self, deliver: Callable[[Any], object], message: Any) -> None:
         """Call `deliver(message)` when the delay is over."""
-        if not self._delay_s:
-            deliver(message)
-            return
         self._held.append((time.monotonic() + self._delay_s, deliver, message))
         self._filled.set()
 

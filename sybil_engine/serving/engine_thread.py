@@ -7,12 +7,23 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
-from sybil_engine.serving.delay_line import DelayLine
-
 _log = logging.getLogger(__name__)
 
 # A thread cannot be told to sleep for years; it asks again.
 _LONGEST_SLEEP_S = 60.0
+
+
+Message = TypeVar("Message")
+
+
+class Delay(Protocol):
+    """Wraps what takes messages."""
+
+    def __call__(self, deliver: Callable[[Message], object], /) -> Callable[[Message], None]: ...
+
+
+def _undelayed(deliver: Callable[[Message], object]) -> Callable[[Message], None]:
+    return deliver  # type: ignore[return-value]  # what it returns is not read
 
 
 class Engine(Protocol):
@@ -38,12 +49,12 @@ class EngineThread(Generic[EngineType]):
 
     Args:
         load: makes the engine; called on the thread, so that the model is touched by no other.
-        link: what sessions' messages pass on their way in and out.
+        delayed: wraps what takes a session's messages, on their way in and out, where a link is emulated.
     """
 
-    def __init__(self, load: Callable[[], EngineType], name: str, link: DelayLine | None = None) -> None:
+    def __init__(self, load: Callable[[], EngineType], name: str, delayed: Delay = _undelayed) -> None:
         self._load = load
-        self.link = link or DelayLine(0)
+        self.delayed = delayed
         self._inbox: deque[Callable[[EngineType], object]] = deque()
         self._wake = threading.Event()
         self._stopping = False

@@ -71,7 +71,9 @@ async def serve_model(
         Unavailable: the address cannot be bound.
         ModelError: what `load` raised.
     """
-    thread = EngineThread(load, name=f"engine-{description.model_id}", link=DelayLine(settings.emulate_delay_ms / 1e3))
+    name = f"engine-{description.model_id}"
+    delay_s = settings.emulate_delay_ms / 1e3
+    thread = EngineThread(load, name, DelayLine(delay_s).delayed) if delay_s else EngineThread(load, name)
     hosted = HostedModel(thread, description)
     stopped = asyncio.create_task(stop.wait())
     try:

@@ -1,0 +1,109 @@
+"""A session on an engine's thread, as an event loop sees it: opened, fed, read from, and freed however it ends."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, Protocol, TypeVar
+
+from sybil_engine.core.errors import SybilError
+from sybil_engine.core.session import SessionOpen
+from sybil_engine.serving.engine_thread import Engine, EngineThread
+from sybil_engine.serving.outbox import Outbox
+
+Session = TypeVar("Session")
+Event = TypeVar("Event")
+EmittedEvent = TypeVar("EmittedEvent", covariant=True)
+Message = TypeVar("Message")
+
+
+class SessionEngine(Engine, Protocol[Session, EmittedEvent]):
+    """An engine whose sessions take messages and emit events."""
+
+    def open(self, opening: SessionOpen, emit: Callable[[EmittedEvent | Exception], None]) -> Session:
+        """Take a slot for a session."""
+
+    def close(self, session: Session) -> None:
+        """Free all that a session holds; closing it again changes nothing."""
+
+
+class _Ended(Exception):
+    """No more messages come."""
+
+
+class RemoteSession(Generic[Session, Event]):
+    """A session whose engine runs on another thread."""
+
+    def __init__(self, thread: EngineThread[SessionEngine[Session, Event]]) -> None:
+        self._thread = thread
+        self._outbox: Outbox[Event] = Outbox(asyncio.get_running_loop())
+        self._opened: list[Session] = []
+
+    async def open(self, opening: SessionOpen) -> Session:
+        """Open the session.
+
+        Raises:
+            SybilError: the engine refuses it.
+        """
+        emit = self._thread.delayed(self._outbox.put)
+
+        def open_session(engine: SessionEngine[Session, Event]) -> Session:
+            self._opened.append(engine.open(opening, emit))
+            return self._opened[0]
+
+        return await asyncio.wrap_future(self._thread.submit(open_session))
+
+    def sender(self, handle: Callable[[Session, Message, int], object]) -> Callable[[Message], None]:
+        """Make what hands messages to `handle` on the engine's thread, in order.
+
+        Args:
+            handle: is told when the message arrived, too, by `time.monotonic_ns`, because it may have waited for a
+                pass. Raises SybilError for a message that ends the session.
+        """
+
+        def guarded(message: Message, arrived_ns: int) -> None:
+            try:
+                handle(self._opened[0], message, arrived_ns)
+            except SybilError as error:
+                self._outbox.put(error)
+
+        def post(message: Message) -> None:
+            arrived_ns = time.monotonic_ns()
+            self._thread.post(lambda _: guarded(message, arrived_ns))
+
+        return self._thread.delayed(post)
+
+    def end(self, error: Exception | None = None) -> None:
+        """End `events`, once all messages before are handled; with an error if there is one."""
+        self._thread.delayed(self._thread.post)(lambda _: self._outbox.put(error or _Ended()))
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """Yield what the session emits, as many events at a time as there are.
+
+        Raises:
+            SybilError: what ended the session.
+        """
+        while True:
+            try:
+                yield await self._outbox.drain()
+            except _Ended:
+                return
+
+    def close(self) -> None:
+        """Free the session; one that is still being opened is freed right after."""
+
+        def close_session(engine: SessionEngine[Session, Event]) -> None:
+            for session in self._opened:
+                engine.close(session)
+
+        self._thread.post(close_session)
+
+
+@contextmanager
+def remote_session(thread: EngineThread[Any]) -> Iterator[RemoteSession[Any, Any]]:
+    """A session that is freed when the block is left."""
+    session: RemoteSession[Any, Any] = RemoteSession(thread)
+    try:
+        yield session
+    finally:
+        session.close()
