@@ -1,0 +1,12 @@
+"""The whole engine in one process: no port, no Ray, no event loop of yours.
+
+from sybil_local import LocalEngine
+
+with LocalEngine() as engine:
+    print(engine.generate("def fibonacci(n):", max_tokens=64).text)
+"""
+
+from sybil_engine.core.completion import Delta, Ending, Usage
+from sybil_local.engine import LocalCompletion, LocalEngine
+
+__all__ = ["Delta", "Ending", "LocalCompletion", "LocalEngine", "Usage"]

@@ -1,0 +1,237 @@
+"""What a program imports: one object that generates, from any thread, with or without `await`."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from coordinator.admission import Admission
+from coordinator.generation import Generation
+from coordinator.patience import Patience
+from coordinator.request import Defaults, GenerationRequest
+from drafter_service.settings import DrafterSettings
+from sybil_engine.core.completion import Delta, Ending
+from sybil_engine.core.errors import InvalidRequest, Unavailable
+from sybil_engine.core.types import CommittedToken, ModelDescription, SamplingParams, Speculation, TokenOrigin
+from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
+from sybil_engine.serving.service_settings import Dtype
+from sybil_local import twins
+from sybil_local.services import LocalServices
+from verifier_service.settings import VerifierSettings
+
+Result = TypeVar("Result")
+
+_MAX_WAITING = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCompletion:
+    """A whole completion.
+
+    Attributes:
+        tokens: with origins and, if asked for, log-probabilities.
+        ending: why it ended, the seed that was used, and what it took.
+    """
+
+    text: str
+    tokens: tuple[CommittedToken, ...]
+    ending: Ending
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(token.token_id for token in self.tokens)
+
+    @property
+    def origins(self) -> tuple[TokenOrigin, ...]:
+        """For each token, whether it was drafted and accepted, or is the target's own."""
+        return tuple(token.origin for token in self.tokens)
+
+
+def _joined(deltas: Sequence[Delta]) -> LocalCompletion:
+    ending = deltas[-1].ending
+    assert ending is not None, "the last delta says how the completion ended"
+    return LocalCompletion(
+        "".join(delta.text for delta in deltas), tuple(token for delta in deltas for token in delta.tokens), ending
+    )
+
+
+class LocalEngine:
+    """Drafter, verifier and coordinator in this process, each engine on a thread of its own.
+
+    Safe to use from several threads and event loops at once: up to `max_sessions` completions run together, the others
+    wait their turn. Close it, or use it as a context manager, to free the models.
+    """
+
+    def __init__(
+        self,
+        target: str = EMBEDDED_TARGET,
+        draft: str | None = EMBEDDED_DRAFT,
+        *,
+        dtype: Dtype = "float32",
+        draft_dtype: Dtype | None = None,
+        device: str = "cpu",
+        speculation: str = Speculation.AUTO.value,
+        max_sessions: int = 8,
+        context_tokens: int = 0,
+        threads: int = 0,
+        numerics: Literal["exact", "fast"] = "exact",
+    ) -> None:
+        """Load both models and start.
+
+        Args:
+            target: the large model, whose output you get: a folder, a hub id, or `embedded-target`.
+            draft: the small model, which guesses ahead; None: nobody drafts. It needs the target's tokenizer.
+            dtype: of the target's weights; `int8` quantises them.
+            draft_dtype: of the draft model's weights; None: as `dtype` says.
+            device: of both models, for example `cpu` or `cuda`.
+            speculation: for calls that do not say: off, lockstep, pipelined, hedged or auto.
+            max_sessions: completions that run at the same time.
+            context_tokens: the most tokens of a completion, prompt included; 0: the target's context.
+            threads: processor threads of a pass of the target; 0: all cores but one.
+            numerics: exact: the same tokens whatever is drafted or runs beside; fast: near ties may flip.
+
+        Raises:
+            InvalidSettings: a value is out of range.
+            ModelError: a model cannot be found, or not be served.
+            PairMismatch: the models do not belong together.
+        """
+        shared: dict[str, Any] = {"device": device, "max_sessions": max_sessions, "context_tokens": context_tokens}
+        verifier = VerifierSettings(model=target, dtype=dtype, threads=threads, numerics=numerics, **shared)
+        drafter = DrafterSettings(model=draft, dtype=draft_dtype or dtype, **shared) if draft else None
+        defaults = Defaults(_speculation(speculation))
+        self._services = LocalServices(verifier, drafter)
+        admission = Admission(_MAX_WAITING)
+        admission.resize(max_sessions)
+        self._generation = Generation(self._services, admission, defaults, Patience())
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sybil-local", daemon=True)
+        self._thread.start()
+        self._closed = False
+        self._closing = threading.Lock()
+
+    @property
+    def target(self) -> ModelDescription:
+        """What verifies."""
+        return self._services.target.description
+
+    @property
+    def draft(self) -> ModelDescription | None:
+        """What drafts; None: nobody."""
+        return self._services.draft
+
+    async def _generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int | None = None,
+        stop: str | Sequence[str] = (),
+        stop_token_ids: Sequence[int] = (),
+        ignore_end_tokens: bool = False,
+        speculation: str | None = None,
+        window_tokens: int = 0,
+        logprobs: bool = False,
+    ) -> AsyncGenerator[Delta, None]:
+        """Complete a prompt.
+
+        `generate` returns the whole completion, `stream` yields its deltas as tokens are decided; `agenerate` and
+        `astream` are the same for callers that `await`.
+
+        Args:
+            prompt: text, or token ids.
+            max_tokens: how many tokens to generate at most (`max_new_tokens` in transformers); None: 128, or as many as
+                fit.
+            temperature: 0 takes the most likely token (greedy); above 0 samples.
+            top_k: keep the most likely tokens; 0 keeps all.
+            top_p: keep the most likely tokens up to this probability.
+            min_p: drop tokens less likely than this share of the most likely one.
+            seed: the same seed gives the same tokens, whatever is drafted; None: a random one, see `ending.seed`.
+            stop: text that ends the completion; it is not part of it.
+            stop_token_ids: tokens that end the completion, beside the model's own end tokens.
+            ignore_end_tokens: go on past the model's own end tokens.
+            speculation: off, lockstep, pipelined, hedged or auto; None: as the engine was told.
+            window_tokens: the most drafted tokens that one pass judges; 0: automatic.
+            logprobs: give each token's log-probability.
+
+        Raises:
+            InvalidRequest: a value is out of range.
+            ContextExceeded: prompt and max_tokens do not fit the context.
+            Unavailable: the engine is closed.
+        """
+        request = GenerationRequest(
+            prompt,
+            SamplingParams(temperature, top_k, top_p, min_p),
+            seed,
+            max_tokens,
+            (stop,) if isinstance(stop, str) else stop,
+            stop_token_ids,
+            ignore_end_tokens,
+            None if speculation is None else _speculation(speculation),
+            window_tokens,
+            logprobs=logprobs,
+        )
+        async with aclosing(self._generation.stream(request)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    stream = twins.iterator(_generate)
+    astream = twins.async_iterator(_generate)
+    generate = twins.function(_generate, _joined)
+    agenerate = twins.async_function(_generate, _joined)
+
+    def submit(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        """Run a coroutine on the engine's event loop.
+
+        Raises:
+            Unavailable: the engine is closed.
+        """
+        if self._closed:
+            coroutine.close()
+            raise Unavailable("this engine is closed; make another LocalEngine")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def close(self) -> None:
+        """End what is running and free both models; closing it again changes nothing."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._services.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _cancel_all() -> None:
+    """Cancel every other task of this loop, and wait for their ends."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _speculation(name: str) -> Speculation:
+    try:
+        return Speculation(name)
+    except ValueError:
+        served = ", ".join(each.value for each in Speculation)
+        raise InvalidRequest(
+            f"speculation has the value {name!r}, which this version does not serve; choose one of {served}"
+        ) from None

@@ -1,0 +1,139 @@
+"""Drafter and verifier engines on threads of this process, as the generation core wants its services."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, cast
+
+from coordinator.generation import Target
+from coordinator.pairing import check_pair, check_vocabulary, share_processors
+from coordinator.pipeline import DrafterStream, PassingBlock, VerifierStream
+from coordinator.tokenizer import Tokenizer
+from drafter_service.engine import BRANCH_CELLS as DRAFT_BRANCH_CELLS
+from drafter_service.engine import Drafter
+from drafter_service.session import DrafterSession
+from drafter_service.settings import DrafterSettings
+from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.session import Advance, Commit, SessionOpen
+from sybil_engine.core.types import Block, ModelDescription
+from sybil_engine.models.hosting import host_model
+from sybil_engine.models.loading import tokenizer_json
+from sybil_engine.serving.engine_thread import EngineThread
+from sybil_engine.serving.sessions import RemoteSession, remote_session
+from verifier_service.engine import BRANCH_CELLS, Verifier
+from verifier_service.session import VerifierSession
+from verifier_service.settings import VerifierSettings
+
+
+class LocalServices:
+    """Both engines, joined by direct calls; implements the generation core's Services."""
+
+    def __init__(self, verifier: VerifierSettings, drafter: DrafterSettings | None) -> None:
+        """Load the models, at the same time, each on the thread that will run its passes.
+
+        Args:
+            drafter: None: nobody drafts.
+
+        Raises:
+            ModelError, InvalidSettings: a model cannot be served.
+            PairMismatch: the models do not belong together.
+        """
+        self._threads: list[EngineThread[Any]] = []
+        try:
+            verifying = self._start(
+                "verifier",
+                lambda: Verifier(*host_model(verifier, BRANCH_CELLS, wide_prefill=True), verifier.max_window_tokens),
+            )
+            drafting = (
+                self._start("drafter", lambda: Drafter(*host_model(drafter, DRAFT_BRANCH_CELLS))) if drafter else None
+            )
+            description = replace(verifying.result().description, ready=True)
+            self.target = Target(description, Tokenizer(tokenizer_json(verifier.model)))
+            check_vocabulary(description, self.target.tokenizer.size)
+            self.draft = self._checked(drafting.result().description) if drafting else None
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def shares_processors(self) -> bool:
+        """See `Services`."""
+        return self.draft is not None and share_processors(self.target.description, self.draft)
+
+    @contextmanager
+    def verifier(self, target: Target) -> Iterator[VerifierStream]:
+        """See `Services`."""
+        with remote_session(self._threads[0]) as session:
+            yield LocalVerifierStream(session)
+
+    @contextmanager
+    def drafter(self) -> Iterator[DrafterStream]:
+        """See `Services`."""
+        if self.draft is None:
+            raise Unavailable("this engine has no draft model")
+        with remote_session(self._threads[1]) as session:
+            yield LocalDrafterStream(session)
+
+    def close(self) -> None:
+        """End both threads; what they hold is freed with them."""
+        for thread in self._threads:
+            thread.stop()
+
+    def _start(self, name: str, load: Callable[[], Any]) -> "Future[Any]":
+        thread: EngineThread[Any] = EngineThread(load, f"sybil-{name}")
+        self._threads.append(thread)
+        return thread.start()
+
+    def _checked(self, draft: ModelDescription) -> ModelDescription:
+        check_pair(self.target.description, draft)
+        check_vocabulary(draft, self.target.tokenizer.size)
+        return replace(draft, ready=True)
+
+
+class LocalVerifierStream:
+    """Implements the pipeline's VerifierStream."""
+
+    def __init__(self, session: "RemoteSession[VerifierSession, Commit]") -> None:
+        self._session = session
+        self._send: Callable[[Sequence[Block]], None] = session.sender(_offer)
+
+    async def open(self, opening: SessionOpen) -> None:
+        await self._session.open(opening)
+
+    async def offer(self, blocks: Sequence[PassingBlock]) -> None:
+        self._send(cast(Sequence[Block], blocks))
+
+    async def commits(self) -> AsyncIterator[Commit]:
+        async for commits in self._session.events():
+            for commit in commits:
+                yield commit
+
+
+class LocalDrafterStream:
+    """Implements the pipeline's DrafterStream."""
+
+    def __init__(self, session: "RemoteSession[DrafterSession, tuple[Block, ...]]") -> None:
+        self._session = session
+        self._send: Callable[[Advance], None] = session.sender(_advance)
+
+    async def open(self, opening: SessionOpen) -> None:
+        await self._session.open(opening)
+
+    async def advance(self, commits: Sequence[Commit]) -> None:
+        for commit in commits:
+            self._send(commit.advance)
+
+    async def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
+        async for pushes in self._session.events():
+            for blocks in pushes:
+                yield blocks
+
+
+def _offer(session: VerifierSession, blocks: Sequence[Block], arrived_ns: int) -> None:
+    for block in blocks:
+        session.offer(block, arrived_ns)
+
+
+def _advance(session: DrafterSession, advance: Advance, arrived_ns: int) -> None:
+    session.advance(advance)
