@@ -30,7 +30,7 @@ class LocalServices:
     """Both engines, joined by direct calls; implements the generation core's Services."""
 
     def __init__(self, verifier: VerifierSettings, drafter: DrafterSettings | None) -> None:
-        """Load the models, at the same time, each on the thread that will run its passes.
+        """Load the models, each on the thread that will run its passes.
 
         Args:
             drafter: None: nobody drafts.
@@ -41,14 +41,15 @@ class LocalServices:
         """
         self._threads: list[EngineThread[Any]] = []
         try:
+            # One after the other: while transformers loads a model, torch's defaults are another's.
             verifying = self._start(
                 "verifier",
                 lambda: Verifier(*host_model(verifier, BRANCH_CELLS, wide_prefill=True), verifier.max_window_tokens),
             )
+            description = replace(verifying.result().description, ready=True)
             drafting = (
                 self._start("drafter", lambda: Drafter(*host_model(drafter, DRAFT_BRANCH_CELLS))) if drafter else None
             )
-            description = replace(verifying.result().description, ready=True)
             self.target = Target(description, Tokenizer(tokenizer_json(verifier.model)))
             check_vocabulary(description, self.target.tokenizer.size)
             self.draft = self._checked(drafting.result().description) if drafting else None

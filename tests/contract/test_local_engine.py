@@ -1,0 +1,153 @@
+"""The engine in one process, with the embedded pair: the services' words and tokens, and nothing left behind."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from sybil_engine.core.errors import ContextExceeded, InvalidRequest, ModelNotFound, Unavailable
+from sybil_engine.core.types import FinishReason, Speculation, TokenOrigin
+from sybil_local import LocalCompletion, LocalEngine
+
+PROMPT = "def fibonacci(n):\n"
+WAYS = [each.value for each in Speculation]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LocalEngine]:
+    with LocalEngine(max_sessions=3, context_tokens=256) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def plain(engine: LocalEngine) -> dict[float, LocalCompletion]:
+    return {
+        temperature: engine.generate(PROMPT, max_tokens=40, temperature=temperature, seed=7, speculation="off")
+        for temperature in (0.0, 0.8)
+    }
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_every_way_to_speculate_gives_the_tokens_of_plain_decoding(
+    engine: LocalEngine, plain: dict[float, LocalCompletion], way: str, temperature: float
+) -> None:
+    completion = engine.generate(PROMPT, max_tokens=40, temperature=temperature, seed=7, speculation=way)
+    assert completion.token_ids == plain[temperature].token_ids
+    assert completion.text == plain[temperature].text
+    assert completion.ending.speculation is Speculation(way)
+    assert sum(completion.ending.passes.values()) == completion.ending.usage.verify_passes
+    if way == "lockstep":
+        assert TokenOrigin.DRAFTED in completion.origins
+        assert completion.ending.usage.verify_passes < plain[temperature].ending.usage.verify_passes
+
+
+def test_a_stream_yields_the_same_text_piece_by_piece(engine: LocalEngine, plain: dict[float, LocalCompletion]) -> None:
+    deltas = list(engine.stream(PROMPT, max_tokens=40, seed=7, speculation="lockstep"))
+    assert "".join(delta.text for delta in deltas) == plain[0.0].text
+    assert [token for delta in deltas for token in delta.token_ids] == list(plain[0.0].token_ids)
+    assert all(len({token.origin for token in delta.tokens}) <= 1 for delta in deltas)
+    assert [delta.ending is not None for delta in deltas] == [False] * (len(deltas) - 1) + [True]
+
+
+def test_awaiting_gives_the_same_on_any_loop(engine: LocalEngine, plain: dict[float, LocalCompletion]) -> None:
+    async def both() -> tuple[LocalCompletion, list[int]]:
+        whole = await engine.agenerate(PROMPT, max_tokens=40, seed=7)
+        return whole, [token async for delta in engine.astream(PROMPT, max_tokens=40) for token in delta.token_ids]
+
+    for _ in range(2):
+        whole, streamed = asyncio.run(both())
+        assert whole.token_ids == tuple(streamed) == plain[0.0].token_ids
+
+
+def test_threads_share_the_engine(engine: LocalEngine) -> None:
+    alone = [engine.generate(PROMPT, max_tokens=20, temperature=1.0, seed=seed).token_ids for seed in range(6)]
+    with ThreadPoolExecutor(6) as threads:
+        together = threads.map(
+            lambda seed: engine.generate(PROMPT, max_tokens=20, temperature=1.0, seed=seed).token_ids, range(6)
+        )
+        assert list(together) == alone
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"prompt": ""}, InvalidRequest, "the prompt is empty; give at least one character to continue"),
+        ({"prompt": ()}, InvalidRequest, "the prompt has no tokens; give at least one to continue"),
+        ({"prompt": (1, 10**6)}, InvalidRequest, r"prompt.token_ids\[1\] is 1000000; token ids must be below"),
+        ({"prompt": (1, -1)}, InvalidRequest, r"prompt.token_ids\[1\] is -1; token ids must be below"),
+        ({"prompt": (1,) * 300}, ContextExceeded, "the prompt has 300 tokens; .* shorten the prompt by 45"),
+        ({"max_tokens": 0}, InvalidRequest, "max_tokens is 0; it must be at least 1"),
+        ({"max_tokens": 4000}, ContextExceeded, "lower max_tokens or shorten the prompt"),
+        ({"temperature": -1}, InvalidRequest, "temperature is -1; it must be a finite number, 0 or more"),
+        ({"temperature": float("nan")}, InvalidRequest, "temperature is nan"),
+        ({"top_p": 0}, InvalidRequest, "top_p is 0; it must be above 0 and at most 1"),
+        ({"top_k": -1}, InvalidRequest, "top_k is -1"),
+        ({"min_p": 1}, InvalidRequest, "min_p is 1"),
+        ({"seed": -1}, InvalidRequest, "seed is -1; it must fit 64 bits without a sign"),
+        ({"stop": [""]}, InvalidRequest, "a stop string is empty"),
+        ({"window_tokens": 65}, InvalidRequest, "window_tokens is 65; it must be at most 64"),
+        ({"speculation": "fast"}, InvalidRequest, "choose one of off, lockstep, pipelined, hedged, auto"),
+    ],
+)
+def test_bad_input_is_refused_in_the_services_words(
+    engine: LocalEngine, options: dict[str, Any], kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        engine.generate(**{"prompt": PROMPT, **options})
+
+
+def test_stop_strings_and_log_probabilities(engine: LocalEngine, plain: dict[float, LocalCompletion]) -> None:
+    stop = plain[0.0].text[10:14]
+    completion = engine.generate(PROMPT, max_tokens=40, stop=stop, logprobs=True)
+    assert completion.text == plain[0.0].text[: plain[0.0].text.index(stop)]
+    assert completion.ending.finish_reason is FinishReason.STOP
+    assert all(token.logprob is not None and token.logprob <= 0 for token in completion.tokens)
+
+
+def test_an_abandoned_stream_frees_its_place(engine: LocalEngine) -> None:
+    for _ in range(8):
+        stream = engine.stream(PROMPT, max_tokens=200)
+        next(stream)
+        stream.close()  # type: ignore[attr-defined]
+    assert len(engine.generate(PROMPT, max_tokens=5).tokens) == 5
+
+
+def test_an_interrupt_leaves_the_engine_usable(engine: LocalEngine) -> None:
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(50):
+            engine.generate(PROMPT, max_tokens=200, speculation="off")
+    assert len(engine.generate(PROMPT, max_tokens=5).tokens) == 5
+
+
+def test_a_second_engine_works_beside_the_first_and_a_closed_one_says_so(
+    engine: LocalEngine, plain: dict[float, LocalCompletion]
+) -> None:
+    before = threading.active_count()
+    second = LocalEngine(draft=None, max_sessions=1, context_tokens=256)
+    assert second.draft is None
+    # Asked to draft, with nobody to do it: the same tokens.
+    assert second.generate(PROMPT, max_tokens=40, speculation="lockstep").token_ids == plain[0.0].token_ids
+    assert engine.generate(PROMPT, max_tokens=40).token_ids == plain[0.0].token_ids
+    second.close()
+    second.close()
+    assert threading.active_count() == before
+    with pytest.raises(Unavailable, match="this engine is closed; make another LocalEngine"):
+        second.generate(PROMPT)
+    with pytest.raises(Unavailable, match="closed"):
+        list(second.stream(PROMPT))
+
+
+def test_models_that_cannot_be_served_are_named_and_nothing_is_left() -> None:
+    before = threading.active_count()
+    with pytest.raises(ModelNotFound, match="no folder"):
+        LocalEngine(target="./nowhere")
+    with pytest.raises(ModelNotFound, match="no folder"):
+        LocalEngine(draft="./nowhere")
+    assert threading.active_count() == before

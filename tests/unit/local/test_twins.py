@@ -1,0 +1,118 @@
+"""Four ways to call one async generator: the same items, and an end that reaches the generator."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import pytest
+
+from sybil_local import twins
+
+Result = TypeVar("Result")
+
+
+class Counter:
+    """Counts on a loop of its own, and remembers what became of each count."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        self.ended: list[str] = []
+        self.first = threading.Event()
+
+    def submit(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    async def _count(self, to: int, *, pause_s: float = 0.0) -> AsyncGenerator[int, None]:
+        """Count."""
+        try:
+            for number in range(to):
+                self.first.set()
+                yield number
+                await asyncio.sleep(pause_s)
+            if to < 0:
+                raise ValueError("cannot count that far down")
+            self.ended.append("done")
+        except (GeneratorExit, asyncio.CancelledError):
+            self.ended.append("left")
+            raise
+
+    each = twins.iterator(_count)
+    aeach = twins.async_iterator(_count)
+    every = twins.function(_count, list)
+    aevery = twins.async_function(_count, list)
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+
+@pytest.fixture
+def counter() -> Iterator[Counter]:
+    it = Counter()
+    yield it
+    it.close()
+
+
+async def gathered(counter: Counter, to: int) -> list[int]:
+    return [number async for number in counter.aeach(to)]
+
+
+@pytest.mark.parametrize("to", [0, 1, 5])
+def test_all_four_give_the_same_items(counter: Counter, to: int) -> None:
+    items = list(range(to))
+    assert list(counter.each(to)) == items
+    assert asyncio.run(gathered(counter, to)) == items
+    assert counter.every(to) == items
+    assert asyncio.run(counter.aevery(to)) == items  # type: ignore[arg-type]
+    assert counter.ended == ["done"] * 4
+
+
+def test_all_four_raise_what_the_generator_raises(counter: Counter) -> None:
+    for call in (
+        lambda: list(counter.each(-1)),
+        lambda: asyncio.run(gathered(counter, -1)),
+        lambda: counter.every(-1),
+        lambda: asyncio.run(counter.aevery(-1)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ValueError, match="that far down"):
+            call()
+
+
+def test_leaving_an_iteration_closes_the_generator(counter: Counter) -> None:
+    for number in counter.each(10):
+        if number == 2:
+            break
+
+    async def leave() -> None:
+        numbers = counter.aeach(10)
+        async for number in numbers:
+            if number == 2:
+                break
+        await numbers.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(leave())
+    assert counter.ended == ["left", "left"]
+
+
+def test_a_cancelled_await_cancels_the_generator(counter: Counter) -> None:
+    async def cancelled() -> None:
+        waiting = asyncio.ensure_future(counter.aevery(1_000, pause_s=0.01))
+        await asyncio.to_thread(counter.first.wait)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(cancelled())
+    assert counter.every(1) == [0]
+    assert counter.ended == ["left", "done"]
+
+
+def test_they_keep_the_name_the_signature_and_the_words_of_the_generator() -> None:
+    for twin in (Counter.each, Counter.aeach, Counter.every, Counter.aevery):
+        assert twin.__doc__ == "Count."
+        assert "pause_s" in str(__import__("inspect").signature(twin))
