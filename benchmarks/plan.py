@@ -12,10 +12,9 @@ from benchmarks.prompts import BenchPrompt, read_prompts
 from benchmarks.settings import PEER_DTYPES, PEERS, BenchSettings
 from drafter_service.settings import PREFIX as DRAFTER_PREFIX
 from drafter_service.settings import DrafterSettings
-from sybil_engine.cli.options import Models
-from sybil_engine.cli.pairs import NO_DRAFTER, Pair, pair_of
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import Speculation
+from sybil_engine.models.presets import NO_DRAFTER, Pair, pair_of
 from sybil_engine.settings import parse
 from verifier_service.settings import PREFIX as VERIFIER_PREFIX
 from verifier_service.settings import VerifierSettings
@@ -41,12 +40,11 @@ class Plan:
 
         Raises:
             InvalidSettings: something that was asked for is impossible here.
-            UserMistake: half a pair is named.
         """
         plan = cls(
             settings,
             environment_of(settings),
-            pair_of(Models(settings.preset, settings.target or None, settings.draft or None)),
+            pair_of(settings.preset, settings.target, settings.draft),
             tuple(read_prompts(settings.prompts, settings.count)),
             _peers(settings),
         )
@@ -137,10 +135,13 @@ class Plan:
             for ref, size in ((self.pair.target, settings.grow_target), (self.pair.draft, settings.grow_draft)):
                 if size:
                     check_growth(ref, size)
-        if not self.pair.is_known:
-            from sybil_engine.cli.pairs import check_pair
+        if not self.pair.is_embedded:
+            # The check of the coordinator, which would refuse the pair later.
+            from coordinator.pairing import check_pair
 
-            check_pair(self.pair)
+            target, draft = self.pair.described()
+            if draft:
+                check_pair(target, draft)
 
 
 def _grown(ref: str, size: str) -> str:

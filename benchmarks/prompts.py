@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sybil_engine.cli.prompts import built_in_prompts, mixed
 from sybil_engine.core.errors import InvalidSettings
+from sybil_engine.prompts import built_in_prompts, mixed
 
 UNSORTED = "prompts"
 

@@ -1,31 +1,49 @@
-"""Pairs of target and draft models that go by one name."""
+"""Pairs of target and draft models, and the names that some of them go by."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from sybil_engine.core.errors import InvalidSettings
+from sybil_engine.core.types import ModelDescription
 
 EMBEDDED_TARGET = "embedded-target"
 EMBEDDED_DRAFT = "embedded-draft"
+NO_DRAFTER = "none"
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """References of a target and a draft model that share a tokenizer."""
+class Pair:
+    """References of a target and a draft model that share a tokenizer; `draft` may be "none"."""
 
     target: str
     draft: str
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is the pair that comes with this package: nobody needs to check that one."""
+        return self == PRESETS["embedded"]
+
+    def described(self) -> tuple[ModelDescription, ModelDescription | None]:
+        """What both models are, without loading any weights; None where nobody drafts.
+
+        Raises:
+            ModelError: one of them is missing, or of a kind that cannot be served.
+        """
+        # torch and transformers, which the embedded pair does not need here.
+        from sybil_engine.models.loading import describe
+
+        return describe(self.target), None if self.draft == NO_DRAFTER else describe(self.draft)
+
 
 PRESETS = MappingProxyType(
     {
-        "embedded": Preset(target=EMBEDDED_TARGET, draft=EMBEDDED_DRAFT),
-        "gpt2": Preset(target="openai-community/gpt2-medium", draft="openai-community/gpt2"),
+        "embedded": Pair(target=EMBEDDED_TARGET, draft=EMBEDDED_DRAFT),
+        "gpt2": Pair(target="openai-community/gpt2-medium", draft="openai-community/gpt2"),
     }
 )
 
 
-def preset(name: str) -> Preset:
+def preset(name: str) -> Pair:
     """Return the pair called `name`.
 
     Raises:
@@ -35,3 +53,18 @@ def preset(name: str) -> Preset:
         return PRESETS[name]
     except KeyError:
         raise InvalidSettings(f"preset is {name!r}; it must be one of {', '.join(PRESETS)}") from None
+
+
+def pair_of(preset_name: str | None = None, target: str | None = None, draft: str | None = None) -> Pair:
+    """The pair that `--preset`, `--target` and `--draft` name; the embedded one where they name none.
+
+    Raises:
+        InvalidSettings: a target without a draft model, since nothing says which one matches it; or no such preset.
+    """
+    if target and not (draft or preset_name):
+        raise InvalidSettings(
+            f"--target {target} needs a --draft model with the same tokenizer; "
+            f"name one, or say --draft {NO_DRAFTER} to go without"
+        )
+    named = preset(preset_name or "embedded")
+    return Pair(target or named.target, draft or named.draft)

@@ -22,13 +22,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from sybil_engine.cli.__main__ import main
+from sybil_cli.__main__ import main
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc, types_pb2
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "def fibonacci(n):\n"
-SYBIL = [sys.executable, "-m", "sybil_engine.cli"]
+SYBIL = [sys.executable, "-m", "sybil_cli"]
 DRAFTED, TARGET = types_pb2.TOKEN_ORIGIN_DRAFTED, types_pb2.TOKEN_ORIGIN_TARGET
 RESPONSES = [
     wire.GenerateResponse(text="    retur", token_ids=[1, 2], origins=[DRAFTED, DRAFTED]),
@@ -281,7 +281,7 @@ def test_health_of_nobody_is_1(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_demo_shows_speed_and_exactness_and_what_to_try_next(
     coordinator: ScriptedCoordinator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sybil_engine.cli.fleet.own_fleet", fleet_at(coordinator))
+    monkeypatch.setattr("sybil_cli.fleet.own_fleet", fleet_at(coordinator))
     assert main(["demo"]) == 0
     shown = capsys.readouterr().out
     assert "    return 1\n" in shown
@@ -296,7 +296,7 @@ def test_the_demo_shows_speed_and_exactness_and_what_to_try_next(
 def test_a_demo_that_is_not_exact_fails(
     coordinator: ScriptedCoordinator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sybil_engine.cli.fleet.own_fleet", fleet_at(coordinator))
+    monkeypatch.setattr("sybil_cli.fleet.own_fleet", fleet_at(coordinator))
     coordinator.wrong_when_pipelined = True
     assert main(["demo"]) == 1
     assert "10 differences" in capsys.readouterr().out

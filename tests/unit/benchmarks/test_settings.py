@@ -9,7 +9,7 @@ import pytest
 from benchmarks import plan
 from benchmarks.plan import Plan
 from benchmarks.settings import ARMS, PREFIX, BenchSettings
-from sybil_engine.cli.__main__ import main
+from sybil_cli.__main__ import main
 from sybil_engine.core.types import Speculation
 from sybil_engine.settings import parse
 
@@ -19,7 +19,7 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: object) -> int:
         raise AssertionError("something was started")
 
-    monkeypatch.setattr("sybil_engine.cli.bench.run", start)
+    monkeypatch.setattr("sybil_cli.bench.run", start)
     for name in [each for each in os.environ if each.startswith(PREFIX)]:
         monkeypatch.delenv(name)
 

@@ -8,15 +8,15 @@ from types import ModuleType
 
 import pytest
 
-from sybil_engine.cli import serve as serve_module
-from sybil_engine.cli.__main__ import main
-from sybil_engine.cli.exits import failure_of
-from sybil_engine.cli.options import Models
-from sybil_engine.cli.pairs import Pair, check_pair, pair_of
-from sybil_engine.cli.parameters import Address
-from sybil_engine.cli.prompts import Prompt, mixed
+from sybil_cli import serve as serve_module
+from sybil_cli.__main__ import main
+from sybil_cli.exits import failure_of
+from sybil_cli.fleet import check
+from sybil_cli.parameters import Address
 from sybil_engine.core.errors import InvalidRequest, ModelNotFound, PairMismatch, SybilError, Unavailable
 from sybil_engine.core.types import ModelDescription
+from sybil_engine.models.presets import Pair, pair_of
+from sybil_engine.prompts import Prompt, mixed
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_serve_hands_every_flag_to_the_service(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_pair_is_the_presets_unless_its_models_are_named() -> None:
-    assert pair_of(Models()) == Pair("embedded-target", "embedded-draft")
-    assert pair_of(Models()).is_known
-    assert pair_of(Models(preset="gpt2")).target == "openai-community/gpt2-medium"
-    assert pair_of(Models(target="t", draft="d")) == Pair("t", "d")
-    assert pair_of(Models(draft="d")) == Pair("embedded-target", "d")
-    assert pair_of(Models(preset="gpt2", target="t")) == Pair("t", "openai-community/gpt2")
+    assert pair_of() == Pair("embedded-target", "embedded-draft")
+    assert pair_of().is_embedded
+    assert pair_of("gpt2").target == "openai-community/gpt2-medium"
+    assert pair_of(None, "t", "d") == Pair("t", "d")
+    assert pair_of(draft="d") == Pair("embedded-target", "d")
+    assert pair_of("gpt2", "t") == Pair("t", "openai-community/gpt2")
 
 
 def description(model: str, **parts: str) -> ModelDescription:
@@ -141,13 +141,13 @@ def test_a_mismatch_names_both_fingerprints_and_what_differs(monkeypatch: pytest
     loading.describe = described.__getitem__  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sybil_engine.models.loading", loading)
     with pytest.raises(PairMismatch) as raised:
-        check_pair(Pair("large", "small"))
+        check(Pair("large", "small"))
     message = str(raised.value)
     assert "fingerprint-of-large" in message
     assert "fingerprint-of-small" in message
     assert "vocabulary" in message
     assert "merges" not in message
-    check_pair(Pair("large", "none"))
+    check(Pair("large", "none"))
 
 
 def test_a_mixture_of_prompts_starts_with_the_first_and_has_every_category() -> None:
@@ -169,7 +169,7 @@ def test_a_mixture_of_prompts_starts_with_the_first_and_has_every_category() -> 
 def test_help_and_health_import_neither_torch_nor_ray_nor_transformers(arguments: list[str]) -> None:
     script = (
         "import sys\n"
-        "from sybil_engine.cli.__main__ import main\n"
+        "from sybil_cli.__main__ import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'ray', 'transformers', 'numpy'} & sys.modules.keys()))\n"

@@ -1,8 +1,8 @@
 """Exactness is counted token by token; speed as a ratio of sums."""
 
-from sybil_engine.cli.comparison import Comparison
-from sybil_engine.cli.completion import Completion, Ending
-from sybil_engine.cli.stats import Counts
+from sybil_cli.comparison import Comparison
+from sybil_cli.completion import Completion, Ending
+from sybil_cli.stats import Counts
 from sybil_engine.core.types import FinishReason, Speculation, TokenOrigin
 
 OFF, LOCKSTEP, PIPELINED = Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED

@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from sybil_engine.cli.completion import Completion, Ending, Piece
-from sybil_engine.cli.printing import ColourPrinter, JsonPrinter, PlainPrinter, Printer, as_json, figures, printer_for
-from sybil_engine.cli.stats import Counts
+from sybil_cli.completion import Completion, Ending, Piece
+from sybil_cli.printing import ColourPrinter, JsonPrinter, PlainPrinter, Printer, as_json, figures, printer_for
+from sybil_cli.stats import Counts
 from sybil_engine.core.types import FinishReason, TokenOrigin
 
 DRAFTED, TARGET = TokenOrigin.DRAFTED, TokenOrigin.TARGET

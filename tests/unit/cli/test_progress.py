@@ -6,8 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from sybil_engine.cli import progress as progress_module
-from sybil_engine.cli.progress import Progress
+from sybil_cli import progress as progress_module
+from sybil_cli.progress import Progress
 
 
 @pytest.fixture

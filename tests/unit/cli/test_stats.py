@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sybil_engine.cli.stats import Counts, Stats
+from sybil_cli.stats import Counts, Stats
 
 COUNTS = Counts(
     prompt_tokens=10,

@@ -18,7 +18,7 @@ from simulator.rows import BranchRows, TrunkRows
 from simulator.storage import Recording, save
 from simulator.synthetic import synthetic_trace
 from simulator.trace import Trace
-from sybil_engine.cli.__main__ import main
+from sybil_cli.__main__ import main
 from sybil_engine.core.ledger import Ledger
 
 POINT = Point(30, 3, 1)

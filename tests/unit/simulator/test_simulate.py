@@ -9,7 +9,7 @@ import pytest
 
 from simulator.storage import Recording, save
 from simulator.synthetic import synthetic_trace
-from sybil_engine.cli.__main__ import main
+from sybil_cli.__main__ import main
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 def test_its_help_and_its_play_load_neither_torch_nor_ray(traces: str) -> None:
     for arguments in (["simulate", "--help"], ["simulate", "--traces", traces, "--point", "30,3,1"]):
         code = (
-            "import sys; from sybil_engine.cli.__main__ import main; "
+            "import sys; from sybil_cli.__main__ import main; "
             f"assert main({arguments!r}) == 0; "
             "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
         )

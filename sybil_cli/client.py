@@ -7,9 +7,9 @@ from dataclasses import fields
 
 import grpc
 
-from sybil_engine.cli.completion import CompletionRequest, Ending, Piece, Served
-from sybil_engine.cli.exits import CommandFailed, UserMistake
-from sybil_engine.cli.stats import Counts
+from sybil_cli.completion import CompletionRequest, Ending, Piece, Served
+from sybil_cli.exits import CommandFailed, UserMistake
+from sybil_cli.stats import Counts
 from sybil_engine.core.types import FinishReason, Speculation
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc, types_pb2

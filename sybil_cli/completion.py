@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sybil_engine.cli.stats import Counts
+from sybil_cli.stats import Counts
 from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.types import (
     MOST_WINDOW_TOKENS,

@@ -1,4 +1,4 @@
-"""`sybil`, and `python -m sybil_engine.cli`: finds the subcommand, runs it, turns errors into words and exit codes."""
+"""`sybil`, and `python -m sybil_cli`: finds the subcommand, runs it, turns errors into words and exit codes."""
 
 import difflib
 import os
@@ -8,8 +8,8 @@ from importlib import import_module
 
 import click
 
+from sybil_cli import exits
 from sybil_engine import __version__
-from sybil_engine.cli import exits
 from sybil_engine.core.errors import SybilError
 
 # One module of this package a name; one line of help, so that `sybil --help` imports none of them.
@@ -33,7 +33,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(import_module(f"sybil_engine.cli.{cmd_name}"), cmd_name)
+        command = getattr(import_module(f"sybil_cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
 

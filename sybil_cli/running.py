@@ -5,7 +5,7 @@ import signal
 from collections.abc import Coroutine
 from typing import Any
 
-from sybil_engine.cli.exits import INTERRUPTED, TERMINATED, report
+from sybil_cli.exits import INTERRUPTED, TERMINATED, report
 
 _EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 

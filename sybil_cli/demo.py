@@ -8,20 +8,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sybil_engine.cli.client import GenerationClient, connected
-from sybil_engine.cli.comparison import ARMS, Comparison
-from sybil_engine.cli.completion import Completion, CompletionRequest
-from sybil_engine.cli.exits import FAILURE, SUCCESS
-from sybil_engine.cli.generate import complete
-from sybil_engine.cli.options import model_options, models_from
-from sybil_engine.cli.pairs import Pair, pair_of
-from sybil_engine.cli.parameters import DEFAULT_COORDINATOR
-from sybil_engine.cli.printing import SilentPrinter, described, number, printer_for
-from sybil_engine.cli.program import program
-from sybil_engine.cli.progress import Progress
-from sybil_engine.cli.prompts import Prompt, built_in_prompts, mixed
-from sybil_engine.cli.running import run
+from sybil_cli.client import GenerationClient, connected
+from sybil_cli.comparison import ARMS, Comparison
+from sybil_cli.completion import Completion, CompletionRequest
+from sybil_cli.exits import FAILURE, SUCCESS
+from sybil_cli.generate import complete
+from sybil_cli.options import model_options, pair_from
+from sybil_cli.parameters import DEFAULT_COORDINATOR
+from sybil_cli.printing import SilentPrinter, described, number, printer_for
+from sybil_cli.program import program
+from sybil_cli.progress import Progress
+from sybil_cli.running import run
 from sybil_engine.core.types import SamplingParams, Speculation
+from sybil_engine.models.presets import Pair
+from sybil_engine.prompts import Prompt, built_in_prompts, mixed
 
 _SEED = 20
 _SHOWN_TOKENS = 96
@@ -37,12 +37,12 @@ _PATIENCE_S = 45.0
 def demo(**options: Any) -> int:
     """Start drafter, verifier and coordinator on this machine, complete real Python code with and without speculation,
     and say how fast and how exact that was."""
-    return run(_demo(pair_of(models_from(options)), Console(highlight=False), Console(stderr=True, highlight=False)))
+    return run(_demo(pair_from(options), Console(highlight=False), Console(stderr=True, highlight=False)))
 
 
 async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
     # Ray, which `sybil --help` does not need.
-    from sybil_engine.cli.fleet import own_fleet
+    from sybil_cli.fleet import own_fleet
 
     progress = Progress(remarks)
     prompts = built_in_prompts()

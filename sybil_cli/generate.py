@@ -7,15 +7,15 @@ from typing import Any
 import click
 from rich.console import Console
 
-from sybil_engine.cli.client import GenerationClient, connected
-from sybil_engine.cli.completion import Completion, CompletionRequest, Piece
-from sybil_engine.cli.exits import SUCCESS, UserMistake
-from sybil_engine.cli.options import model_options, models_from, request_from, request_options
-from sybil_engine.cli.pairs import Pair, pair_of
-from sybil_engine.cli.parameters import SECONDS, Address
-from sybil_engine.cli.printing import Printer, printer_for
-from sybil_engine.cli.progress import Progress
-from sybil_engine.cli.running import run
+from sybil_cli.client import GenerationClient, connected
+from sybil_cli.completion import Completion, CompletionRequest, Piece
+from sybil_cli.exits import SUCCESS, UserMistake
+from sybil_cli.options import model_options, models_chosen, pair_from, request_from, request_options
+from sybil_cli.parameters import SECONDS, Address
+from sybil_cli.printing import Printer, printer_for
+from sybil_cli.progress import Progress
+from sybil_cli.running import run
+from sybil_engine.models.presets import Pair
 
 
 @click.command(short_help="Complete one prompt.")
@@ -35,15 +35,14 @@ def generate(prompt: str, address: str | None, timeout_s: float | None, as_json:
     """Complete PROMPT; `-` reads it from stdin."""
     remarks = Console(stderr=True, highlight=False)
     output = Console(highlight=False)
-    models = models_from(options)
-    if address and models.chosen:
+    if address and models_chosen(options):
         raise UserMistake(
             f"--preset, --target and --draft choose the models of an own fleet, but the coordinator at {address} has "
             "its models already; leave them out, or leave out --address (and unset SYBIL_ADDRESS)"
         )
     request = request_from(_read(prompt, remarks), options)
     printer = printer_for(output, remarks, as_json)
-    return run(_generate(address, pair_of(models), request, printer, Progress(remarks), timeout_s))
+    return run(_generate(address, pair_from(options), request, printer, Progress(remarks), timeout_s))
 
 
 async def complete(
@@ -83,7 +82,7 @@ async def _generate(
     async with AsyncExitStack() as stack:
         if address is None:
             # Ray, which a client of a running coordinator does not need.
-            from sybil_engine.cli.fleet import own_fleet
+            from sybil_cli.fleet import own_fleet
 
             at = (await stack.enter_async_context(own_fleet(pair, progress))).address
         else:

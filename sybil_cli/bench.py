@@ -8,9 +8,9 @@ import click
 from rich.console import Console
 
 from benchmarks.settings import PREFIX, BenchSettings
+from sybil_cli.exits import FAILURE, SUCCESS
+from sybil_cli.running import run
 from sybil_engine import settings
-from sybil_engine.cli.exits import FAILURE, SUCCESS
-from sybil_engine.cli.running import run
 
 if TYPE_CHECKING:
     from benchmarks.plan import Plan

@@ -10,15 +10,14 @@ import click
 from rich.console import Console
 
 from coordinator.settings import PlaceSettings
+from sybil_cli.client import connected
+from sybil_cli.exits import SUCCESS, CommandFailed
+from sybil_cli.printing import described
+from sybil_cli.program import program
+from sybil_cli.progress import Progress
+from sybil_cli.running import run
 from sybil_engine import settings
-from sybil_engine.cli.client import connected
-from sybil_engine.cli.exits import SUCCESS, CommandFailed
-from sybil_engine.cli.options import Models
-from sybil_engine.cli.pairs import pair_of
-from sybil_engine.cli.printing import described
-from sybil_engine.cli.program import program
-from sybil_engine.cli.progress import Progress
-from sybil_engine.cli.running import run
+from sybil_engine.models.presets import pair_of
 
 _PREFIX = "SYBIL_"
 # These begin with our prefix, too, but are for others.
@@ -37,7 +36,7 @@ class UpSettings(PlaceSettings):
 
     def placed(self) -> PlaceSettings:
         """The same, with the models that are meant."""
-        pair = pair_of(Models(self.preset, self.target or None, self.draft or None))
+        pair = pair_of(self.preset, self.target, self.draft)
         values = {each.name: getattr(self, each.name) for each in fields(PlaceSettings)}
         return PlaceSettings(**{**values, "target": pair.target, "draft": pair.draft})
 
@@ -56,7 +55,7 @@ def up(argv: tuple[str, ...]) -> int:
 
 async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int:
     # Ray, which `sybil --help` does not need.
-    from sybil_engine.cli.fleet import placed_fleet
+    from sybil_cli.fleet import placed_fleet
 
     output.print("Starting drafter, verifier and coordinator on this machine, under Ray.")
     try:

@@ -7,8 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.text import Text
 
-from sybil_engine.cli.completion import Completion, Piece, Served
-from sybil_engine.cli.stats import Stats
+from sybil_cli.completion import Completion, Piece, Served
+from sybil_cli.stats import Stats
 from sybil_engine.core.types import ModelDescription, TokenOrigin
 
 ORIGIN_STYLES = {TokenOrigin.DRAFTED: "cyan", TokenOrigin.TARGET: "bold yellow"}

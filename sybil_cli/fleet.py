@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from coordinator.pairing import check_pair
 from coordinator.ray.fleet import RunningFleet, running_fleet
 from coordinator.settings import PlaceSettings
-from sybil_engine.cli.pairs import Pair, check_pair
-from sybil_engine.cli.progress import Progress
-from sybil_engine.cli.running import take_sigterm_back
+from sybil_cli.progress import Progress
+from sybil_cli.running import take_sigterm_back
+from sybil_engine.models.presets import Pair
 
 
 @asynccontextmanager
@@ -33,9 +34,16 @@ async def placed_fleet(settings: PlaceSettings, progress: Progress) -> AsyncIter
     pair = Pair(settings.target, settings.draft)
     async with AsyncExitStack() as stack:
         with progress.waiting("the fleet"):
-            if not pair.is_known:
+            if not pair.is_embedded:
                 progress.say("checking that target and draft models belong together")
-                await asyncio.to_thread(check_pair, pair)
+                await asyncio.to_thread(check, pair)
             fleet = await stack.enter_async_context(running_fleet(settings, report))
         take_sigterm_back()
         yield fleet
+
+
+def check(pair: Pair) -> None:
+    """Refuse models that cannot be served together, before any weights are loaded."""
+    target, draft = pair.described()
+    if draft:
+        check_pair(target, draft)

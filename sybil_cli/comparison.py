@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from sybil_engine.cli.completion import Completion
-from sybil_engine.cli.stats import Counts, Stats
+from sybil_cli.completion import Completion
+from sybil_cli.stats import Counts, Stats
 from sybil_engine.core.types import Speculation
 
 ARMS = (Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED)

@@ -4,8 +4,8 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sybil_engine.cli.exits import FAILURE, SUCCESS, CommandFailed
-from sybil_engine.cli.parameters import SECONDS, Address
+from sybil_cli.exits import FAILURE, SUCCESS, CommandFailed
+from sybil_cli.parameters import SECONDS, Address
 
 
 @click.command(short_help="Ask a service whether it is ready.")

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import sybil_engine
-from sybil_engine.cli.exits import CommandFailed
+from sybil_engine.core.errors import SybilError
 
-_FILE = Path(sybil_engine.__file__).parent / "models" / "embedded" / "prompts.jsonl"
+_FILE = Path(__file__).parent / "models" / "embedded" / "prompts.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +16,8 @@ class Prompt:
     """One built-in prompt.
 
     Attributes:
-        category: what is in the middle of being written where it ends: code, docstring or doctest.
-        module: of CPython's standard library, where it comes from.
+        category: what the prompt breaks off in: code, docstring or doctest.
+        module: the module of CPython's standard library that it comes from.
     """
 
     id: str
@@ -31,12 +30,12 @@ def built_in_prompts(file: Path = _FILE) -> list[Prompt]:
     """Read the prompts that come with the package.
 
     Raises:
-        CommandFailed: they are not there.
+        SybilError: they are not there.
     """
     try:
         return [Prompt(**json.loads(line)) for line in file.read_text().splitlines()]
     except FileNotFoundError as error:
-        raise CommandFailed(f"{file} is missing; install the package again") from error
+        raise SybilError(f"{file} is missing; install the package again") from error
 
 
 class Categorised(Protocol):
@@ -50,7 +49,7 @@ CategorisedType = TypeVar("CategorisedType", bound=Categorised)
 
 
 def mixed(prompts: Sequence[CategorisedType], count: int) -> list[CategorisedType]:
-    """The first few, a category at a time, so that each is there."""
+    """The first `count` prompts, taking one of each category in turn."""
     ranks: dict[str, int] = {}
     ranked = []
     for prompt in prompts:

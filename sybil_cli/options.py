@@ -2,31 +2,18 @@
 
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
-from sybil_engine.cli.completion import CompletionRequest
+from sybil_cli.completion import CompletionRequest
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
-from sybil_engine.models.presets import PRESETS
+from sybil_engine.models.presets import PRESETS, Pair, pair_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SPECULATIONS = [each.value for each in Speculation]
-
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """Which models an own fleet serves; None leaves it to the preset, and that to the fleet."""
-
-    preset: str | None = None
-    target: str | None = None
-    draft: str | None = None
-
-    @property
-    def chosen(self) -> bool:
-        return self != Models()
+_MODEL_OPTIONS = ("preset", "target", "draft")
 
 
 def model_options(command: Command) -> Command:
@@ -71,9 +58,18 @@ def request_options(command: Command) -> Command:
     )
 
 
-def models_from(options: Mapping[str, Any]) -> Models:
-    """The models that the options name."""
-    return Models(preset=options["preset"], target=options["target"], draft=options["draft"])
+def pair_from(options: Mapping[str, Any]) -> Pair:
+    """The pair of models that the options name.
+
+    Raises:
+        InvalidSettings: a target without a draft model.
+    """
+    return pair_of(*(options[name] for name in _MODEL_OPTIONS))
+
+
+def models_chosen(options: Mapping[str, Any]) -> bool:
+    """Whether the options name a model or a preset."""
+    return any(options[name] for name in _MODEL_OPTIONS)
 
 
 def request_from(prompt: str, options: Mapping[str, Any]) -> CompletionRequest:

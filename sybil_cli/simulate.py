@@ -8,11 +8,11 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from sybil_engine.cli.exits import SUCCESS, UserMistake
-from sybil_engine.cli.options import model_options, models_from
-from sybil_engine.cli.pairs import NO_DRAFTER, pair_of
-from sybil_engine.cli.progress import Progress
-from sybil_engine.cli.prompts import built_in_prompts, mixed
+from sybil_cli.exits import SUCCESS, UserMistake
+from sybil_cli.options import model_options, pair_from
+from sybil_cli.progress import Progress
+from sybil_engine.models.presets import NO_DRAFTER
+from sybil_engine.prompts import built_in_prompts, mixed
 
 _FILE = click.Path(dir_okay=True, path_type=Path)
 _AT_LEAST_1 = click.IntRange(min=1)
@@ -107,7 +107,7 @@ def record(out_file: Path, temperature_texts: tuple[str, ...], **options: Any) -
         from simulator.recording import Recorder
         from sybil_engine.models.loading import find_folder
 
-        pair = pair_of(models_from(options))
+        pair = pair_from(options)
         if pair.draft == NO_DRAFTER:
             raise UserMistake("a trace needs a drafter's guesses; name a model with --draft")
         recorder = Recorder(pair.target, pair.draft)
