@@ -68,8 +68,8 @@ async def bench(plan: Plan, output: Console, remarks: Console) -> bool:
 
 
 def _write(plan: Plan, document: Mapping[str, Any], reported: Sequence[ReportedRun], output: Console) -> None:
-    if plan.settings.json:
-        Path(plan.settings.json).write_text(json.dumps(document, indent=2) + "\n")
+    if plan.settings.json_file:
+        Path(plan.settings.json_file).write_text(json.dumps(document, indent=2) + "\n")
     if plan.settings.report:
         page = write_report(document, reported, plan.environment.label, Path(plan.settings.report))
         output.print(f"Report: {page}", soft_wrap=True)
@@ -166,7 +166,7 @@ class _Run:
             "pair": self._pair(),
             "machine": self.machine,
             "versions": versions(),
-            "settings": asdict(self.plan.settings),
+            "settings": self.plan.settings.model_dump(by_alias=True),
             "limits": _limits(self.plan),
             "tasks": [
                 {"prompt_id": task.prompt_id or None, "category": task.category, "seed": task.seed}

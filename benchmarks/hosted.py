@@ -63,7 +63,7 @@ async def _host_coordinator(arguments: Sequence[str], stop: asyncio.Event) -> No
     from sybil_engine.settings import parse
 
     argv = (*arguments, "--host", _HOST, "--port", "0")
-    settings = parse(CoordinatorSettings, argv, {}, "SYBIL_COORDINATOR_")
+    settings = parse(CoordinatorSettings, argv, {})
     table = RoutingTable(settings.drafters, settings.verifiers)
 
     async def serve() -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import get_args
 
@@ -60,7 +60,7 @@ class Variant:
 def variants_of(settings: ServiceSettings, dtypes: Sequence[Dtype], thread_counts: Sequence[int]) -> Iterator[Variant]:
     """Load a model with each type, once, and run it with each number of threads."""
     for dtype in dtypes:
-        runner, _ = host_model(replace(settings, dtype=dtype, numerics="fast", threads=1))
+        runner, _ = host_model(settings.model_copy(update={"dtype": dtype, "numerics": "fast", "threads": 1}))
         slot = runner.cache.allocate()
         for threads in thread_counts:
             yield Variant(f"{dtype}, {threads} thread{'s' if threads > 1 else ''}", threads, runner, slot)

@@ -10,13 +10,12 @@ from pathlib import Path
 from benchmarks.environments import Environment, environment_of
 from benchmarks.prompts import BenchPrompt, read_prompts
 from benchmarks.settings import PEER_DTYPES, PEERS, BenchSettings
-from drafter_service.settings import PREFIX as DRAFTER_PREFIX
 from drafter_service.settings import DrafterSettings
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import Speculation
 from sybil_engine.models.presets import NO_DRAFTER, Pair, pair_of
+from sybil_engine.serving.service_settings import ServiceSettings
 from sybil_engine.settings import parse
-from verifier_service.settings import PREFIX as VERIFIER_PREFIX
 from verifier_service.settings import VerifierSettings
 
 
@@ -176,20 +175,21 @@ def _peers(settings: BenchSettings) -> tuple[str, ...]:
 
 def _check_arguments(settings: BenchSettings) -> None:
     """Refuse flags that a service would refuse."""
-    for name, service, prefix, argv in (
-        ("--verifier-arguments", VerifierSettings, VERIFIER_PREFIX, settings.verifier_arguments),
-        ("--drafter-arguments", DrafterSettings, DRAFTER_PREFIX, settings.drafter_arguments),
-    ):
+    services: tuple[tuple[str, type[ServiceSettings], tuple[str, ...]], ...] = (
+        ("--verifier-arguments", VerifierSettings, settings.verifier_arguments),
+        ("--drafter-arguments", DrafterSettings, settings.drafter_arguments),
+    )
+    for name, service, argv in services:
         try:
-            parse(service, argv, {}, prefix)
+            parse(service, argv, {})
         except InvalidSettings as error:
             raise InvalidSettings(f"{name}: {error}") from error
 
 
 def _check_outputs(settings: BenchSettings) -> None:
     """Refuse to measure what could not be written down."""
-    if settings.json:
-        file = Path(settings.json)
+    if settings.json_file:
+        file = Path(settings.json_file)
         folder_fits = file.absolute().parent.is_dir() and os.access(file.absolute().parent, os.W_OK)
         if file.is_dir() or not folder_fits or (file.exists() and not os.access(file, os.W_OK)):
             raise InvalidSettings(f"--json {file} cannot be written; name a file in a folder that can be")

@@ -1,21 +1,22 @@
 """What can be set for a benchmark run."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import Dtype
-from sybil_engine.settings import Check, at_least, between
+from sybil_engine.settings import Rule, Settings, Words
 
-PREFIX = "SYBIL_BENCH_"
 ARMS = tuple(each.value for each in Speculation)
 PEERS = ("transformers", "transformers-assisted", "transformers-lookup")
-# In which peers compute.
+# Weights' types that peers offer.
 PEER_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _some_of(known: tuple[str, ...]) -> Check:
-    return Check(f"one or more of {', '.join(known)}", lambda names: bool(names) and set(names) <= set(known))
+def _some_of(known: tuple[str, ...]) -> Rule:
+    return Rule(f"one or more of {', '.join(known)}", lambda names: bool(names) and set(names) <= set(known))
 
 
 def _positive_whole(text: str) -> bool:
@@ -30,106 +31,86 @@ def _temperature(text: str) -> bool:
 
 
 _MOST_MS = 1e6
-_ABOVE_0 = Check(f"above 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 < value <= _MOST_MS))
-_FROM_0 = Check(f"at least 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 <= value <= _MOST_MS))
+_ABOVE_0 = Rule(f"above 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 < value <= _MOST_MS))
+_FROM_0 = Rule(f"at least 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 <= value <= _MOST_MS))
 
 
-@dataclass(frozen=True)
-class BenchSettings:
+class BenchSettings(Settings):
     """Measure how fast speculation is: every arm and every peer in one run, on the same prompts and seeds."""
 
-    env: Literal["native", "two-hosts", "emulated", "gpu"] = field(
+    model_config = SettingsConfigDict(env_prefix="SYBIL_BENCH_")
+
+    env: Literal["native", "two-hosts", "emulated", "gpu"] = Field(
         default="native",
-        metadata={
-            "help": "native: this machine; two-hosts: drafter and verifier on different cores; emulated: passes and "
+        description=(
+            "native: this machine; two-hosts: drafter and verifier on different cores; emulated: passes and "
             "messages of set durations; gpu: both models on a GPU"
-        },
+        ),
     )
-    arms: tuple[str, ...] = field(default=ARMS, metadata={"help": "speculation to measure", "check": _some_of(ARMS)})
-    lockstep_windows: tuple[str, ...] = field(
+    arms: Annotated[Words, _some_of(ARMS)] = Field(default=ARMS, description="speculation to measure")
+    lockstep_windows: Annotated[
+        Words,
+        Rule(
+            f"whole numbers from 1 to {MOST_WINDOW_TOKENS}",
+            lambda each: all(_positive_whole(one) and int(one) <= MOST_WINDOW_TOKENS for one in each),
+        ),
+    ] = Field(
         default=("3", "5", "7"),
-        metadata={
-            "help": "windows of the lockstep arm, in tokens; the fastest one is reported as lockstep",
-            "check": Check(
-                f"whole numbers from 1 to {MOST_WINDOW_TOKENS}",
-                lambda each: all(_positive_whole(one) and int(one) <= MOST_WINDOW_TOKENS for one in each),
-            ),
-        },
+        description="windows of the lockstep arm, in tokens; the fastest one is reported as lockstep",
     )
-    peers: tuple[str, ...] | None = field(
-        default=None,
-        metadata={
-            "help": "others to measure beside them, or none; left out: all, but for --env emulated",
-            "check": _some_of((*PEERS, "none")),
-        },
+    peers: Annotated[Words | None, _some_of((*PEERS, "none"))] = Field(
+        default=None, description="others to measure beside them, or none; left out: all, but for --env emulated"
     )
-    peer_dtypes: tuple[str, ...] = field(
-        default=("float32", "bfloat16"),
-        metadata={
-            "help": "weights' types that the search for a peer's best setting tries",
-            "check": _some_of(PEER_DTYPES),
-        },
+    peer_dtypes: Annotated[Words, _some_of(PEER_DTYPES)] = Field(
+        default=("float32", "bfloat16"), description="weights' types that the search for a peer's best setting tries"
     )
-    preset: Literal["embedded", "gpt2"] | None = field(
-        default=None, metadata={"help": "a pair of models by name, embedded if none is named"}
+    preset: Literal["embedded", "gpt2"] | None = Field(
+        default=None, description="a pair of models by name, embedded if none is named"
     )
-    target: str = field(default="", metadata={"help": "instead of the preset's: a folder or a hub id"})
-    draft: str = field(default="", metadata={"help": "instead of the preset's: a folder, a hub id, or none"})
-    grow_target: str = field(
-        default="", metadata={"help": "enlarge the target to so many parameters, for example 350M, same results"}
+    target: str = Field(default="", description="instead of the preset's: a folder or a hub id")
+    draft: str = Field(default="", description="instead of the preset's: a folder, a hub id, or none")
+    grow_target: str = Field(
+        default="", description="enlarge the target to this many parameters, for example 350M; the results stay"
     )
-    grow_draft: str = field(default="", metadata={"help": "the same for the draft model, for example 25M"})
-    dtype: Dtype = field(default="float32", metadata={"help": "of the target's weights"})
-    draft_dtype: Dtype | None = field(default=None, metadata={"help": "of the draft model's; left out: the target's"})
-    numerics: Literal["exact", "fast"] = field(
-        default="exact", metadata={"help": "the verifier's; fast: differences are counted with their margins"}
+    grow_draft: str = Field(default="", description="the same for the draft model, for example 25M")
+    dtype: Dtype = Field(default="float32", description="of the target's weights")
+    draft_dtype: Dtype | None = Field(default=None, description="of the draft model's weights; left out: the target's")
+    numerics: Literal["exact", "fast"] = Field(
+        default="exact", description="the verifier's; fast: differences are counted with their margins"
     )
-    target_threads: int = field(default=0, metadata={"help": "0: the environment's choice", "check": at_least(0)})
-    draft_threads: int = field(default=0, metadata={"help": "0: the environment's choice", "check": at_least(0)})
-    draft_device: Literal["cuda", "cpu"] = field(
-        default="cuda", metadata={"help": "where the draft model runs under --env gpu"}
+    target_threads: int = Field(default=0, ge=0, description="0: the environment's choice")
+    draft_threads: int = Field(default=0, ge=0, description="0: the environment's choice")
+    draft_device: Literal["cuda", "cpu"] = Field(
+        default="cuda", description="where the draft model runs under --env gpu"
     )
-    verify_ms: float | None = field(
-        default=None, metadata={"help": "--env emulated: length of a verify pass, 30 if left out", "check": _ABOVE_0}
+    verify_ms: Annotated[float | None, _ABOVE_0] = Field(
+        default=None, description="--env emulated: length of a verify pass, 30 if left out"
     )
-    draft_ms: float | None = field(
-        default=None, metadata={"help": "--env emulated: length of a draft pass, 3 if left out", "check": _ABOVE_0}
+    draft_ms: Annotated[float | None, _ABOVE_0] = Field(
+        default=None, description="--env emulated: length of a draft pass, 3 if left out"
     )
-    rtt_ms: float | None = field(
-        default=None,
-        metadata={
-            "help": "--env emulated: round trip between drafter and verifier, 1 if left out",
-            "check": _FROM_0,
-        },
+    rtt_ms: Annotated[float | None, _FROM_0] = Field(
+        default=None, description="--env emulated: round trip between drafter and verifier, 1 if left out"
     )
-    row_ms: float | None = field(
-        default=None,
-        metadata={
-            "help": "--env emulated: what a verify pass's rows behind its first add, each; 0 if left out",
-            "check": _FROM_0,
-        },
+    row_ms: Annotated[float | None, _FROM_0] = Field(
+        default=None, description="--env emulated: what each row of a verify pass after the first adds; 0 if left out"
     )
-    verifier_arguments: tuple[str, ...] = field(default=(), metadata={"help": "further flags for the verifier"})
-    drafter_arguments: tuple[str, ...] = field(default=(), metadata={"help": "further flags for the drafter"})
-    window: int = field(
+    verifier_arguments: Words = Field(default=(), description="further flags for the verifier")
+    drafter_arguments: Words = Field(default=(), description="further flags for the drafter")
+    window: int = Field(
         default=0,
-        metadata={
-            "help": "most drafted tokens of a pass but for lockstep; 0: each arm's own",
-            "check": between(0, MOST_WINDOW_TOKENS),
-        },
+        ge=0,
+        le=MOST_WINDOW_TOKENS,
+        description="most drafted tokens of a pass but for lockstep; 0: each arm's own",
     )
-    prompts: str = field(
-        default="", metadata={"help": "JSON lines, each with a prompt and perhaps a category; empty: built-in prompts"}
+    prompts: str = Field(
+        default="", description="JSON lines, each with a prompt and perhaps a category; empty: built-in prompts"
     )
-    count: int = field(default=12, metadata={"help": "prompts to use, a category at a time", "check": at_least(1)})
-    max_tokens: int = field(default=128, metadata={"help": "tokens to generate for each", "check": at_least(1)})
-    temperatures: tuple[str, ...] = field(
-        default=("0", "0.8"),
-        metadata={
-            "help": "each measured apart",
-            "check": Check("numbers from 0 on", lambda each: bool(each) and all(_temperature(one) for one in each)),
-        },
-    )
-    repeat: int = field(default=1, metadata={"help": "runs of each prompt, with a seed each", "check": at_least(1)})
-    json: str = field(default="", metadata={"help": "file to write every figure to"})
-    report: str = field(default="", metadata={"help": "folder to write plots and a page to"})
+    count: int = Field(default=12, ge=1, description="prompts to use, a category at a time")
+    max_tokens: int = Field(default=128, ge=1, description="tokens to generate for each")
+    temperatures: Annotated[
+        Words, Rule("numbers from 0 on", lambda each: bool(each) and all(_temperature(one) for one in each))
+    ] = Field(default=("0", "0.8"), description="each measured apart")
+    repeat: int = Field(default=1, ge=1, description="runs of each prompt, with a seed each")
+    json_file: str = Field(default="", alias="json", description="file to write every figure to")
+    report: str = Field(default="", description="folder to write plots and a page to")

@@ -13,7 +13,6 @@ from coordinator.settings import CoordinatorSettings
 from sybil_engine.core.errors import InvalidRequest, PairMismatch, SybilError
 from sybil_engine.settings import parse
 
-PREFIX = "SYBIL_COORDINATOR_"
 PROGRAM = "sybil serve coordinator"
 
 logger = logging.getLogger("coordinator")
@@ -65,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
     async def run() -> None:
-        settings = parse(CoordinatorSettings, argv, os.environ, PREFIX, PROGRAM)
+        settings = parse(CoordinatorSettings, argv, os.environ, PROGRAM)
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

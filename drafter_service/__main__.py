@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from drafter_service.settings import PREFIX, DrafterSettings
+from drafter_service.settings import DrafterSettings
 from sybil_engine.settings import parse
 
 PROGRAM = "sybil serve drafter"
@@ -22,7 +22,7 @@ async def serve(
     Raises:
         InvalidSettings, Unavailable, ModelError: it cannot serve.
     """
-    settings = parse(DrafterSettings, argv, environ, PREFIX, PROGRAM)
+    settings = parse(DrafterSettings, argv, environ, PROGRAM)
     # Behind the settings: a wrong flag is reported at once, not after torch is imported.
     from drafter_service.engine import BRANCH_CELLS, Drafter
     from drafter_service.servicer import DrafterServicer

@@ -1,27 +1,24 @@
 """The drafter's settings."""
 
-from dataclasses import dataclass, field
 from typing import Literal
 
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
 from sybil_engine.serving.service_settings import ServiceSettings
-from sybil_engine.settings import PORT, at_least
-
-PREFIX = "SYBIL_DRAFTER_"
+from sybil_engine.settings import Port
 
 
-@dataclass(frozen=True)
 class DrafterSettings(ServiceSettings):
-    """Flags and SYBIL_DRAFTER_... variables."""
+    """Host the draft model, which guesses ahead."""
 
-    model: str = field(
-        default="embedded-draft", metadata={"help": "the draft model: a folder, a hub id or embedded-draft"}
-    )
-    port: int = field(default=50053, metadata={"help": "port to listen on; 0: a free one", "check": PORT})
+    model_config = SettingsConfigDict(env_prefix="SYBIL_DRAFTER_")
+
+    model: str = Field(default="embedded-draft", description="the draft model: a folder, a hub id or embedded-draft")
+    port: Port = Field(default=50053, description="port to listen on; 0: a free one")
     # A small model gains nothing from more threads, and leaves the other cores to the target.
-    threads: int = field(
-        default=1, metadata={"help": "processor threads of a pass; 0: all cores but one", "check": at_least(0)}
-    )
-    # The target has the last word: what a draft pass rounds differently costs at most a little acceptance.
-    numerics: Literal["exact", "fast"] = field(
-        default="fast", metadata={"help": "exact: every pass in shapes that agree bit for bit"}
+    threads: int = Field(default=1, ge=0, description="processor threads of a pass; 0: all cores but one")
+    # The target has the last word: a draft pass that rounds differently costs at most a little acceptance.
+    numerics: Literal["exact", "fast"] = Field(
+        default="fast", description="exact: every pass in shapes that agree bit for bit"
     )

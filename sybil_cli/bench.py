@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from benchmarks.settings import PREFIX, BenchSettings
+from benchmarks.settings import BenchSettings
 from sybil_cli.exits import FAILURE, SUCCESS
 from sybil_cli.running import run
 from sybil_engine import settings
@@ -26,7 +26,7 @@ _FILE_COLUMNS = 160
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 def bench(argv: tuple[str, ...]) -> int:
     """Measure every kind of speculation, and peers, in one run: docs/benchmarks.md says how to read what it prints."""
-    chosen = settings.parse(BenchSettings, argv, os.environ, PREFIX, "sybil bench")
+    chosen = settings.parse(BenchSettings, argv, os.environ, "sybil bench")
     # Behind the settings: a wrong flag is reported at once.
     from benchmarks.plan import Plan
 

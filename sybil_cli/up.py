@@ -3,10 +3,11 @@
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import click
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from coordinator.settings import PlaceSettings
@@ -19,25 +20,25 @@ from sybil_cli.running import run
 from sybil_engine import settings
 from sybil_engine.models.presets import pair_of
 
-_PREFIX = "SYBIL_"
-# These begin with our prefix, too, but are for others.
+# These begin with the same prefix, but are for others.
 _OTHERS = ("SYBIL_ADDRESS", "SYBIL_DRAFTER_", "SYBIL_VERIFIER_", "SYBIL_COORDINATOR_", "SYBIL_BENCH_")
 
 
-@dataclass(frozen=True)
 class UpSettings(PlaceSettings):
     """Run drafter, verifier and coordinator on this machine, under Ray, until Ctrl-C or SIGTERM."""
 
-    preset: Literal["embedded", "gpt2"] | None = field(
-        default=None, metadata={"help": "a pair of models by name, embedded if none is named"}
+    model_config = SettingsConfigDict(env_prefix="SYBIL_")
+
+    preset: Literal["embedded", "gpt2"] | None = Field(
+        default=None, description="a pair of models by name, embedded if none is named"
     )
-    target: str = field(default="", metadata={"help": "instead of the preset's: a folder or a hub id"})
-    draft: str = field(default="", metadata={"help": "instead of the preset's: a folder, a hub id, or none"})
+    target: str = Field(default="", description="instead of the preset's: a folder or a hub id")
+    draft: str = Field(default="", description="instead of the preset's: a folder, a hub id, or none")
 
     def placed(self) -> PlaceSettings:
-        """The same, with the models that are meant."""
+        """The same fleet with both models named."""
         pair = pair_of(self.preset, self.target, self.draft)
-        values = {each.name: getattr(self, each.name) for each in fields(PlaceSettings)}
+        values = self.model_dump(include=set(PlaceSettings.model_fields))
         return PlaceSettings(**{**values, "target": pair.target, "draft": pair.draft})
 
 
@@ -49,7 +50,7 @@ class UpSettings(PlaceSettings):
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 def up(argv: tuple[str, ...]) -> int:
     """Run drafter, verifier and coordinator on this machine until Ctrl-C or SIGTERM."""
-    placed = settings.parse(UpSettings, argv, _ours(os.environ), _PREFIX, "sybil up").placed()
+    placed = settings.parse(UpSettings, argv, _ours(os.environ), "sybil up").placed()
     return run(_up(placed, Console(highlight=False), Progress(Console(stderr=True, highlight=False))))
 
 
@@ -82,9 +83,5 @@ async def _announce(address: str, output: Console) -> None:
 
 
 def _ours(environ: Mapping[str, str]) -> dict[str, str]:
-    known = {_PREFIX + each.name.upper() for each in fields(UpSettings)}
-    return {
-        name: value
-        for name, value in environ.items()
-        if name.startswith(_PREFIX) and (name in known or not name.startswith(_OTHERS))
-    }
+    known = {UpSettings.variable(name) for name in UpSettings.model_fields}
+    return {name: value for name, value in environ.items() if name in known or not name.startswith(_OTHERS)}

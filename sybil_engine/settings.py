@@ -1,279 +1,194 @@
-"""Settings from flags and environment variables: a frozen dataclass says all there is to know.
+"""Settings from flags and environment variables, each declared once.
 
-A field `max_sessions: int = field(default=8, metadata={"help": "...", "check": at_least(1)})` becomes the flag
-`--max-sessions` and, with the prefix `SYBIL_DRAFTER_`, the variable `SYBIL_DRAFTER_MAX_SESSIONS`. Flags win over the
-environment; a name that nobody knows is an error, never a default. An empty variable counts as unset, because compose
-files cannot leave one out.
-
-Types: int, float, str, bool, tuple[str, ...] (comma-separated), Literal and Enum choices, and each of them `| None`.
+A field `max_sessions: int = Field(default=8, ge=1, description="...")` of a class with the prefix `SYBIL_DRAFTER_` is
+the flag `--max-sessions` and the variable `SYBIL_DRAFTER_MAX_SESSIONS`. Flags win over variables. An unknown name is an
+error. An empty variable counts as unset, because compose files cannot leave one out.
 """
 
-import argparse
 import difflib
-import math
-import sys
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, Literal, NoReturn, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sybil_engine.core.errors import InvalidSettings
 
-TRUE_WORDS = ("true", "yes", "on", "1")
-FALSE_WORDS = ("false", "no", "off", "0")
+
+def _split(raw: Any) -> Any:
+    return tuple(filter(None, map(str.strip, raw.split(",")))) if isinstance(raw, str) else raw
 
 
-class SettingsClass(Protocol):
-    """Any dataclass."""
+Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+"""Several words: separated by commas in a flag or a variable."""
 
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+Port = Annotated[int, Field(ge=0, le=65535)]
 
-
-Settings = TypeVar("Settings", bound=SettingsClass)
+_KINDS = {"int": "a whole number", "float": "a finite number", "finite": "a finite number", "bool": "true or false"}
 
 
 @dataclass(frozen=True)
-class Check:
-    """A rule for one value, put under "check" in a field's metadata.
-
-    Attributes:
-        allowed: completes the sentence "it must be ...".
-        holds: whether a value, converted already, keeps the rule.
-    """
+class Rule:
+    """A rule that `Field` cannot state: `allowed` completes "it must be ...", `holds` judges a value of the type."""
 
     allowed: str
     holds: Callable[[Any], bool]
 
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
-def at_least(low: float) -> Check:
-    """Allow numbers from `low` on."""
-    return Check(f"at least {low}", lambda value: bool(value >= low))
-
-
-def between(low: float, high: float) -> Check:
-    """Allow numbers from `low` to `high`, both included."""
-    return Check(f"between {low} and {high}", lambda value: bool(low <= value <= high))
-
-
-PORT = between(0, 65535)
-
-
-def parse(
-    settings_class: type[Settings],
-    argv: Sequence[str],
-    environ: Mapping[str, str],
-    prefix: str,
-    program: str | None = None,
-) -> Settings:
-    """Read `settings_class` from flags and environment; `--help` prints what there is and exits 0.
-
-    Args:
-        argv: flags, without the program's name.
-        prefix: of the environment variables that are ours, for example "SYBIL_DRAFTER_".
-        program: the name that `--help` prints.
-
-    Raises:
-        InvalidSettings: an unknown name (with the nearest known one), a value that is not allowed, or a missing one.
-    """
-    options = [_Option.of(field_, get_type_hints(settings_class)[field_.name]) for field_ in fields(settings_class)]
-    values: dict[str, Any] = {}
-    for source in (
-        _from_environment(options, environ, prefix),
-        _from_flags(settings_class, options, argv, prefix, program),
-    ):
-        values.update((option.name, option.convert(raw, written)) for option, raw, written in source)
-    for option in options:
-        if option.required and option.name not in values:
-            raise InvalidSettings(f"{option.flag} is missing; give it, or set {option.variable(prefix)}")
-    return settings_class(**values)
-
-
-def parse_or_exit(
-    settings_class: type[Settings],
-    argv: Sequence[str],
-    environ: Mapping[str, str],
-    prefix: str,
-    program: str,
-) -> Settings:
-    """Read settings as `parse` does; what is wrong with them becomes one line on stderr and exit status 2."""
-    try:
-        return parse(settings_class, argv, environ, prefix, program)
-    except InvalidSettings as error:
-        sys.stderr.write(f"{program}: {error}\n")
-        raise SystemExit(2) from None
-
-
-@dataclass(frozen=True)
-class _Option:
-    """One field, as flag and variable."""
-
-    name: str
-    type_: Any
-    help: str
-    check: Check | None
-    required: bool
-    default: Any
-
-    @classmethod
-    def of(cls, field_: Field[Any], hint: Any) -> "_Option":
-        default = field_.default if field_.default_factory is MISSING else field_.default_factory()
-        return cls(
-            name=field_.name,
-            type_=_without_none(hint),
-            help=field_.metadata.get("help", ""),
-            check=field_.metadata.get("check"),
-            required=default is MISSING,
-            default=default,
-        )
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-    def variable(self, prefix: str) -> str:
-        return prefix + self.name.upper()
-
-    @property
-    def described(self) -> str:
-        """What `--help` says: the purpose, the choices, the default."""
-        choices = _choices(self.type_)
-        parts = [self.help] if self.help else []
-        if choices:
-            parts.append(f"one of {_listed(choices)}")
-        elif self.check:
-            parts.append(self.check.allowed)
-        parts.append("required" if self.required else f"default: {_written(self.default)}")
-        return "; ".join(parts)
-
-    def convert(self, raw: str, written: str) -> Any:
-        """Turn `raw` into this option's type; `written` is how the user named it."""
-        try:
-            value = _converted(self.type_, raw)
-        except ValueError as error:
-            raise InvalidSettings(f"{written} is {raw!r}; it must be {error}") from None
-        if self.check and not self.check.holds(value):
-            raise InvalidSettings(f"{written} is {raw!r}; it must be {self.check.allowed}")
+    def _checked(self, value: Any) -> Any:
+        if value is not None and not self.holds(value):
+            raise ValueError(self.allowed)
         return value
 
 
-_Reading = tuple[_Option, str, str]
-"""An option, its value as text, and the name by which the user gave it."""
+class Settings(BaseSettings):
+    """Frozen values. Making one reads no environment: only `parse` does.
 
+    Raises:
+        InvalidSettings: an unknown name, a missing value, or one that is not allowed.
+    """
 
-def _from_environment(options: Sequence[_Option], environ: Mapping[str, str], prefix: str) -> Iterable[_Reading]:
-    known = {option.variable(prefix): option for option in options}
-    for variable in sorted(name for name in environ if name.startswith(prefix)):
-        if variable not in known:
-            raise InvalidSettings(f"{variable} is not a setting{_nearest(variable, known)}")
-        if environ[variable]:
-            yield known[variable], environ[variable], variable
-
-
-def _from_flags(
-    settings_class: type[Settings], options: Sequence[_Option], argv: Sequence[str], prefix: str, program: str | None
-) -> Iterable[_Reading]:
-    parser = _Parser(
-        prog=program,
-        description=(settings_class.__doc__ or "").strip().split("\n\n")[0],
-        epilog=f"Each is also an environment variable, {options[0].variable(prefix)} for the first one. Flags win.",
-        allow_abbrev=False,
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, enable_decoding=False, env_prefix_target="all"
     )
-    flags = {option.flag: option for option in options}
-    for flag, option in flags.items():
-        if option.type_ is bool:
-            flags = {**flags, f"--no-{flag[2:]}": option}
-            group = parser.add_mutually_exclusive_group()
-            group.add_argument(flag, dest=flag, action="store_const", const="true", help=_percent(option.described))
-            group.add_argument(f"--no-{flag[2:]}", dest=flag, action="store_const", const="false", help="the opposite")
-        else:
-            parser.add_argument(flag, dest=flag, metavar=_metavar(option.type_), help=_percent(option.described))
-    given, unknown = parser.parse_known_args(argv)
-    if unknown:
-        name = unknown[0].partition("=")[0]
-        raise InvalidSettings(f"{name} is not a flag{_nearest(name, flags)}")
-    for flag, raw in vars(given).items():
-        if raw is not None:
-            yield flags[flag], raw, flag
+
+    def __init__(self, *, _written: Callable[[str], str] = str, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InvalidSettings(_sentence(type(self), error, _written)) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+    @classmethod
+    def named(cls) -> dict[str, FieldInfo]:
+        """Every field by its name outside, which is its alias if it has one."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+    @classmethod
+    def variable(cls, name: str) -> str:
+        """The environment variable of a field."""
+        return f"{cls.model_config['env_prefix']}{name}".upper()
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InvalidSettings(message)
+SettingsType = TypeVar("SettingsType", bound=Settings)
+
+
+def parse(
+    settings_class: type[SettingsType], argv: Sequence[str], environ: Mapping[str, str], program: str = ""
+) -> SettingsType:
+    """Read settings from flags and environment. `--help` prints all of them, under the program's name, and exits 0.
+
+    Raises:
+        InvalidSettings: an unknown name (with the nearest known one), a missing value, or one that is not allowed.
+    """
+    variables, flags = _variables(settings_class, environ), _flags(settings_class, argv, program)
+    # Variables win here: a bad one is an error even where a flag replaces it.
+    settings_class(
+        _written=lambda name: settings_class.variable(name) if name in variables else _flag(name), **flags | variables
+    )
+    return settings_class(_written=_flag, **variables | flags)
+
+
+def _variables(settings_class: type[Settings], environ: Mapping[str, str]) -> dict[str, Any]:
+    known = [settings_class.variable(name) for name in settings_class.named()]
+    for name in sorted(environ):
+        if name.startswith(settings_class.variable("")) and name not in known:
+            raise InvalidSettings(f"{name} is not a setting{_nearest(name, known)}")
+    source = EnvSettingsSource(settings_class)
+    source.env_vars = {name.lower(): value for name, value in environ.items() if value}
+    return {name: value for name, value in source().items() if name in settings_class.named()}
+
+
+def _flags(settings_class: type[Settings], argv: Sequence[str], program: str) -> dict[str, Any]:
+    options: list[click.Parameter] = [_option(*item) for item in settings_class.named().items()]
+    purpose = (settings_class.__doc__ or "").partition("\n\n")[0]
+    note = f"Each is an environment variable, too: {settings_class.variable(options[0].name)} is the first. Flags win."
+    command = click.Command(program, params=options, help=purpose, epilog=note)
+    try:
+        context = command.make_context(program, list(argv), max_content_width=120, allow_extra_args=True)
+    except click.NoSuchOption as error:
+        known = [flag for option in options for flag in (*option.opts, *option.secondary_opts)]
+        raise InvalidSettings(f"{error.option_name} is not a flag{_nearest(error.option_name, known)}") from None
+    except click.UsageError as error:
+        raise InvalidSettings(error.format_message()) from None
+    except click.exceptions.Exit as request:
+        raise SystemExit(request.exit_code) from None
+    if context.args:
+        raise InvalidSettings(f"{context.args[0]} is not a flag")
+    return {name: value for name, value in context.params.items() if value is not None}
+
+
+def _option(name: str, field: FieldInfo) -> click.Option:
+    kind = _kind(field)
+    metavar = "CHOICE" if _choices(kind) else {int: "NUMBER", float: "NUMBER", str: "TEXT"}.get(kind, "LIST")
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, tuple):
+        default = ",".join(default)
+    shown = "left out" if default in (None, "") else getattr(default, "value", default)
+    end = "required" if field.is_required() else f"default: {str(shown).lower() if kind is bool else shown}"
+    text = "; ".join(filter(None, (field.description, _allowed(field), end)))
+    flags = f"{_flag(name)}/{_flag(f'no_{name}')}" if kind is bool else _flag(name)
+    return click.Option([name, flags], default=None, help=text, metavar=None if kind is bool else metavar)
+
+
+def _sentence(settings_class: type[Settings], error: ValidationError, written: Callable[[str], str]) -> str:
+    """What is wrong with the first bad value, in words."""
+    details = error.errors()[0]
+    name, kind = str(details["loc"][0]), details["type"].partition("_")[0]
+    if name not in settings_class.named():
+        return f"{name} is not a setting{_nearest(name, settings_class.named())}"
+    if kind == "missing":
+        return f"{written(name)} is missing; give it, or set {settings_class.variable(name)}"
+    allowed = _KINDS.get(kind) or _allowed(settings_class.named()[name]) or details["msg"]
+    return f"{written(name)} is {details['input']!r}; it must be {allowed}"
+
+
+def _allowed(field: FieldInfo) -> str:
+    """Completes "it must be ...": the choices, the bounds or the rule of a field; empty where it has none."""
+    if choices := _choices(_kind(field)):
+        return f"one of {', '.join(choices)}"
+    at_least = next((each.ge for each in field.metadata if hasattr(each, "ge")), None)
+    at_most = next((each.le for each in field.metadata if hasattr(each, "le")), None)
+    if at_least is not None:
+        return f"at least {at_least}" if at_most is None else f"between {at_least} and {at_most}"
+    return next((each.allowed for each in field.metadata if isinstance(each, Rule)), "")
+
+
+def _kind(field: FieldInfo) -> Any:
+    """The type of a field, without `None`."""
+    if get_origin(field.annotation) in (Union, UnionType):
+        return next(part for part in get_args(field.annotation) if part is not NoneType)
+    return field.annotation
+
+
+def _choices(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    return [str(choice.value) for choice in kind] if isinstance(kind, type) and issubclass(kind, Enum) else []
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; the nearest one is {close[0]}" if close else ""
-
-
-def _converted(type_: Any, raw: str) -> Any:
-    """Convert text, or raise ValueError with what is allowed."""
-    choices = _choices(type_)
-    if choices:
-        if raw not in choices:
-            raise ValueError(f"one of {_listed(choices)}")
-        return choices[raw]
-    if type_ is bool:
-        if raw.lower() not in TRUE_WORDS + FALSE_WORDS:
-            raise ValueError("true or false")
-        return raw.lower() in TRUE_WORDS
-    if type_ is int:
-        return _number(int, raw, "a whole number")
-    if type_ is float:
-        return _number(float, raw, "a finite number")
-    if type_ is str:
-        return raw
-    if get_origin(type_) is tuple and get_args(type_) == (str, ...):
-        return tuple(part.strip() for part in raw.split(",") if part.strip())
-    raise TypeError(f"settings of type {type_} cannot be read from text")
-
-
-def _number(convert: type[int] | type[float], raw: str, allowed: str) -> float:
-    try:
-        number = convert(raw)
-    except ValueError:
-        raise ValueError(allowed) from None
-    if not math.isfinite(number):
-        raise ValueError(allowed)
-    return number
-
-
-def _choices(type_: Any) -> dict[str, Any]:
-    """The choices of a Literal or an Enum by their spelling; empty for any other type."""
-    if get_origin(type_) is Literal:
-        return {str(choice): choice for choice in get_args(type_)}
-    if isinstance(type_, type) and issubclass(type_, Enum):
-        return {str(choice.value): choice for choice in type_}
-    return {}
-
-
-def _without_none(hint: Any) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
-        (hint,) = (part for part in get_args(hint) if part is not types.NoneType)
-    return hint
-
-
-def _metavar(type_: Any) -> str:
-    if _choices(type_):
-        return "CHOICE"
-    return {int: "NUMBER", float: "NUMBER", str: "TEXT"}.get(type_, "LIST")
-
-
-def _listed(choices: Iterable[str]) -> str:
-    return ", ".join(choices)
-
-
-def _written(default: Any) -> str:
-    if default is None or default in ("", ()):
-        return "left out"
-    if isinstance(default, bool):
-        return "true" if default else "false"
-    if isinstance(default, tuple):
-        return ",".join(default)
-    return str(default.value if isinstance(default, Enum) else default)
-
-
-def _percent(text: str) -> str:
-    """Protect text from argparse, which formats help with %."""
-    return text.replace("%", "%%")

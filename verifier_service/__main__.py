@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from sybil_engine.settings import parse
-from verifier_service.settings import PREFIX, VerifierSettings
+from verifier_service.settings import VerifierSettings
 
 PROGRAM = "sybil serve verifier"
 
@@ -22,7 +22,7 @@ async def serve(
     Raises:
         InvalidSettings, Unavailable, ModelError: it cannot serve.
     """
-    settings = parse(VerifierSettings, argv, environ, PREFIX, PROGRAM)
+    settings = parse(VerifierSettings, argv, environ, PROGRAM)
     # Behind the settings: a wrong flag is reported at once, not after torch is imported.
     from sybil_engine.models.hosting import host_model
     from sybil_engine.models.loading import describe, tokenizer_json

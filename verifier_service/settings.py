@@ -1,21 +1,17 @@
 """The verifier's settings."""
 
-from dataclasses import dataclass, field
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
 
 from sybil_engine.serving.service_settings import ServiceSettings
-from sybil_engine.settings import PORT, at_least
-
-PREFIX = "SYBIL_VERIFIER_"
+from sybil_engine.settings import Port
 
 
-@dataclass(frozen=True)
 class VerifierSettings(ServiceSettings):
-    """Flags and SYBIL_VERIFIER_... variables."""
+    """Host the target model, which has the last word."""
 
-    model: str = field(
-        default="embedded-target", metadata={"help": "the target model: a folder, a hub id or embedded-target"}
-    )
-    port: int = field(default=50052, metadata={"help": "port to listen on; 0: a free one", "check": PORT})
-    max_window_tokens: int = field(
-        default=15, metadata={"help": "drafted tokens that one pass may judge for a session", "check": at_least(0)}
-    )
+    model_config = SettingsConfigDict(env_prefix="SYBIL_VERIFIER_")
+
+    model: str = Field(default="embedded-target", description="the target model: a folder, a hub id or embedded-target")
+    port: Port = Field(default=50052, description="port to listen on; 0: a free one")
+    max_window_tokens: int = Field(default=15, ge=0, description="drafted tokens that one pass may judge for a session")

@@ -6,7 +6,7 @@ A fleet connects to services that run elsewhere, or places them as Ray actors, o
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from coordinator.addresses import reachable, reserved_port
 from coordinator.progress import Report
@@ -45,7 +45,7 @@ async def running_fleet(settings: CoordinatorSettings | PlaceSettings, report: R
         PairMismatch, ModelError, InvalidSettings: the services refuse, or do not belong together.
     """
     with reserved_port(settings.host, settings.port) as port:
-        settings = replace(settings, port=port)
+        settings = settings.model_copy(update={"port": port})
         async with running_ray(logical_cpus(settings) if isinstance(settings, PlaceSettings) else 1, report):
             supervisor = Supervisor(settings)
             try:

@@ -17,7 +17,7 @@ from benchmarks.bench import bench
 from benchmarks.environments import Environment
 from benchmarks.plan import Plan
 from benchmarks.services import Report, RunningServices, hosted, running_services
-from benchmarks.settings import PREFIX, BenchSettings
+from benchmarks.settings import BenchSettings
 from coordinator.routing import RoutingTable
 from coordinator.service import running_coordinator
 from coordinator.settings import CoordinatorSettings
@@ -60,7 +60,7 @@ def ran(folder: Path, *argv: str) -> Ran:
     prompts.write_text('{"prompt": "abab", "category": "code"}\n{"prompt": "ba", "category": "doctest"}\n')
     flags = ("--target", model, "--draft", model, "--prompts", str(prompts), "--max-tokens", "24", "--peers", "none")
     outputs = ("--json", str(folder / "out.json"), "--report", str(folder / "report"))
-    plan = Plan.of(parse(BenchSettings, (*flags, *outputs, *argv), {}, PREFIX))
+    plan = Plan.of(parse(BenchSettings, (*flags, *outputs, *argv), {}))
     output, remarks = io.StringIO(), io.StringIO()
     same = asyncio.run(bench(plan, Console(file=output, width=160), Console(file=remarks, width=160)))
     document = json.loads((folder / "out.json").read_text())

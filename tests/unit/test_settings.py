@@ -1,18 +1,19 @@
-"""Settings: a frozen dataclass in, flags and environment variables out; nothing unknown passes."""
+"""Settings: one declaration is flag, variable and help; nothing unknown passes."""
 
 import io
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from contextlib import redirect_stdout
 from enum import Enum
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field, ValidationError
+from pydantic_settings import SettingsConfigDict
 
 from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.settings import PORT, at_least, between, parse, parse_or_exit
+from sybil_engine.settings import Port, Rule, Settings, Words, parse
 
 PREFIX = "SYBIL_ORACLE_"
 
@@ -22,29 +23,33 @@ class Numerics(Enum):
     FAST = "fast"
 
 
-@dataclass(frozen=True)
-class OracleSettings:
+class OracleSettings(Settings):
     """Foresee the next token."""
 
-    model: str = field(default="embedded", metadata={"help": "a folder or a hub id"})
-    dtype: Literal["auto", "float32", "bfloat16"] = field(default="auto", metadata={"help": "of the weights"})
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
+
+    model: str = Field(default="embedded", description="a folder or a hub id")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="of the weights")
     numerics: Numerics = Numerics.EXACT
-    port: int = field(default=50099, metadata={"help": "0 picks a free one", "check": PORT})
+    port: Port = Field(default=50099, description="0 picks a free one")
     threads: int | None = None
-    patience_s: float = field(default=0.5, metadata={"help": "at 100 % load", "check": at_least(0)})
+    patience_s: float = Field(default=0.5, ge=0, description="at 100 % load")
     verbose: bool = False
-    peers: tuple[str, ...] = ()
+    peers: Words = ()
+    json_file: str = Field(default="", alias="json")
+    sizes: Annotated[Words, Rule("whole numbers", lambda each: all(size.isdigit() for size in each))] = ("1", "2")
 
 
-@dataclass(frozen=True)
-class DemandingSettings:
+class DemandingSettings(Settings):
     """Want a model."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     model: str
 
 
 def read(argv: Sequence[str] = (), **environ: str) -> OracleSettings:
-    return parse(OracleSettings, argv, environ, PREFIX)
+    return parse(OracleSettings, argv, environ)
 
 
 def refusal(argv: Sequence[str] = (), **environ: str) -> str:
@@ -66,6 +71,7 @@ def test_nothing_given_means_the_defaults() -> None:
         ("port", "0", OracleSettings(port=0)),
         ("threads", "2", OracleSettings(threads=2)),
         ("patience-s", "1e-3", OracleSettings(patience_s=0.001)),
+        ("json", "f", OracleSettings(json="f")),
         ("peers", "a:1, b:2,", OracleSettings(peers=("a:1", "b:2"))),
     ],
 )
@@ -138,6 +144,7 @@ def test_a_flag_without_its_value_is_refused() -> None:
         ("patience-s", "-0.1", "at least 0"),
         ("dtype", "int4", "one of auto, float32, bfloat16"),
         ("numerics", "EXACT", "one of exact, fast"),
+        ("sizes", "1,two", "whole numbers"),
     ],
 )
 def test_a_bad_value_is_refused_with_what_is_allowed(flag: str, raw: str, allowed: str) -> None:
@@ -156,39 +163,46 @@ def test_a_switch_takes_no_other_word() -> None:
 
 def test_a_setting_without_a_default_must_be_given() -> None:
     with pytest.raises(InvalidSettings, match="--model is missing; give it, or set SYBIL_ORACLE_MODEL"):
-        parse(DemandingSettings, [], {}, PREFIX)
-    assert parse(DemandingSettings, [], {"SYBIL_ORACLE_MODEL": "gpt2"}, PREFIX).model == "gpt2"
+        parse(DemandingSettings, [], {})
+    assert parse(DemandingSettings, [], {"SYBIL_ORACLE_MODEL": "gpt2"}).model == "gpt2"
 
 
-def test_a_rule_may_bound_a_value_on_both_sides() -> None:
-    check = between(0.5, 1)
-    assert [check.holds(value) for value in (0.4, 0.5, 1, 1.1)] == [False, True, True, False]
+def test_a_value_given_in_code_keeps_the_same_rules() -> None:
+    assert OracleSettings(port=1, peers=("a",)).peers == ("a",)
+    with pytest.raises(InvalidSettings, match="port is 65536; it must be between 0 and 65535"):
+        OracleSettings(port=65536)
+    with pytest.raises(InvalidSettings, match="prot is not a setting; the nearest one is port"):
+        OracleSettings(prot=1)  # type: ignore[call-arg]
+
+
+def test_making_settings_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYBIL_ORACLE_PORT", "1")
+    assert OracleSettings().port == 50099
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        OracleSettings().port = 1
 
 
 def test_help_names_every_flag_its_purpose_and_its_default() -> None:
     printed = io.StringIO()
     with redirect_stdout(printed), pytest.raises(SystemExit) as left:
-        parse(OracleSettings, ["--help"], {}, PREFIX, program="sybil serve oracle")
+        parse(OracleSettings, ["--help"], {}, program="sybil serve oracle")
     said = " ".join(printed.getvalue().split())
     assert left.value.code == 0
     for part in (
-        "usage: sybil serve oracle",
+        "Usage: sybil serve oracle",
         "Foresee the next token.",
         "--model TEXT a folder or a hub id; default: embedded",
         "--dtype CHOICE of the weights; one of auto, float32, bfloat16; default: auto",
         "one of exact, fast; default: exact",
         "--port NUMBER 0 picks a free one; between 0 and 65535; default: 50099",
         "at 100 % load; at least 0; default: 0.5",
-        "--verbose default: false",
+        "--verbose / --no-verbose default: false",
+        "--json TEXT default: left out",
         "--peers LIST default: left out",
-        "SYBIL_ORACLE_MODEL for the first one",
+        "--sizes LIST whole numbers; default: 1,2",
+        "SYBIL_ORACLE_MODEL is the first",
     ):
         assert part in said
-
-
-def test_bad_settings_end_a_program_with_one_line_and_status_2() -> None:
-    said = io.StringIO()
-    with redirect_stderr(said), pytest.raises(SystemExit) as left:
-        parse_or_exit(OracleSettings, ["--prot", "1"], {}, PREFIX, program="oracle")
-    assert left.value.code == 2
-    assert said.getvalue() == "oracle: --prot is not a flag; the nearest one is --port\n"

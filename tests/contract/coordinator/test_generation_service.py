@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -228,7 +228,9 @@ async def test_bad_input_gets_a_status_and_words_and_harms_nobody(
 )
 @asynchronous
 async def test_what_the_verifier_refuses_reaches_the_client(refusal: grpc.StatusCode, code: grpc.StatusCode) -> None:
-    async with scene(ToyVerifier(refuse_with=refusal), ToyDrafter(), settings=replace(SETTINGS, reopen_s=1)) as here:
+    async with scene(
+        ToyVerifier(refuse_with=refusal), ToyDrafter(), settings=SETTINGS.model_copy(update={"reopen_s": 1})
+    ) as here:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await generated(here.stub, request())
         assert failure.value.code() == code
@@ -271,7 +273,7 @@ async def test_requests_beyond_the_slots_wait_and_beyond_the_queue_are_turned_aw
 @asynchronous
 async def test_a_request_that_leaves_the_queue_makes_room() -> None:
     verifier = ToyVerifier(toy_description(max_sessions=1), pass_s=0.005)
-    async with scene(verifier, settings=replace(SETTINGS, max_waiting=1)) as here:
+    async with scene(verifier, settings=SETTINGS.model_copy(update={"max_waiting": 1})) as here:
         running = here.stub.Generate(request(max_tokens=900))
         await anext(aiter(running))
         waiting = here.stub.Generate(request())
@@ -386,7 +388,7 @@ async def test_waiting_for_a_verifier_says_so_and_ends() -> None:
     said: list[str] = []
     table = RoutingTable(verifiers=("127.0.0.1:1",))
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
-        async with running_coordinator(replace(SETTINGS, start_s=1.5), table, said.append):
+        async with running_coordinator(SETTINGS.model_copy(update={"start_s": 1.5}), table, said.append):
             pass
     assert len(said) >= 2
     assert all("waiting for a verifier" in words for words in said)
@@ -451,7 +453,7 @@ async def test_a_running_request_ends_well_when_the_coordinator_is_drained() -> 
 @asynchronous
 async def test_after_any_mix_of_endings_every_slot_is_free() -> None:
     verifier, drafter = ToyVerifier(toy_description(max_sessions=8)), ToyDrafter(toy_description(max_sessions=3))
-    async with scene(verifier, drafter, settings=replace(SETTINGS, max_waiting=50)) as here:
+    async with scene(verifier, drafter, settings=SETTINGS.model_copy(update={"max_waiting": 50})) as here:
 
         async def client(number: int) -> None:
             max_tokens = 10 + 7 * number % 50

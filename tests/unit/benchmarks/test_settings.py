@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import plan
 from benchmarks.plan import Plan
-from benchmarks.settings import ARMS, PREFIX, BenchSettings
+from benchmarks.settings import ARMS, BenchSettings
 from sybil_cli.__main__ import main
 from sybil_engine.core.types import Speculation
 from sybil_engine.settings import parse
@@ -20,12 +20,12 @@ def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("something was started")
 
     monkeypatch.setattr("sybil_cli.bench.run", start)
-    for name in [each for each in os.environ if each.startswith(PREFIX)]:
+    for name in [each for each in os.environ if each.startswith("SYBIL_BENCH_")]:
         monkeypatch.delenv(name)
 
 
 def planned(*argv: str) -> Plan:
-    return Plan.of(parse(BenchSettings, argv, {}, PREFIX))
+    return Plan.of(parse(BenchSettings, argv, {}))
 
 
 @pytest.mark.parametrize(

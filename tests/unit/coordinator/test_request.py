@@ -4,8 +4,8 @@ import asyncio
 import math
 
 import pytest
-
 from coordinator.policies import Lockstep, Off, Pipelined
+
 from coordinator.request import Request, read_request
 from coordinator.routing import Target
 from coordinator.settings import CoordinatorSettings
@@ -102,9 +102,9 @@ def test_the_policy_is_the_requests_or_else_the_settings() -> None:
 
 def test_the_longest_window_is_one_limit_for_requests_and_settings() -> None:
     assert read(wire.GenerateRequest(text="a", window_tokens=64)).policy == Lockstep(64)
-    assert parse(CoordinatorSettings, ["--window-tokens", "64"], {}, "SYBIL_COORDINATOR_").window_tokens == 64
+    assert parse(CoordinatorSettings, ["--window-tokens", "64"], {}).window_tokens == 64
     with pytest.raises(InvalidSettings, match="it must be between 0 and 64"):
-        parse(CoordinatorSettings, ["--window-tokens", "65"], {}, "SYBIL_COORDINATOR_")
+        parse(CoordinatorSettings, ["--window-tokens", "65"], {})
 
 
 def test_the_acceptance_rule_is_passed_through() -> None:
