@@ -20,7 +20,7 @@ from sybil_engine.rpc.v1 import (
     verifier_service_pb2_grpc,
 )
 from sybil_engine.serving import convert
-from sybil_engine.serving.server import CHANNEL_OPTIONS
+from sybil_engine.serving.channels import CHANNEL_OPTIONS
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")

@@ -11,30 +11,8 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from sybil_engine.core import errors
+from sybil_engine.serving.channels import SERVER_OPTIONS
 from sybil_engine.serving.decoding import DecodingInterceptor
-
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-)
-_SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    # A request is a prompt or a block; a megabyte holds 200,000 token ids.
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 1),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    # On a busy machine pings come in bunches; that must not cost a connection and all its sessions.
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
 
 # The first class that an error is an instance of decides; see the tree in errors.py.
 _STATUS_CODES: tuple[tuple[type[errors.SybilError], grpc.StatusCode], ...] = (
@@ -88,7 +66,7 @@ async def running_server(
     Raises:
         Unavailable: the address cannot be bound.
     """
-    server = grpc.aio.server(interceptors=(DecodingInterceptor(),), options=_SERVER_OPTIONS)
+    server = grpc.aio.server(interceptors=(DecodingInterceptor(),), options=SERVER_OPTIONS)
     add_services(server)
     services: tuple[ServiceDescriptor, ...] = tuple(file.services_by_name.values())
     names = tuple(service.full_name for service in services)

@@ -13,7 +13,7 @@ import verifier_service.__main__
 from sybil_engine.rpc.v1 import drafter_service_pb2, types_pb2, verifier_service_pb2
 from sybil_engine.rpc.v1.drafter_service_pb2_grpc import DrafterServiceStub
 from sybil_engine.rpc.v1.verifier_service_pb2_grpc import VerifierServiceStub
-from sybil_engine.serving.server import CHANNEL_OPTIONS
+from sybil_engine.serving.channels import CHANNEL_OPTIONS
 
 MAX_SESSIONS = 3
 LIMIT_S = 60.0
