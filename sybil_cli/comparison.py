@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from sybil_cli.completion import Completion
-from sybil_cli.stats import Counts, Stats
+from sybil_engine.client import Completion, Stats
+from sybil_engine.core.completion import Usage
 from sybil_engine.core.types import Speculation
 
 ARMS = (Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED)
@@ -18,7 +18,7 @@ class Comparison:
         differences: how many of them differ; where one completion is longer, its further tokens count, too.
     """
 
-    counts: dict[Speculation, Counts] = field(default_factory=lambda: {arm: Counts() for arm in ARMS})
+    usages: dict[Speculation, list[Usage]] = field(default_factory=lambda: {arm: [] for arm in ARMS})
     compared_tokens: int = 0
     differences: int = 0
     rounds: int = 0
@@ -27,7 +27,7 @@ class Comparison:
         """Add one round."""
         reference = completions[Speculation.OFF].token_ids
         for arm, completion in completions.items():
-            self.counts[arm] += completion.ending.counts
+            self.usages[arm].append(completion.ending.usage)
             if arm is not Speculation.OFF:
                 self.compared_tokens += max(len(reference), len(completion.token_ids))
                 self.differences += _differences(reference, completion.token_ids)
@@ -35,7 +35,7 @@ class Comparison:
 
     def stats(self, arm: Speculation) -> Stats:
         """The rates of all of an arm's completions together."""
-        return Stats.of(self.counts[arm])
+        return Stats.of(*self.usages[arm])
 
     def speedup(self, arm: Speculation) -> float | None:
         """Tokens per second against `off`."""

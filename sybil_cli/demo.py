@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sybil_cli.client import GenerationClient, connected
 from sybil_cli.comparison import ARMS, Comparison
-from sybil_cli.completion import Completion, CompletionRequest
 from sybil_cli.exits import FAILURE, SUCCESS
 from sybil_cli.generate import complete
 from sybil_cli.options import model_options, pair_from
@@ -19,6 +17,7 @@ from sybil_cli.printing import SilentPrinter, described, number, printer_for
 from sybil_cli.program import program
 from sybil_cli.progress import Progress
 from sybil_cli.running import run
+from sybil_engine.client import Completion, CompletionRequest, GenerationClient, connected
 from sybil_engine.core.types import SamplingParams, Speculation
 from sybil_engine.models.presets import Pair
 from sybil_engine.prompts import Prompt, built_in_prompts, mixed

@@ -1,5 +1,6 @@
 """`sybil generate`: completes one prompt."""
 
+import asyncio
 import sys
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -7,14 +8,14 @@ from typing import Any
 import click
 from rich.console import Console
 
-from sybil_cli.client import GenerationClient, connected
-from sybil_cli.completion import Completion, CompletionRequest, Piece
-from sybil_cli.exits import SUCCESS, UserMistake
+from sybil_cli.exits import SUCCESS, CommandFailed, UserMistake
 from sybil_cli.options import model_options, models_chosen, pair_from, request_from, request_options
 from sybil_cli.parameters import SECONDS, Address
 from sybil_cli.printing import Printer, printer_for
 from sybil_cli.progress import Progress
 from sybil_cli.running import run
+from sybil_engine.client import Completion, CompletionRequest, GenerationClient, connected
+from sybil_engine.core.errors import SessionLost
 from sybil_engine.models.presets import Pair
 
 
@@ -55,18 +56,26 @@ async def complete(
     """Stream one completion through a printer.
 
     Raises:
-        CommandFailed: the coordinator refuses, or is lost.
+        SybilError: the coordinator refuses.
+        CommandFailed: it is lost, or the completion takes too long.
     """
-    pieces: list[Piece] = []
-    async with aclosing(client.generate(request, timeout_s)) as stream:
-        with progress.waiting(f"the first token from {client.address}"):
-            event = await anext(stream)
-        printer.begin(request.prompt)
-        while isinstance(event, Piece):
-            pieces.append(event)
-            printer.piece(event)
-            event = await anext(stream)
-    completion = Completion.joined(pieces, event)
+    try:
+        async with asyncio.timeout(timeout_s), aclosing(client.generate(request)) as stream:
+            with progress.waiting(f"the first token from {client.address}"):
+                deltas = [await anext(stream)]
+            printer.begin(request.prompt)
+            printer.delta(deltas[0])
+            async for delta in stream:
+                deltas.append(delta)
+                printer.delta(delta)
+    except TimeoutError:
+        raise CommandFailed(
+            f"the completion was not done within {timeout_s:g} s; allow more with --timeout, "
+            "or ask for less with --max-tokens"
+        ) from None
+    except SessionLost as error:
+        raise CommandFailed(f"{error}; run this again with --seed {request.seed} to get the same tokens") from error
+    completion = Completion.joined(deltas)
     printer.end(completion)
     return completion
 

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sybil_cli.completion import CompletionRequest
+from sybil_engine.client import CompletionRequest
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
 from sybil_engine.models.presets import PRESETS, Pair, pair_of
 

@@ -7,8 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.text import Text
 
-from sybil_cli.completion import Completion, Piece, Served
-from sybil_cli.stats import Stats
+from sybil_engine.client import Completion, Served, Stats
+from sybil_engine.core.completion import Delta
 from sybil_engine.core.types import ModelDescription, TokenOrigin
 
 ORIGIN_STYLES = {TokenOrigin.DRAFTED: "cyan", TokenOrigin.TARGET: "bold yellow"}
@@ -26,7 +26,7 @@ class Printer(Protocol):
     def begin(self, prompt: str) -> None:
         """Before the first token."""
 
-    def piece(self, piece: Piece) -> None:
+    def delta(self, delta: Delta) -> None:
         """Some tokens have come."""
 
     def end(self, completion: Completion) -> None:
@@ -46,8 +46,8 @@ class ColourPrinter:
             self._write(f"… {len(lines) - _PROMPT_LINES} lines …\n", _PROMPT_STYLE)
         self._write("".join(lines[-_PROMPT_LINES:]), _PROMPT_STYLE)
 
-    def piece(self, piece: Piece) -> None:
-        self._write(piece.text, ORIGIN_STYLES[piece.origin] if piece.origin else "")
+    def delta(self, delta: Delta) -> None:
+        self._write(delta.text, ORIGIN_STYLES[delta.origin] if delta.origin else "")
 
     def end(self, completion: Completion) -> None:
         self._write("\n", "")
@@ -70,8 +70,8 @@ class PlainPrinter:
         if self._with_prompt:
             self._output.file.write(prompt)
 
-    def piece(self, piece: Piece) -> None:
-        text = piece.text.translate(_CONTROL_SIGNS) if self._output.is_terminal else piece.text
+    def delta(self, delta: Delta) -> None:
+        text = delta.text.translate(_CONTROL_SIGNS) if self._output.is_terminal else delta.text
         self._output.file.write(text)
         self._output.file.flush()
 
@@ -91,7 +91,7 @@ class JsonPrinter:
     def begin(self, prompt: str) -> None:
         """Nothing before the object."""
 
-    def piece(self, piece: Piece) -> None:
+    def delta(self, delta: Delta) -> None:
         """Nothing before the object."""
 
     def end(self, completion: Completion) -> None:
@@ -105,7 +105,7 @@ class SilentPrinter:
     def begin(self, prompt: str) -> None:
         """Nothing to show."""
 
-    def piece(self, piece: Piece) -> None:
+    def delta(self, delta: Delta) -> None:
         """Nothing to show."""
 
     def end(self, completion: Completion) -> None:
@@ -133,16 +133,16 @@ def legend() -> Text:
 def figures(completion: Completion) -> str:
     """One line: how fast, how well guessed, and what is needed to get the same again."""
     ending = completion.ending
-    stats = Stats.of(ending.counts)
+    stats = Stats.of(ending.usage)
     first_token_ns = stats.time_to_first_token_ns
     parts = [
-        f"{ending.counts.completion_tokens} tokens",
+        f"{ending.usage.completion_tokens} tokens",
         f"{number(stats.tokens_per_second, '.1f')} tokens/s",
         f"first token after {'-' if first_token_ns is None else f'{first_token_ns / 1e6:.0f} ms'}",
         f"acceptance rate {number(stats.acceptance_rate, '.2f')}",
         f"{number(stats.tokens_per_pass, '.2f')} tokens per pass",
         f"seed {ending.seed}",
-        f"finish reason {ending.finish_reason.value if ending.finish_reason else '-'}",
+        f"finish reason {ending.finish_reason.value}",
     ]
     if ending.reason:
         parts.append(f"chosen {ending.reason}")
@@ -163,12 +163,12 @@ def as_json(completion: Completion) -> str:
         {
             "text": completion.text,
             "token_ids": completion.token_ids,
-            "origins": [origin.value for origin in completion.origins],
-            "finish_reason": ending.finish_reason.value if ending.finish_reason else None,
+            "origins": [token.origin.value for token in completion.tokens],
+            "finish_reason": ending.finish_reason.value,
             "seed": ending.seed,
             "passes": {speculation.value: passes for speculation, passes in ending.passes.items()},
             "reason": ending.reason,
-            "stats": asdict(Stats.of(ending.counts)),
+            "stats": asdict(Stats.of(ending.usage)),
         },
         ensure_ascii=False,
     )

@@ -11,13 +11,13 @@ from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from coordinator.settings import PlaceSettings
-from sybil_cli.client import connected
 from sybil_cli.exits import SUCCESS, CommandFailed
 from sybil_cli.printing import described
 from sybil_cli.program import program
 from sybil_cli.progress import Progress
 from sybil_cli.running import run
 from sybil_engine import settings
+from sybil_engine.client import connected
 from sybil_engine.models.presets import pair_of
 
 # These begin with the same prefix, but are for others.

@@ -23,6 +23,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sybil_cli.__main__ import main
+from sybil_engine import PROTOCOL_VERSION
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc, types_pb2
 
@@ -30,9 +31,15 @@ ROOT = Path(__file__).parents[2]
 PROMPT = "def fibonacci(n):\n"
 SYBIL = [sys.executable, "-m", "sybil_cli"]
 DRAFTED, TARGET = types_pb2.TOKEN_ORIGIN_DRAFTED, types_pb2.TOKEN_ORIGIN_TARGET
+
+
+def token(token_id: int, origin: types_pb2.TokenOrigin.ValueType) -> types_pb2.CommittedToken:
+    return types_pb2.CommittedToken(token_id=token_id, origin=origin)
+
+
 RESPONSES = [
-    wire.GenerateResponse(text="    retur", token_ids=[1, 2], origins=[DRAFTED, DRAFTED]),
-    wire.GenerateResponse(text="n 1", token_ids=[3], origins=[TARGET]),
+    wire.GenerateResponse(text="    retur", tokens=[token(1, DRAFTED), token(2, DRAFTED)]),
+    wire.GenerateResponse(text="n 1", tokens=[token(3, TARGET)]),
     wire.GenerateResponse(
         completion=wire.Completion(
             finish_reason=types_pb2.FINISH_REASON_STOP,
@@ -73,7 +80,7 @@ class ScriptedCoordinator(generation_service_pb2_grpc.GenerationServiceServicer)
         context.add_callback(self.cancelled.set)
         for number, response in enumerate(RESPONSES):
             if self.wrong_when_pipelined and number == 1 and request.speculation == types_pb2.SPECULATION_PIPELINED:
-                response = wire.GenerateResponse(text="n 2", token_ids=[4], origins=[TARGET])
+                response = wire.GenerateResponse(text="n 2", tokens=[token(4, TARGET)])
             if self.refusal and number == self.refuse_after:
                 context.abort(*self.refusal)
             yield response
@@ -84,7 +91,9 @@ class ScriptedCoordinator(generation_service_pb2_grpc.GenerationServiceServicer)
     def DescribePair(
         self, request: wire.DescribePairRequest, context: grpc.ServicerContext
     ) -> wire.DescribePairResponse:
-        model = types_pb2.ModelDescription(model_id="scripted", parameters=10**6, dtype="float32", protocol_version=1)
+        model = types_pb2.ModelDescription(
+            model_id="scripted", parameters=10**6, dtype="float32", protocol_version=PROTOCOL_VERSION
+        )
         return wire.DescribePairResponse(target=model, draft=model)
 
 

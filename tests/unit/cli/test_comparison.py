@@ -1,16 +1,16 @@
 """Exactness is counted token by token; speed as a ratio of sums."""
 
 from sybil_cli.comparison import Comparison
-from sybil_cli.completion import Completion, Ending
-from sybil_cli.stats import Counts
-from sybil_engine.core.types import FinishReason, Speculation, TokenOrigin
+from sybil_engine.client import Completion
+from sybil_engine.core.completion import Ending, Usage
+from sybil_engine.core.types import CommittedToken, FinishReason, Speculation
 
 OFF, LOCKSTEP, PIPELINED = Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED
 
 
 def completion(tokens: tuple[int, ...], total_s: float) -> Completion:
-    counts = Counts(completion_tokens=len(tokens), verify_passes=len(tokens), total_ns=int(total_s * 1e9))
-    return Completion("", tokens, (TokenOrigin.TARGET,) * len(tokens), Ending(FinishReason.LENGTH, 1, counts))
+    usage = Usage(completion_tokens=len(tokens), verify_passes=len(tokens), total_ns=int(total_s * 1e9))
+    return Completion("", tuple(map(CommittedToken, tokens)), Ending(FinishReason.LENGTH, 1, OFF, usage))
 
 
 def test_equal_tokens_are_no_difference() -> None:

@@ -6,18 +6,19 @@ import json
 import pytest
 from rich.console import Console
 
-from sybil_cli.completion import Completion, Ending, Piece
 from sybil_cli.printing import ColourPrinter, JsonPrinter, PlainPrinter, Printer, as_json, figures, printer_for
-from sybil_cli.stats import Counts
-from sybil_engine.core.types import FinishReason, TokenOrigin
+from sybil_engine.client import Completion
+from sybil_engine.core.completion import Delta, Ending, Usage
+from sybil_engine.core.types import CommittedToken, FinishReason, Speculation, TokenOrigin
 
 DRAFTED, TARGET = TokenOrigin.DRAFTED, TokenOrigin.TARGET
-PIECES = [
-    Piece("    return", (5, 6), (DRAFTED, DRAFTED)),
-    Piece(" x", (7,), (TARGET,)),
-    Piece(" + [/b]", (8, 9), (DRAFTED, TARGET)),
-]
-COUNTS = Counts(
+
+
+def delta(text: str, origin: TokenOrigin, *token_ids: int) -> Delta:
+    return Delta(text, tuple(CommittedToken(token_id, origin) for token_id in token_ids))
+
+
+USAGE = Usage(
     prompt_tokens=3,
     completion_tokens=5,
     verify_passes=2,
@@ -29,7 +30,12 @@ COUNTS = Counts(
     verify_ns=80_000_000,
     overlap_ns=40_000_000,
 )
-COMPLETION = Completion.joined(PIECES, Ending(FinishReason.LENGTH, 42, COUNTS))
+DELTAS = [
+    delta("    return", DRAFTED, 5, 6),
+    delta(" x", TARGET, 7),
+    Delta(" + [/b]", ending=Ending(FinishReason.LENGTH, 42, Speculation.PIPELINED, USAGE)),
+]
+COMPLETION = Completion.joined(DELTAS)
 
 
 def terminal(no_color: bool | None = False) -> Console:
@@ -47,8 +53,8 @@ def written(console: Console) -> str:
 
 def show(printer: Printer, prompt: str = "def f(x):\n") -> None:
     printer.begin(prompt)
-    for piece in PIECES:
-        printer.piece(piece)
+    for each in DELTAS:
+        printer.delta(each)
     printer.end(COMPLETION)
 
 
@@ -60,7 +66,7 @@ def test_drafted_tokens_and_the_targets_own_have_different_colours() -> None:
     assert "\x1b[1;33m x\x1b[0m" in text
 
 
-def test_text_of_both_origins_claims_neither_colour() -> None:
+def test_text_without_tokens_has_neither_colour() -> None:
     output = terminal()
     show(ColourPrinter(output, pipe()))
     assert written(output).endswith("\x1b[0m + [/b]\n")
@@ -91,7 +97,7 @@ def test_a_pipe_gets_the_text_alone_and_the_figures_go_elsewhere() -> None:
 
 def test_escape_sequences_of_a_model_do_not_reach_a_terminal() -> None:
     output = terminal()
-    ColourPrinter(output, pipe()).piece(Piece("\x1b[2J\x07", (1,), (TARGET,)))
+    ColourPrinter(output, pipe()).delta(delta("\x1b[2J\x07", TARGET, 1))
     assert "\x1b[2J" not in written(output)
     assert "␛[2J␇" in written(output)
 
@@ -101,7 +107,7 @@ def test_figures_are_one_line_and_undefined_ones_are_a_dash() -> None:
         "5 tokens · 50.0 tokens/s · first token after 50 ms · acceptance rate 0.75 · 2.50 tokens per pass · seed 42 · "
         "finish reason length"
     )
-    assert "acceptance rate -" in figures(Completion("", (), (), Ending(None, 0, Counts())))
+    assert "acceptance rate -" in figures(Completion("", (), Ending(FinishReason.STOP, 0, Speculation.OFF)))
 
 
 def test_json_is_one_object_with_exactly_these_keys() -> None:
@@ -121,8 +127,8 @@ def test_json_is_one_object_with_exactly_these_keys() -> None:
         "verify_passes",
     ]
     assert answer["text"] == "    return x + [/b]"
-    assert answer["token_ids"] == [5, 6, 7, 8, 9]
-    assert answer["origins"] == ["drafted", "drafted", "target", "drafted", "target"]
+    assert answer["token_ids"] == [5, 6, 7]
+    assert answer["origins"] == ["drafted", "drafted", "target"]
     assert answer["finish_reason"] == "length"
     assert answer["seed"] == 42
     assert answer["stats"]["acceptance_rate"] == 0.75
@@ -130,7 +136,7 @@ def test_json_is_one_object_with_exactly_these_keys() -> None:
 
 
 def test_json_says_null_where_a_rate_is_undefined() -> None:
-    completion = Completion("", (), (), Ending(FinishReason.STOP, 1, Counts(verify_passes=1)))
+    completion = Completion("", (), Ending(FinishReason.STOP, 1, Speculation.OFF, Usage(verify_passes=1)))
     assert json.loads(as_json(completion))["stats"]["acceptance_rate"] is None
 
 

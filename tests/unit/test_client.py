@@ -1,11 +1,12 @@
-"""Rates have one definition each, and none where there is nothing to divide by."""
+"""What a program gets from the client: rates with one definition each, and none where nothing is to divide by."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sybil_cli.stats import Counts, Stats
+from sybil_engine.client import Stats
+from sybil_engine.core.completion import Usage
 
-COUNTS = Counts(
+USAGE = Usage(
     prompt_tokens=10,
     completion_tokens=30,
     verify_passes=12,
@@ -20,7 +21,7 @@ COUNTS = Counts(
 
 
 def test_each_rate_is_what_the_glossary_says() -> None:
-    assert Stats.of(COUNTS) == Stats(
+    assert Stats.of(USAGE) == Stats(
         tokens_per_second=20.0,
         time_to_first_token_ns=100_000_000,
         acceptance_rate=0.8,
@@ -33,7 +34,7 @@ def test_each_rate_is_what_the_glossary_says() -> None:
 
 
 def test_what_is_undefined_without_drafts_is_none_and_not_zero() -> None:
-    stats = Stats.of(Counts(completion_tokens=5, verify_passes=5, total_ns=10**9, verify_ns=10**9))
+    stats = Stats.of(Usage(completion_tokens=5, verify_passes=5, total_ns=10**9, verify_ns=10**9))
     assert stats.acceptance_rate is None
     assert stats.draft_efficiency is None
     assert stats.tokens_per_pass == 1.0
@@ -42,21 +43,19 @@ def test_what_is_undefined_without_drafts_is_none_and_not_zero() -> None:
 
 
 def test_nothing_at_all_has_no_rates() -> None:
-    stats = Stats.of(Counts())
+    stats = Stats.of(Usage())
     assert stats.tokens_per_second is None
     assert stats.time_to_first_token_ns is None
     assert stats.tokens_per_pass is None
     assert stats.overlap is None
 
 
-counts = st.builds(Counts, *(st.integers(0, 10**6) for _ in range(11)))
+usages = st.builds(Usage, *(st.integers(0, 10**6) for _ in range(11)))
 
 
-@given(counts, counts)
-def test_rates_of_a_sum_come_from_summed_counts(one: Counts, other: Counts) -> None:
-    total = one + other
-    assert total.accepted_tokens == one.accepted_tokens + other.accepted_tokens
-    assert total.reopened_streams == one.reopened_streams + other.reopened_streams
+@given(usages, usages)
+def test_rates_of_several_completions_come_from_their_sums(one: Usage, other: Usage) -> None:
     tested = one.tested_tokens + other.tested_tokens
     expected = (one.accepted_tokens + other.accepted_tokens) / tested if tested else None
-    assert Stats.of(total).acceptance_rate == expected
+    assert Stats.of(one, other).acceptance_rate == expected
+    assert Stats.of(one, other).verify_passes == one.verify_passes + other.verify_passes
