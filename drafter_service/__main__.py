@@ -23,7 +23,7 @@ async def serve(
         InvalidSettings, Unavailable, ModelError: it cannot serve.
     """
     settings = parse(DrafterSettings, argv, environ, PROGRAM)
-    # Behind the settings: a wrong flag is reported at once, not after torch is imported.
+    # Imported after the settings are read: a wrong flag is reported at once, not after torch is imported.
     from drafter_service.engine import BRANCH_CELLS, Drafter
     from drafter_service.servicer import DrafterServicer
     from sybil_engine.models.hosting import host_model

@@ -27,7 +27,7 @@ _FILE_COLUMNS = 160
 def bench(argv: tuple[str, ...]) -> int:
     """Measure every kind of speculation, and peers, in one run: docs/benchmarks.md says how to read what it prints."""
     chosen = settings.parse(BenchSettings, argv, os.environ, "sybil bench")
-    # Behind the settings: a wrong flag is reported at once.
+    # Imported after the settings are read: a wrong flag is reported at once.
     from benchmarks.plan import Plan
 
     plan = Plan.of(chosen)

@@ -26,11 +26,11 @@ from sybil_engine.models.presets import Pair
     type=Address(),
     envvar="SYBIL_ADDRESS",
     show_envvar=True,
-    help="A running coordinator. Without it, an own one is started for this prompt.",
+    help="A running coordinator. Without it, this command starts one for this prompt.",
 )
 @request_options
 @model_options
-@click.option("--timeout", "timeout_s", type=SECONDS, help="Give up after so many seconds.")
+@click.option("--timeout", "timeout_s", type=SECONDS, help="Give up after this many seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def generate(prompt: str, address: str | None, timeout_s: float | None, as_json: bool, **options: Any) -> int:
     """Complete PROMPT; `-` reads it from stdin."""

@@ -125,23 +125,17 @@ def record(out_file: Path, temperature_texts: tuple[str, ...], **options: Any) -
 
 def _play(trace_file: Path, options: dict[str, Any]) -> int:
     # NumPy, which `sybil --help` does not need.
-    from simulator.point import DEFAULT_POINTS, Point, parse_point
     from simulator.report import figures, match_table
     from simulator.storage import check_writable, load
     from simulator.tournament import Limits, play_match
 
-    row_ms = options["row_ms"]
-    points = [parse_point(text, row_ms) for text in options["point_texts"]]
-    points = points or [Point(*times, row_ms) for times in DEFAULT_POINTS]
+    points = _points(options["point_texts"], options["row_ms"])
     json_file: Path | None = options["json_file"]
     if json_file:
         check_writable(json_file)
     recording = load(trace_file)
     temperatures = _temperatures(options["temperature_texts"]) or recording.temperatures()
-    for temperature in temperatures:
-        if not recording.at(temperature):
-            recorded = ", ".join(f"{each:g}" for each in recording.temperatures())
-            raise UserMistake(f"{trace_file} holds no traces at temperature {temperature:g}, only at {recorded}")
+    _check_recorded(recording, temperatures, trace_file)
     limits = Limits(
         most_window_tokens=options["max_window"],
         most_branches=options["branches"],
@@ -166,6 +160,19 @@ def _play(trace_file: Path, options: dict[str, Any]) -> int:
         }
         json_file.write_text(json.dumps(figures(recording, matches, settings), indent=2) + "\n")
     return SUCCESS
+
+
+def _points(texts: tuple[str, ...], row_ms: float) -> list[Any]:
+    from simulator.point import DEFAULT_POINTS, Point, parse_point
+
+    return [parse_point(text, row_ms) for text in texts] or [Point(*times, row_ms) for times in DEFAULT_POINTS]
+
+
+def _check_recorded(recording: Any, temperatures: list[float], trace_file: Path) -> None:
+    for temperature in temperatures:
+        if not recording.at(temperature):
+            recorded = ", ".join(f"{each:g}" for each in recording.temperatures())
+            raise UserMistake(f"{trace_file} holds no traces at temperature {temperature:g}, only at {recorded}")
 
 
 def _check(trace_file: Path, bench_file: Path, options: dict[str, Any]) -> int:

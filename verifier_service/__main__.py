@@ -23,7 +23,7 @@ async def serve(
         InvalidSettings, Unavailable, ModelError: it cannot serve.
     """
     settings = parse(VerifierSettings, argv, environ, PROGRAM)
-    # Behind the settings: a wrong flag is reported at once, not after torch is imported.
+    # Imported after the settings are read: a wrong flag is reported at once, not after torch is imported.
     from sybil_engine.models.hosting import host_model
     from sybil_engine.models.loading import describe, tokenizer_json
     from sybil_engine.rpc.v1 import verifier_service_pb2, verifier_service_pb2_grpc
