@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sybil_engine.client import Completion, Stats
-from sybil_engine.core.completion import Usage
+from sybil_engine.core.completion import Completion, Stats, Usage
 from sybil_engine.core.types import Speculation
 
 ARMS = (Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED)

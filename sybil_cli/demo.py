@@ -17,7 +17,8 @@ from sybil_cli.printing import SilentPrinter, described, number, printer_for
 from sybil_cli.program import program
 from sybil_cli.progress import Progress
 from sybil_cli.running import run
-from sybil_engine.client import Completion, CompletionRequest, GenerationClient, connected
+from sybil_engine.client import CompletionRequest, GenerationClient, connected
+from sybil_engine.core.completion import Completion
 from sybil_engine.core.types import SamplingParams, Speculation
 from sybil_engine.models.presets import Pair
 from sybil_engine.prompts import Prompt, built_in_prompts, mixed

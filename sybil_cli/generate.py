@@ -14,7 +14,8 @@ from sybil_cli.parameters import SECONDS, Address
 from sybil_cli.printing import Printer, printer_for
 from sybil_cli.progress import Progress
 from sybil_cli.running import run
-from sybil_engine.client import Completion, CompletionRequest, GenerationClient, connected
+from sybil_engine.client import CompletionRequest, GenerationClient, connected
+from sybil_engine.core.completion import Completion
 from sybil_engine.core.errors import SessionLost
 from sybil_engine.models.presets import Pair
 

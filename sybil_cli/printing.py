@@ -7,8 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.text import Text
 
-from sybil_engine.client import Completion, Served, Stats
-from sybil_engine.core.completion import Delta
+from sybil_engine.client import Served
+from sybil_engine.core.completion import Completion, Delta, Stats
 from sybil_engine.core.types import ModelDescription, TokenOrigin
 
 ORIGIN_STYLES = {TokenOrigin.DRAFTED: "cyan", TokenOrigin.TARGET: "bold yellow"}

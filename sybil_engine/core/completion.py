@@ -1,6 +1,6 @@
-"""What a client gets: deltas as tokens are decided, and at the end what the completion took."""
+"""What a client gets: deltas as tokens are decided, what the completion took, and the rates that follow."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sybil_engine.core.types import CommittedToken, FinishReason, Speculation, TokenOrigin
@@ -67,3 +67,71 @@ class Delta:
     def origin(self) -> TokenOrigin | None:
         """Where the tokens come from; None if there are none."""
         return self.tokens[0].origin if self.tokens else None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole completion."""
+
+    text: str
+    tokens: tuple[CommittedToken, ...]
+    ending: Ending
+
+    @classmethod
+    def joined(cls, deltas: Sequence[Delta]) -> "Completion":
+        """All deltas of one completion as one; the last one holds the ending."""
+        ending = deltas[-1].ending
+        assert ending is not None
+        return cls(
+            text="".join(delta.text for delta in deltas),
+            tokens=tuple(token for delta in deltas for token in delta.tokens),
+            ending=ending,
+        )
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return tuple(token.token_id for token in self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The rates of one completion, or of several together; None where nothing was there to divide by.
+
+    Attributes:
+        tokens_per_second: completion tokens / time from the request's arrival to its last token.
+        acceptance_rate: accepted / tested drafted tokens, where tested are those up to a pass's first rejection.
+        draft_efficiency: accepted / drafted tokens.
+        tokens_per_pass: completion tokens / verify passes.
+        overlap: share of verify time during which the drafter was working on the same session.
+        wasted_draft_tokens: drafted and never tested.
+    """
+
+    tokens_per_second: float | None
+    time_to_first_token_ns: int | None
+    acceptance_rate: float | None
+    draft_efficiency: float | None
+    tokens_per_pass: float | None
+    overlap: float | None
+    wasted_draft_tokens: int
+    verify_passes: int
+
+    @classmethod
+    def of(cls, *usages: Usage) -> "Stats":
+        """The rates of completions: each a ratio of sums."""
+
+        def total(name: str) -> int:
+            return sum(getattr(usage, name) for usage in usages)
+
+        def ratio(numerator: str, denominator: str, unit: float = 1) -> float | None:
+            return total(numerator) / (total(denominator) / unit) if total(denominator) else None
+
+        return cls(
+            tokens_per_second=ratio("completion_tokens", "total_ns", 1e9),
+            time_to_first_token_ns=total("time_to_first_token_ns") or None,
+            acceptance_rate=ratio("accepted_tokens", "tested_tokens"),
+            draft_efficiency=ratio("accepted_tokens", "drafted_tokens"),
+            tokens_per_pass=ratio("completion_tokens", "verify_passes"),
+            overlap=ratio("overlap_ns", "verify_ns"),
+            wasted_draft_tokens=total("drafted_tokens") - total("tested_tokens"),
+            verify_passes=total("verify_passes"),
+        )

@@ -1,8 +1,7 @@
 """Exactness is counted token by token; speed as a ratio of sums."""
 
 from sybil_cli.comparison import Comparison
-from sybil_engine.client import Completion
-from sybil_engine.core.completion import Ending, Usage
+from sybil_engine.core.completion import Completion, Ending, Usage
 from sybil_engine.core.types import CommittedToken, FinishReason, Speculation
 
 OFF, LOCKSTEP, PIPELINED = Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from sybil_cli.printing import ColourPrinter, JsonPrinter, PlainPrinter, Printer, as_json, figures, printer_for
-from sybil_engine.client import Completion
-from sybil_engine.core.completion import Delta, Ending, Usage
+from sybil_engine.core.completion import Completion, Delta, Ending, Usage
 from sybil_engine.core.types import CommittedToken, FinishReason, Speculation, TokenOrigin
 
 DRAFTED, TARGET = TokenOrigin.DRAFTED, TokenOrigin.TARGET

@@ -1,10 +1,9 @@
-"""What a program gets from the client: rates with one definition each, and none where nothing is to divide by."""
+"""Rates of completions have one definition each, and none where nothing is to divide by."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sybil_engine.client import Stats
-from sybil_engine.core.completion import Usage
+from sybil_engine.core.completion import Stats, Usage
 
 USAGE = Usage(
     prompt_tokens=10,
