@@ -11,12 +11,13 @@ from typing import Protocol
 from coordinator.admission import Admission
 from coordinator.patience import Patience
 from coordinator.pipeline import DrafterStream, Pipeline, VerifierStream
-from coordinator.request import CheckedRequest, Defaults, GenerationRequest, check
+from coordinator.request import CheckedRequest, Defaults, check
 from coordinator.tokenizer import Tokenizer
 from coordinator.transcript import Passage, Transcript
 from coordinator.usage import Meter
 from sybil_engine.core.completion import Delta, Ending
 from sybil_engine.core.errors import SybilError
+from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import FinishReason, ModelDescription
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What a client asks for, and the checks that every interface shares."""
+"""Checks a request against the model that shall serve it, and fills in what it leaves open."""
 
 import asyncio
 import secrets
@@ -9,19 +9,11 @@ from uuid import uuid4
 from coordinator.tokenizer import Tokenizer
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest
 from sybil_engine.core.plan import DraftPlan, first_plan
+from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.session import SessionOpen
-from sybil_engine.core.types import (
-    GREEDY,
-    MOST_WINDOW_TOKENS,
-    AcceptanceRule,
-    ModelDescription,
-    SamplingParams,
-    Speculation,
-)
+from sybil_engine.core.types import ModelDescription, Speculation
 
 _DEFAULT_MAX_TOKENS = 128
-_MOST_STOPS = 16
-_MOST_STOP_CHARACTERS = 1_000
 # Longer texts are tokenized in a thread: the event loop has other sessions to serve.
 _LONG_TEXT_CHARACTERS = 2_000
 
@@ -32,29 +24,6 @@ class Defaults:
 
     speculation: Speculation = Speculation.AUTO
     window_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """What a client asks for, as it came; see GenerateRequest in generation_service.proto for each field.
-
-    Attributes:
-        prompt: text or token ids; None if neither came.
-        seed, max_tokens, speculation: None if they did not come.
-    """
-
-    prompt: str | Sequence[int] | None
-    sampling: SamplingParams = GREEDY
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
-    ignore_end_tokens: bool = False
-    speculation: Speculation | None = None
-    window_tokens: int = 0
-    acceptance_rule: AcceptanceRule = AcceptanceRule.SHARED_NOISE
-    logprobs: bool = False
-    resume_token_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +64,7 @@ async def check(
         InvalidRequest: a value is out of range.
         ContextExceeded: more tokens than the target's context.
     """
-    if request.window_tokens > MOST_WINDOW_TOKENS:
-        raise InvalidRequest(
-            f"window_tokens is {request.window_tokens}; it must be at most {MOST_WINDOW_TOKENS}, or 0 for the default"
-        )
     resumed = _known("resume_token_ids", request.resume_token_ids, target.vocabulary_size)
-    stops = _stops(request.stop)
     stop_token_ids = _known("stop_token_ids", request.stop_token_ids, target.vocabulary_size)
     if not request.ignore_end_tokens:
         stop_token_ids += target.end_token_ids
@@ -122,15 +86,11 @@ async def check(
         logprobs=request.logprobs,
         session_id=uuid4().hex[:12],
     )
-    return CheckedRequest(opening, request.speculation or defaults.speculation, stops, resumed)
+    return CheckedRequest(opening, request.speculation or defaults.speculation, tuple(request.stop), resumed)
 
 
-async def _prompt(
-    prompt: str | Sequence[int] | None, target: ModelDescription, tokenizer: Tokenizer
-) -> tuple[int, ...]:
+async def _prompt(prompt: str | Sequence[int], target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:
     context_tokens = target.context_tokens
-    if prompt is None:
-        raise InvalidRequest("the prompt is missing; set either text or token_ids")
     token_ids = (
         await _encode(prompt, target, tokenizer)
         if isinstance(prompt, str)
@@ -148,8 +108,6 @@ async def _prompt(
 
 
 async def _encode(text: str, target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:
-    if not text:
-        raise InvalidRequest("the prompt is empty; give at least one character to continue")
     if len(text) > (most := target.context_tokens * tokenizer.longest_token):
         # Encoding it would hold everybody up.
         raise ContextExceeded(
@@ -165,27 +123,12 @@ def _max_tokens(max_tokens: int | None, prompt_tokens: int, context_tokens: int)
     fitting = context_tokens - prompt_tokens
     if max_tokens is None:
         return min(_DEFAULT_MAX_TOKENS, fitting)
-    if max_tokens < 1:
-        raise InvalidRequest(f"max_tokens is {max_tokens}; it must be at least 1")
     if max_tokens > fitting:
         raise ContextExceeded(
             f"max_tokens is {max_tokens}; after a prompt of {prompt_tokens} tokens {fitting} fit the "
             f"context of {context_tokens}: lower max_tokens or shorten the prompt"
         )
     return max_tokens
-
-
-def _stops(stops: Sequence[str]) -> tuple[str, ...]:
-    if len(stops) > _MOST_STOPS:
-        raise InvalidRequest(f"{len(stops)} stop strings were given; at most {_MOST_STOPS} are allowed")
-    for stop in stops:
-        if not stop:
-            raise InvalidRequest("a stop string is empty; give each at least one character")
-        if len(stop) > _MOST_STOP_CHARACTERS:
-            raise InvalidRequest(
-                f"a stop string has {len(stop)} characters; at most {_MOST_STOP_CHARACTERS} are allowed"
-            )
-    return tuple(stops)
 
 
 def _known(name: str, token_ids: Sequence[int], vocabulary_size: int) -> tuple[int, ...]:

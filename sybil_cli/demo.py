@@ -10,15 +10,16 @@ from rich.text import Text
 
 from sybil_cli.comparison import ARMS, Comparison
 from sybil_cli.exits import FAILURE, SUCCESS
-from sybil_cli.generate import complete
+from sybil_cli.generate import Engine, complete
 from sybil_cli.options import model_options, pair_from
 from sybil_cli.parameters import DEFAULT_COORDINATOR
 from sybil_cli.printing import SilentPrinter, described, number, printer_for
 from sybil_cli.program import program
 from sybil_cli.progress import Progress
 from sybil_cli.running import run
-from sybil_engine.client import CompletionRequest, GenerationClient, connected
+from sybil_engine.client import GenerationClient, connected
 from sybil_engine.core.completion import Completion
+from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import SamplingParams, Speculation
 from sybil_engine.models.presets import Pair
 from sybil_engine.prompts import Prompt, built_in_prompts, mixed
@@ -35,33 +36,35 @@ _PATIENCE_S = 45.0
 @click.command(short_help="Start everything, complete real Python code, say how fast and how exact.")
 @model_options
 def demo(**options: Any) -> int:
-    """Start drafter, verifier and coordinator on this machine, complete real Python code with and without speculation,
-    and say how fast and how exact that was."""
+    """Complete real Python code in this process; then start drafter, verifier and coordinator on this machine, complete
+    more with and without speculation, and say how fast and how exact that was."""
     return run(_demo(pair_from(options), Console(highlight=False), Console(stderr=True, highlight=False)))
 
 
 async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
-    # Ray, which `sybil --help` does not need.
+    # torch and Ray, which `sybil --help` does not need.
     from sybil_cli.fleet import own_fleet
+    from sybil_cli.local import local_engine
 
     progress = Progress(remarks)
     prompts = built_in_prompts()
+    async with local_engine(pair, progress) as engine:
+        await _show(engine, prompts[0], output, progress)
     output.print(_title("Starting drafter, verifier and coordinator on this machine, under Ray"))
     started_s = time.monotonic()
     async with own_fleet(pair, progress) as fleet, connected(fleet.address) as client:
         ready_s = time.monotonic() - started_s
         output.print(f"Ready after {ready_s:.0f} s: {described(await client.describe())}", soft_wrap=True)
-        await _show(client, prompts[0], output, progress)
         comparison = await _compare(client, mixed(prompts, _PROMPTS), progress)
         _report(comparison, output)
     output.print(_next_steps(), soft_wrap=True)
     return SUCCESS if comparison.differences == 0 else FAILURE
 
 
-async def _show(client: GenerationClient, prompt: Prompt, output: Console, progress: Progress) -> None:
-    output.print(_title(f"One completion of code from `{prompt.module}`, drafted ahead while it is verified"))
+async def _show(engine: Engine, prompt: Prompt, output: Console, progress: Progress) -> None:
+    output.print(_title(f"One completion of code from `{prompt.module}`, by the engine in this process"))
     printer = printer_for(output, output, as_json=False, with_prompt=True)
-    await complete(client, _request(prompt, Speculation.PIPELINED, 0.0, _SHOWN_TOKENS), printer, progress)
+    await complete(engine, _request(prompt, Speculation.AUTO, 0.0, _SHOWN_TOKENS), printer, progress)
 
 
 async def _compare(client: GenerationClient, prompts: list[Prompt], progress: Progress) -> Comparison:
@@ -85,8 +88,8 @@ async def _compare(client: GenerationClient, prompts: list[Prompt], progress: Pr
     return comparison
 
 
-def _request(prompt: Prompt, arm: Speculation, temperature: float, max_tokens: int) -> CompletionRequest:
-    return CompletionRequest(
+def _request(prompt: Prompt, arm: Speculation, temperature: float, max_tokens: int) -> GenerationRequest:
+    return GenerationRequest(
         prompt=prompt.prompt,
         sampling=SamplingParams(temperature=temperature),
         seed=_SEED,
@@ -128,7 +131,7 @@ def _next_steps() -> Text:
         f"""
 Try next:
   {sybil} generate 'def fibonacci(n):' --temperature 0.8
-      one completion, by a fleet of its own
+      one completion, with the whole engine in one process
   {sybil} up
       keep a fleet running; then, in another terminal:
   {sybil} generate - --address {DEFAULT_COORDINATOR} < some.py

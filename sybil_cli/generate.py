@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from typing import Any
+from typing import Any, Protocol
 
 import click
 from rich.console import Console
@@ -14,9 +15,10 @@ from sybil_cli.parameters import SECONDS, Address
 from sybil_cli.printing import Printer, printer_for
 from sybil_cli.progress import Progress
 from sybil_cli.running import run
-from sybil_engine.client import CompletionRequest, GenerationClient, connected
-from sybil_engine.core.completion import Completion
+from sybil_engine.client import connected
+from sybil_engine.core.completion import Completion, Delta
 from sybil_engine.core.errors import SessionLost
+from sybil_engine.core.request import GenerationRequest
 from sybil_engine.models.presets import Pair
 
 
@@ -27,7 +29,7 @@ from sybil_engine.models.presets import Pair
     type=Address(),
     envvar="SYBIL_ADDRESS",
     show_envvar=True,
-    help="A running coordinator. Without it, this command starts one for this prompt.",
+    help="A running coordinator. Without it, the whole engine runs in this process.",
 )
 @request_options
 @model_options
@@ -39,7 +41,7 @@ def generate(prompt: str, address: str | None, timeout_s: float | None, as_json:
     output = Console(highlight=False)
     if address and models_chosen(options):
         raise UserMistake(
-            f"--preset, --target and --draft choose the models of an own fleet, but the coordinator at {address} has "
+            f"--preset, --target and --draft choose the models of this process, but the coordinator at {address} has "
             "its models already; leave them out, or leave out --address (and unset SYBIL_ADDRESS)"
         )
     request = request_from(_read(prompt, remarks), options)
@@ -47,9 +49,19 @@ def generate(prompt: str, address: str | None, timeout_s: float | None, as_json:
     return run(_generate(address, pair_from(options), request, printer, Progress(remarks), timeout_s))
 
 
+class Engine(Protocol):
+    """Whoever completes: a coordinator elsewhere, or the engine in this process."""
+
+    @property
+    def name(self) -> str: ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Stream one completion; its last delta holds the ending."""
+
+
 async def complete(
-    client: GenerationClient,
-    request: CompletionRequest,
+    engine: Engine,
+    request: GenerationRequest,
     printer: Printer,
     progress: Progress,
     timeout_s: float | None = None,
@@ -57,14 +69,14 @@ async def complete(
     """Stream one completion through a printer.
 
     Raises:
-        SybilError: the coordinator refuses.
+        SybilError: the request is refused.
         CommandFailed: it is lost, or the completion takes too long.
     """
     try:
-        async with asyncio.timeout(timeout_s), aclosing(client.generate(request)) as stream:
-            with progress.waiting(f"the first token from {client.address}"):
+        async with asyncio.timeout(timeout_s), aclosing(engine.generate(request)) as stream:
+            with progress.waiting(f"the first token from {engine.name}"):
                 deltas = [await anext(stream)]
-            printer.begin(request.prompt)
+            printer.begin(str(request.prompt))
             printer.delta(deltas[0])
             async for delta in stream:
                 deltas.append(delta)
@@ -84,22 +96,21 @@ async def complete(
 async def _generate(
     address: str | None,
     pair: Pair,
-    request: CompletionRequest,
+    request: GenerationRequest,
     printer: Printer,
     progress: Progress,
     timeout_s: float | None,
 ) -> int:
     async with AsyncExitStack() as stack:
         if address is None:
-            # Ray, which a client of a running coordinator does not need.
-            from sybil_cli.fleet import own_fleet
+            # torch, which a client of a running coordinator does not need.
+            from sybil_cli.local import local_engine
 
-            at = (await stack.enter_async_context(own_fleet(pair, progress))).address
+            engine: Engine = await stack.enter_async_context(local_engine(pair, progress))
         else:
-            at = address
-        with progress.waiting(f"the coordinator at {at}"):
-            client = await stack.enter_async_context(connected(at))
-        await complete(client, request, printer, progress, timeout_s)
+            with progress.waiting(f"the coordinator at {address}"):
+                engine = await stack.enter_async_context(connected(address))
+        await complete(engine, request, printer, progress, timeout_s)
     return SUCCESS
 
 

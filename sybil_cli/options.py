@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sybil_engine.client import CompletionRequest
+from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
 from sybil_engine.models.presets import PRESETS, Pair, pair_of
 
@@ -72,13 +72,13 @@ def models_chosen(options: Mapping[str, Any]) -> bool:
     return any(options[name] for name in _MODEL_OPTIONS)
 
 
-def request_from(prompt: str, options: Mapping[str, Any]) -> CompletionRequest:
+def request_from(prompt: str, options: Mapping[str, Any]) -> GenerationRequest:
     """The request that the options describe, with a random seed if they name none.
 
     Raises:
         InvalidRequest: a value is out of range.
     """
-    return CompletionRequest(
+    return GenerationRequest(
         prompt=prompt,
         sampling=SamplingParams(
             temperature=options["temperature"],

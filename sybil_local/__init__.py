@@ -6,7 +6,7 @@ with LocalEngine() as engine:
     print(engine.generate("def fibonacci(n):", max_tokens=64).text)
 """
 
-from sybil_engine.core.completion import Delta, Ending, Usage
-from sybil_local.engine import LocalCompletion, LocalEngine
+from sybil_engine.core.completion import Completion, Delta, Ending, Usage
+from sybil_local.engine import LocalEngine
 
-__all__ = ["Delta", "Ending", "LocalCompletion", "LocalEngine", "Usage"]
+__all__ = ["Completion", "Delta", "Ending", "LocalEngine", "Usage"]

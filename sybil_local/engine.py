@@ -5,18 +5,18 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 from coordinator.admission import Admission
 from coordinator.generation import Generation
 from coordinator.patience import Patience
-from coordinator.request import Defaults, GenerationRequest
+from coordinator.request import Defaults
 from drafter_service.settings import DrafterSettings
-from sybil_engine.core.completion import Delta, Ending
+from sybil_engine.core.completion import Completion, Delta
 from sybil_engine.core.errors import InvalidRequest, Unavailable
-from sybil_engine.core.types import CommittedToken, ModelDescription, SamplingParams, Speculation, TokenOrigin
+from sybil_engine.core.request import GenerationRequest
+from sybil_engine.core.types import ModelDescription, SamplingParams, Speculation
 from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.serving.service_settings import Dtype
 from sybil_local import twins
@@ -26,37 +26,6 @@ from verifier_service.settings import VerifierSettings
 Result = TypeVar("Result")
 
 _MAX_WAITING = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class LocalCompletion:
-    """A whole completion.
-
-    Attributes:
-        tokens: with origins and, if asked for, log-probabilities.
-        ending: why it ended, the seed that was used, and what it took.
-    """
-
-    text: str
-    tokens: tuple[CommittedToken, ...]
-    ending: Ending
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        return tuple(token.token_id for token in self.tokens)
-
-    @property
-    def origins(self) -> tuple[TokenOrigin, ...]:
-        """For each token, whether it was drafted and accepted, or is the target's own."""
-        return tuple(token.origin for token in self.tokens)
-
-
-def _joined(deltas: Sequence[Delta]) -> LocalCompletion:
-    ending = deltas[-1].ending
-    assert ending is not None, "the last delta says how the completion ended"
-    return LocalCompletion(
-        "".join(delta.text for delta in deltas), tuple(token for delta in deltas for token in delta.tokens), ending
-    )
 
 
 class LocalEngine:
@@ -184,8 +153,14 @@ class LocalEngine:
 
     stream = twins.iterator(_generate)
     astream = twins.async_iterator(_generate)
-    generate = twins.function(_generate, _joined)
-    agenerate = twins.async_function(_generate, _joined)
+    generate = twins.function(_generate, Completion.joined)
+    agenerate = twins.async_function(_generate, Completion.joined)
+
+    def _run(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Run a request that is made already; see `generate`."""
+        return self._generation.stream(request)
+
+    arun = twins.async_iterator(_run)
 
     def submit(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
         """Run a coroutine on the engine's event loop.

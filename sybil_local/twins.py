@@ -4,7 +4,7 @@ The generator is written once. These make of it: an iterator, an async iterator,
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import Future
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -28,11 +28,11 @@ Join = Callable[[Sequence[Item]], Result]
 
 def iterator(
     generating: Generating[Owner, Parameters, Item],
-) -> Callable[Concatenate[Owner, Parameters], Iterator[Item]]:
+) -> Callable[Concatenate[Owner, Parameters], Generator[Item]]:
     """For callers without an event loop. Leaving the iteration closes the generator."""
 
     @wraps(generating)
-    def iterate(self: Owner, /, *args: Parameters.args, **named: Parameters.kwargs) -> Iterator[Item]:
+    def iterate(self: Owner, /, *args: Parameters.args, **named: Parameters.kwargs) -> Generator[Item, None, None]:
         items = generating(self, *args, **named)
         try:
             while (item := _wait(self.submit(_next(items)))) is not None:
@@ -45,11 +45,11 @@ def iterator(
 
 def async_iterator(
     generating: Generating[Owner, Parameters, Item],
-) -> Callable[Concatenate[Owner, Parameters], AsyncIterator[Item]]:
+) -> Callable[Concatenate[Owner, Parameters], AsyncGenerator[Item]]:
     """For callers on any event loop. Leaving the iteration closes the generator."""
 
     @wraps(generating)
-    async def iterate(self: Owner, /, *args: Parameters.args, **named: Parameters.kwargs) -> AsyncIterator[Item]:
+    async def iterate(self: Owner, /, *args: Parameters.args, **named: Parameters.kwargs) -> AsyncGenerator[Item, None]:
         items = generating(self, *args, **named)
         try:
             while (item := await asyncio.wrap_future(self.submit(_next(items)))) is not None:
@@ -74,7 +74,7 @@ def function(
 
 def async_function(
     generating: Generating[Owner, Parameters, Item], join: Join[Item, Result]
-) -> Callable[Concatenate[Owner, Parameters], Awaitable[Result]]:
+) -> Callable[Concatenate[Owner, Parameters], Coroutine[Any, Any, Result]]:
     """For callers on any event loop: all items, joined."""
 
     @wraps(generating)

@@ -71,7 +71,12 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole completion."""
+    """A whole completion.
+
+    Attributes:
+        tokens: with origins and, if asked for, log-probabilities.
+        ending: why it ended, the seed that was used, and what it took.
+    """
 
     text: str
     tokens: tuple[CommittedToken, ...]
@@ -91,6 +96,11 @@ class Completion:
     @property
     def token_ids(self) -> tuple[int, ...]:
         return tuple(token.token_id for token in self.tokens)
+
+    @property
+    def origins(self) -> tuple[TokenOrigin, ...]:
+        """For each token, whether it was drafted and accepted, or is the target's own."""
+        return tuple(token.origin for token in self.tokens)
 
 
 @dataclass(frozen=True, slots=True)

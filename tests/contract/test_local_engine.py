@@ -12,7 +12,7 @@ import pytest
 
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest, ModelNotFound, Unavailable
 from sybil_engine.core.types import FinishReason, Speculation, TokenOrigin
-from sybil_local import LocalCompletion, LocalEngine
+from sybil_local import Completion, LocalEngine
 
 PROMPT = "def fibonacci(n):\n"
 WAYS = [each.value for each in Speculation]
@@ -25,7 +25,7 @@ def engine() -> Iterator[LocalEngine]:
 
 
 @pytest.fixture(scope="module")
-def plain(engine: LocalEngine) -> dict[float, LocalCompletion]:
+def plain(engine: LocalEngine) -> dict[float, Completion]:
     return {
         temperature: engine.generate(PROMPT, max_tokens=40, temperature=temperature, seed=7, speculation="off")
         for temperature in (0.0, 0.8)
@@ -35,7 +35,7 @@ def plain(engine: LocalEngine) -> dict[float, LocalCompletion]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_every_way_to_speculate_gives_the_tokens_of_plain_decoding(
-    engine: LocalEngine, plain: dict[float, LocalCompletion], way: str, temperature: float
+    engine: LocalEngine, plain: dict[float, Completion], way: str, temperature: float
 ) -> None:
     completion = engine.generate(PROMPT, max_tokens=40, temperature=temperature, seed=7, speculation=way)
     assert completion.token_ids == plain[temperature].token_ids
@@ -47,7 +47,7 @@ def test_every_way_to_speculate_gives_the_tokens_of_plain_decoding(
         assert completion.ending.usage.verify_passes < plain[temperature].ending.usage.verify_passes
 
 
-def test_a_stream_yields_the_same_text_piece_by_piece(engine: LocalEngine, plain: dict[float, LocalCompletion]) -> None:
+def test_a_stream_yields_the_same_text_piece_by_piece(engine: LocalEngine, plain: dict[float, Completion]) -> None:
     deltas = list(engine.stream(PROMPT, max_tokens=40, seed=7, speculation="lockstep"))
     assert "".join(delta.text for delta in deltas) == plain[0.0].text
     assert [token for delta in deltas for token in delta.token_ids] == list(plain[0.0].token_ids)
@@ -55,8 +55,8 @@ def test_a_stream_yields_the_same_text_piece_by_piece(engine: LocalEngine, plain
     assert [delta.ending is not None for delta in deltas] == [False] * (len(deltas) - 1) + [True]
 
 
-def test_awaiting_gives_the_same_on_any_loop(engine: LocalEngine, plain: dict[float, LocalCompletion]) -> None:
-    async def both() -> tuple[LocalCompletion, list[int]]:
+def test_awaiting_gives_the_same_on_any_loop(engine: LocalEngine, plain: dict[float, Completion]) -> None:
+    async def both() -> tuple[Completion, list[int]]:
         whole = await engine.agenerate(PROMPT, max_tokens=40, seed=7)
         return whole, [token async for delta in engine.astream(PROMPT, max_tokens=40) for token in delta.token_ids]
 
@@ -102,7 +102,7 @@ def test_bad_input_is_refused_in_the_services_words(
         engine.generate(**{"prompt": PROMPT, **options})
 
 
-def test_stop_strings_and_log_probabilities(engine: LocalEngine, plain: dict[float, LocalCompletion]) -> None:
+def test_stop_strings_and_log_probabilities(engine: LocalEngine, plain: dict[float, Completion]) -> None:
     stop = plain[0.0].text[10:14]
     completion = engine.generate(PROMPT, max_tokens=40, stop=stop, logprobs=True)
     assert completion.text == plain[0.0].text[: plain[0.0].text.index(stop)]
@@ -114,7 +114,7 @@ def test_an_abandoned_stream_frees_its_place(engine: LocalEngine) -> None:
     for _ in range(8):
         stream = engine.stream(PROMPT, max_tokens=200)
         next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
     assert len(engine.generate(PROMPT, max_tokens=5).tokens) == 5
 
 
@@ -127,7 +127,7 @@ def test_an_interrupt_leaves_the_engine_usable(engine: LocalEngine) -> None:
 
 
 def test_a_second_engine_works_beside_the_first_and_a_closed_one_says_so(
-    engine: LocalEngine, plain: dict[float, LocalCompletion]
+    engine: LocalEngine, plain: dict[float, Completion]
 ) -> None:
     before = threading.active_count()
     second = LocalEngine(draft=None, max_sessions=1, context_tokens=256)

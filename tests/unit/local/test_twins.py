@@ -68,7 +68,7 @@ def test_all_four_give_the_same_items(counter: Counter, to: int) -> None:
     assert list(counter.each(to)) == items
     assert asyncio.run(gathered(counter, to)) == items
     assert counter.every(to) == items
-    assert asyncio.run(counter.aevery(to)) == items  # type: ignore[arg-type]
+    assert asyncio.run(counter.aevery(to)) == items
     assert counter.ended == ["done"] * 4
 
 
@@ -77,7 +77,7 @@ def test_all_four_raise_what_the_generator_raises(counter: Counter) -> None:
         lambda: list(counter.each(-1)),
         lambda: asyncio.run(gathered(counter, -1)),
         lambda: counter.every(-1),
-        lambda: asyncio.run(counter.aevery(-1)),  # type: ignore[arg-type]
+        lambda: asyncio.run(counter.aevery(-1)),
     ):
         with pytest.raises(ValueError, match="that far down"):
             call()
@@ -93,7 +93,7 @@ def test_leaving_an_iteration_closes_the_generator(counter: Counter) -> None:
         async for number in numbers:
             if number == 2:
                 break
-        await numbers.aclose()  # type: ignore[attr-defined]
+        await numbers.aclose()
 
     asyncio.run(leave())
     assert counter.ended == ["left", "left"]

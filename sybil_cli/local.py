@@ -1,0 +1,45 @@
+"""The whole engine in this process, for commands that complete a prompt and end."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+
+from sybil_cli.fleet import check
+from sybil_cli.progress import Progress
+from sybil_engine.core.completion import Delta
+from sybil_engine.core.request import GenerationRequest
+from sybil_engine.models.presets import NO_DRAFTER, Pair
+from sybil_local import LocalEngine
+
+
+class LocalClient:
+    """An engine of this process, as commands see a coordinator."""
+
+    name = "this process"
+
+    def __init__(self, engine: LocalEngine) -> None:
+        self.engine = engine
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+        """Stream one completion; its last delta holds the ending."""
+        async with aclosing(self.engine.arun(request)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+
+@asynccontextmanager
+async def local_engine(pair: Pair, progress: Progress) -> AsyncIterator[LocalClient]:
+    """Load the pair for one completion at a time.
+
+    Raises:
+        SybilError: a model is missing, or the pair does not match.
+    """
+    with progress.waiting("the models to load"):
+        if not pair.is_embedded:
+            await asyncio.to_thread(check, pair)
+        draft = None if pair.draft == NO_DRAFTER else pair.draft
+        engine = await asyncio.to_thread(LocalEngine, pair.target, draft, max_sessions=1)
+    try:
+        yield LocalClient(engine)
+    finally:
+        await asyncio.to_thread(engine.close)
