@@ -8,9 +8,7 @@ from typing import Any
 
 import torch
 
-from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import ModelDescription
-from sybil_engine.models.compiled import prepare_compiler
 from sybil_engine.models.emulation import EmulatedRunner
 from sybil_engine.models.loading import device_kind, load
 from sybil_engine.models.runner import ModelRunner
@@ -32,20 +30,13 @@ def host_model(
             room there.
 
     Raises:
-        InvalidSettings: passes are to be compiled, and cannot be here.
         ModelError: see `load` and `ModelRunner`.
     """
     # Threads that wait for a core that somebody else uses stall a pass: one core stays free for the other services.
     cores = len(os.sched_getaffinity(0))
     on_processor = device_kind(settings.device) == "cpu"
-    if settings.compile:
-        if not on_processor or settings.dtype != "float32":
-            raise InvalidSettings(
-                f"--compile is for float32 on a processor, not for {settings.dtype} on {settings.device}; leave it out"
-            )
-        prepare_compiler(settings.compile_cache)
     torch.set_num_threads(settings.threads or max(1, cores - 1))
-    loaded = load(settings.model, settings.dtype, settings.device, packed=settings.packed, compilable=settings.compile)
+    loaded = load(settings.model, settings.dtype, settings.device, packed=settings.packed)
     options: dict[str, Any] = {
         "max_sessions": settings.max_sessions,
         "context_tokens": settings.context_tokens or None,
@@ -53,7 +44,6 @@ def host_model(
         "keep_total": settings.row_class or None,
         "branch_cells": branch_cells,
         "traced": settings.traced,
-        "compiled": settings.compile,
         "prefill_lanes": _prefill_lanes(cores) if wide_prefill and on_processor else 1,
     }
     runner = (
@@ -88,7 +78,7 @@ def _kernels(settings: ServiceSettings) -> str:
     kind = device_kind(settings.device)
     if kind != "cpu":
         return kind
-    return "compiled" if settings.compile else "packed" if settings.packed else "stock"
+    return "packed" if settings.packed else "stock"
 
 
 def _prefill_lanes(cores: int) -> int:

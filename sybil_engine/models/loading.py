@@ -76,15 +76,12 @@ def describe(ref: str, *, dtype: str = "float32", device: str = "cpu") -> ModelD
     return _description_of(ref, folder, config, identify(folder), dtype, device)
 
 
-def load(
-    ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool = True, compilable: bool = False
-) -> LoadedModel:
+def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool = True) -> LoadedModel:
     """Load a model for inference: safetensors only, no code from the hub, gradients off.
 
     Args:
         dtype: of the weights; `int8` quantises them, see `quantized_linear`, and computes the rest in float32.
         packed: use quicker layers where nothing is lost by it, see `packed_linear`, `fused_llama` and `fused_norm`.
-        compilable: with layers that `compiled` can take.
 
     Raises:
         InvalidSettings: no such dtype or device.
@@ -117,7 +114,7 @@ def load(
     if dtype == INT8:
         quantize_linear_layers(ready)
     if packed:
-        pack_linear_layers(ready, compilable=compilable)
+        pack_linear_layers(ready)
         fuse_norms(ready)
     return LoadedModel(ready, description, implementation)
 

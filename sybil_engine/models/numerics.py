@@ -123,13 +123,7 @@ class _Measured:
 
 
 @torch.inference_mode()
-def probe(
-    passes: Passes,
-    keep_total: int | None = None,
-    *,
-    totals: Sequence[int] = TOTALS,
-    most_sessions: int = _SESSIONS[-1],
-) -> ShapeClass:
+def probe(passes: Passes, keep_total: int | None = None) -> ShapeClass:
     """Find the shapes that agree, and choose the class to keep.
 
     The rule: the class with the most of `SINGLE_SESSION_TOTALS`, on a tie the one of the smaller passes. No time
@@ -139,16 +133,14 @@ def probe(
 
     Args:
         keep_total: a row count whose class to keep, whatever the rule says.
-        totals: the row counts that passes may have, ascending.
-        most_sessions: of one pass.
 
     Raises:
         InexactDevice: no class has `LEAST_ROWS` rows, or none holds `keep_total`.
     """
-    if keep_total and keep_total not in totals:
-        raise InexactDevice(f"passes of {keep_total} rows are never made; name one of {', '.join(map(str, totals))}")
+    if keep_total and keep_total not in TOTALS:
+        raise InexactDevice(f"passes of {keep_total} rows are never made; name one of {', '.join(map(str, TOTALS))}")
     generator = torch.Generator().manual_seed(_SEED)
-    measured = _measure(passes, totals, generator)
+    measured = _measure(passes, generator)
     groups = [
         group
         for group in _agreeing(measured)
@@ -156,7 +148,7 @@ def probe(
     ]
     try:
         for group in _by_preference(groups):
-            shapes = _verify(passes, group, most_sessions, generator)
+            shapes = _verify(passes, group, generator)
             if shapes and max(rows for _, rows in shapes) >= LEAST_ROWS:
                 return ShapeClass(shapes)
     finally:
@@ -168,14 +160,14 @@ def probe(
     )
 
 
-def _measure(passes: Passes, totals: Sequence[int], generator: torch.Generator) -> list[_Measured]:
+def _measure(passes: Passes, generator: torch.Generator) -> list[_Measured]:
     """Run every total twice as [1, total], and each product alone; keep totals that repeat their own bits."""
-    most = min(totals[-1], passes.chunk_tokens, passes.context_tokens // 2)
+    most = min(TOTALS[-1], passes.chunk_tokens, passes.context_tokens // 2)
     rows = _scatter(passes, 0, min(passes.context_tokens - most, 300), most, generator)
-    products = [(product, _telling_inputs(product, totals[-1], generator)) for product in passes.products]
+    products = [(product, _telling_inputs(product, TOTALS[-1], generator)) for product in passes.products]
     first: dict[int, _Fed] = {}
     start = _now(passes)
-    for total in totals:
+    for total in TOTALS:
         if total > most or (total not in SINGLE_SESSION_TOTALS and _now(passes) - start > MEASURE_BUDGET_S / 2):
             break
         first[total] = _feed(passes, [_cut(rows, 0, total)], (1, total))[0]
@@ -250,7 +242,7 @@ def _by_preference(groups: Sequence[list[_Measured]]) -> list[list[_Measured]]:
     return sorted(groups, key=preference)
 
 
-def _verify(passes: Passes, group: Sequence[_Measured], most_sessions: int, generator: torch.Generator) -> list[Shape]:
+def _verify(passes: Passes, group: Sequence[_Measured], generator: torch.Generator) -> list[Shape]:
     """Keep the shapes of this group that compute every session as small passes of its own do.
 
     Tried with neighbouring and scattered slots, short and long sessions together, rows that start anywhere, and
@@ -260,8 +252,7 @@ def _verify(passes: Passes, group: Sequence[_Measured], most_sessions: int, gene
     """
     totals = [one.total for one in group]
     enough = min(max(_COMPARED_NUMBERS // group[0].fed.numbers_a_row, _COMPARED_ROWS[0]), _COMPARED_ROWS[1])
-    most_sessions = min(most_sessions, passes.cache.slots, totals[-1])
-    session_counts = [count for count in _SESSIONS if count <= most_sessions]
+    session_counts = [count for count in _SESSIONS if count <= min(passes.cache.slots, totals[-1])]
     slots = [*range(max(session_counts, default=1)), passes.cache.scratch_slot]
     middle = min(totals, key=lambda total: (abs(total - _REFERENCE_TOTAL), total))
     many, few = (min(rows, passes.context_tokens // 2) for rows in (max(totals[-1], enough), _COMPARED_ROWS[0]))

@@ -34,44 +34,8 @@ class PackedLinear(nn.Module):
         return product
 
 
-class CompilablePackedLinear(PackedLinear):
-    """The same kernels behind the calls that `torch.compile` knows, which keep the packed weight in a tensor."""
-
-    _packed: Tensor
-    _bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """As `PackedLinear`."""
-        nn.Module.__init__(self)
-        self._outputs, self._inputs = weight.shape
-        self._has_bias = bias is not None
-        packed = torch.ops._quantized.wrapped_fbgemm_pack_gemm_matrix_fp16(weight)
-        self.register_buffer("_packed", packed, persistent=False)
-        self.register_buffer("_bias", torch.zeros(self._outputs) if bias is None else bias, persistent=False)
-
-    def unpacked(self) -> tuple[Tensor, Tensor | None]:
-        """See `PackedLinear.unpacked`."""
-        # There is no call for it, but ones and zeros change no number.
-        weight = self._multiply(torch.eye(self._inputs), torch.zeros(self._outputs)).mT
-        return weight, self._bias if self._has_bias else None
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """See `PackedLinear.forward`."""
-        product: Tensor = self._multiply(inputs.flatten(0, -2), self._bias).unflatten(0, inputs.shape[:-1])
-        return product
-
-    def _multiply(self, rows: Tensor, bias: Tensor) -> Tensor:
-        product: Tensor = torch.ops._quantized.wrapped_fbgemm_linear_fp16_weight(
-            rows, self._packed, bias, self._outputs
-        )
-        return product
-
-
-def pack_linear_layers(model: PreTrainedModel, *, compilable: bool = False) -> int:
+def pack_linear_layers(model: PreTrainedModel) -> int:
     """Replace in place every linear layer that can be packed without loss.
-
-    Args:
-        compilable: with layers that `torch.compile` can take.
 
     Returns:
         How many were replaced: none on another device or dtype, or without FBGEMM.
@@ -90,6 +54,6 @@ def pack_linear_layers(model: PreTrainedModel, *, compilable: bool = False) -> i
         if weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.equal(weight.half().float(), weight):
             matrix = weight if isinstance(module, nn.Linear) else weight.mT.contiguous()
             bias = None if module.bias is None else module.bias.detach()
-            setattr(parent, name, (CompilablePackedLinear if compilable else PackedLinear)(matrix, bias))
+            setattr(parent, name, PackedLinear(matrix, bias))
             replaced += 1
     return replaced

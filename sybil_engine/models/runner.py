@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 from sybil_engine.core.errors import ContextExceeded, InexactDevice, UnsupportedModel
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models import attention
-from sybil_engine.models.compiled import ROW_COUNTS, CompiledPasses
 from sybil_engine.models.feeding import feed
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.numerics import Product, ShapeClass, probe
@@ -80,7 +79,6 @@ class ModelRunner:
         keep_total: int | None = None,
         branch_cells: int = 0,
         traced: bool = True,
-        compiled: bool = False,
         prefill_lanes: int = 1,
     ) -> None:
         """Allocate the cache and, in exact mode, probe which pass shapes agree.
@@ -91,15 +89,12 @@ class ModelRunner:
             keep_total: see `numerics.probe`.
             traced: replay passes instead of running their Python each time, where that computes the same: on a
                 processor, see `tracing`.
-            compiled: compile the passes of a single session instead, see `compiled`; on a processor, and after
-                `prepare_compiler`. Sessions share no pass then, but in trees.
             branch_cells: cells of a slot beyond its context, for tokens that stand beside others.
             prefill_lanes: chunks of a prompt that are fed at the same time, each on a thread of its own.
 
         Raises:
             InexactDevice: exact mode, and no two shapes agree.
-            UnsupportedModel: the model does not compute over a slotted cache what it computes without one, or cannot
-                be compiled.
+            UnsupportedModel: the model does not compute over a slotted cache what it computes without one.
         """
         self.model = loaded.model
         self._ours = loaded.attention == attention.IMPLEMENTATION
@@ -112,7 +107,7 @@ class ModelRunner:
         self._kv_heads = shape.kv_heads
         self._groups = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads) // shape.kv_heads
         # A pass near the context's end writes its padding beyond it.
-        self._padding_cells = max(chunk_tokens, ROW_COUNTS[-1] if compiled else 0)
+        self._padding_cells = chunk_tokens
         # One more, which padding rows of trees are written to.
         cells = _round_up(self.context_tokens + self._padding_cells + branch_cells + 1)
         self.cache = SlottedCache(shape, slots=max_sessions, cells=cells, dtype=self._dtype, device=self._device)
@@ -125,18 +120,10 @@ class ModelRunner:
         self.shape_class: ShapeClass | None = None
         # Traces make the same calls: what the probe finds without them holds with them.
         self._traced: TracedPasses | None = None
-        self._compiled: CompiledPasses | None = None
         self._compare(plain_logits, loaded.description)
-        # None: a pass may have any shape.
-        self._shapes: ShapeClass | None = None
-        limits: dict[str, Any] = {}
-        if compiled:
-            self._compiled = self._compile(loaded)
-            self._shapes = ShapeClass([(1, rows) for rows in self._compiled.row_counts])
-            limits = {"totals": self._compiled.row_counts, "most_sessions": 1}
         if numerics == "exact":
-            self._shapes = self.shape_class = probe(self, keep_total, **limits)
-        if traced and not compiled and self._ours and self._device.type == "cpu":
+            self.shape_class = probe(self, keep_total)
+        if traced and self._ours and self._device.type == "cpu":
             self._traced = TracedPasses(self.model, self._groups)
             self._warm_up()
 
@@ -148,7 +135,7 @@ class ModelRunner:
     @property
     def max_rows(self) -> int:
         """The most rows of one session that fit a single pass; more are split over several."""
-        return self._shapes.most_rows if self._shapes else self.chunk_tokens
+        return self.shape_class.most_rows if self.shape_class else self.chunk_tokens
 
     @property
     def branch_cells(self) -> range:
@@ -209,8 +196,6 @@ class ModelRunner:
         """
         needed = (len(batch), max(len(member.token_ids) for member in batch))
         sessions, rows = self.fit(*needed) or needed
-        if self._compiled and sessions == 1:
-            return self._prepare_compiled_tree(self._compiled, batch[0], rows)
         span = _round_up(max(max(member.cells) for member in batch) + 1)
         token_ids = np.zeros((sessions, rows), dtype=np.int64)
         positions = np.zeros((sessions, rows), dtype=np.int64)
@@ -275,10 +260,6 @@ class ModelRunner:
         """
         self._check(batch)
         for one in self._pack(batch):
-            if self._compiled:
-                # The same code fills the same cells.
-                self.run([piece.rows for piece in one.pieces], one.shape)
-                continue
             self._fill(*self._prepare([piece.rows for piece in one.pieces], one.shape))
 
     def prefill(self, prompt: Rows) -> None:
@@ -314,14 +295,10 @@ class ModelRunner:
         Returns:
             [sessions, rows, vocabulary_size] of the whole shape, in the model's dtype.
         """
-        if self._compiled:
-            return self._logits(*self._prepare_compiled(self._compiled, batch[0], shape[1]))
         return self._logits(*self._prepare(batch, shape))
 
     def _logits(self, token_ids: Tensor, positions: Tensor, mask: Tensor, view: CacheView) -> Tensor:
         """Make the pass; [sessions, rows, vocabulary_size]."""
-        if self._compiled and view.kind == "fixed":
-            return self._compiled.logits(token_ids, positions, mask, view)
         if self._traced:
             return self._traced.logits(token_ids, positions, mask, view)
         logits: Tensor = feed(self.model, token_ids, positions, mask, view).logits
@@ -367,55 +344,6 @@ class ModelRunner:
             view,
         )
 
-    def _prepare_compiled(
-        self, passes: CompiledPasses, rows: Rows, count: int
-    ) -> tuple[Tensor, Tensor, Tensor, CacheView]:
-        """As `_prepare`, for one session, in the sizes of a compiled pass."""
-        assert rows.first_cell is None, "compiled passes judge no branches"
-        span = passes.span_from(rows.position)
-        cells = self._cells[rows.position : rows.position + count].unsqueeze(0)
-        token_ids = rows.token_ids + (0,) * (count - len(rows.token_ids))
-        view = self.cache.fixed_view(rows.slot, cells, span)
-        return torch.tensor([token_ids]), self._positions[cells], self._mask(cells, span), view
-
-    def _prepare_compiled_tree(self, passes: CompiledPasses, tree: TreeRows, count: int) -> TreePass:
-        """As `prepare_tree`, padded with the first row again, so that every row's cell is in view."""
-        rows = [*range(len(tree.token_ids)), *[0] * (count - len(tree.token_ids))]
-        span = passes.span_over(max(tree.cells) + 1)
-        hidden = np.ones((1, count, span), dtype=np.bool_)
-        seen = tree.visible[rows, :span]
-        hidden[0, :, : seen.shape[1]] = ~seen
-        token_ids, positions = (
-            torch.tensor([[side[row] for row in rows]]) for side in (tree.token_ids, tree.positions)
-        )
-        # Compiled code asks in which mode a tensor was made, and those of `_prepare_compiled` are older than the mode.
-        with torch.inference_mode(False):
-            cells = torch.tensor([[tree.cells[row] for row in rows]])
-        mask = attention.fold_mask(
-            torch.from_numpy(hidden), groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype
-        )
-        view = self.cache.fixed_view(tree.slot, cells, span)
-        return TreePass(token_ids, positions, mask, view, (len(tree.token_ids),))
-
-    @torch.inference_mode()
-    def _compile(self, loaded: LoadedModel) -> CompiledPasses:
-        """Compile a pass of each number of rows over each span."""
-        if not self._ours or self._device.type != "cpu":
-            raise UnsupportedModel(
-                f"{loaded.description.model_id} is not compiled on {self._device}, or brings attention of its own; "
-                "leave out --compile"
-            )
-        passes = CompiledPasses(self.model, self.cache.cells)
-        tokens = tuple(token % self.vocabulary_size for token in _TRIAL_TOKENS)
-        passes.compile(
-            [
-                self._prepare_compiled(passes, Rows(self.cache.scratch_slot, start, tokens[:count]), count)
-                for start in (0, *passes.seams)
-                for count in passes.row_counts
-            ]
-        )
-        return passes
-
     def _mask(self, cells: Tensor, span: int) -> Tensor:
         if self._ours:
             return attention.visibility(cells, span, groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype)
@@ -451,10 +379,10 @@ class ModelRunner:
 
     def fit(self, sessions: int, rows: int) -> Shape | None:
         """The shape of the one pass that would carry so many sessions of so many rows; None if it takes several."""
-        return self._shapes.fit(sessions, rows) if self._shapes else (sessions, rows)
+        return self.shape_class.fit(sessions, rows) if self.shape_class else (sessions, rows)
 
     def _pack(self, batch: Sequence[Rows]) -> list[Pass]:
-        return pack(batch, self.max_rows, self.fit, self._compiled.seams if self._compiled else ())
+        return pack(batch, self.max_rows, self.fit)
 
     def padded(self, rows: int) -> int:
         """The rows that a pass over so many rows of a single session computes."""

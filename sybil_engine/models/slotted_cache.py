@@ -33,11 +33,9 @@ class CacheView:
 
     Attributes:
         kind: `plain`: one session, neighbouring cells; `scattered`: neighbouring slots, any cells; `gathered`: any
-            slots, any cells; `ordered`: any slots, seen in an order of their own; `fixed`: one session, any cells in
-            view, for compiled passes.
+            slots, any cells; `ordered`: any slots, seen in an order of their own.
         tensors: keys and values that are seen; where they differ, keys and values that are written to; then, unless
             plain, [sessions, 1] slots and [sessions, rows] cells to write to; if ordered, [sessions, span] cells seen.
-            If fixed: keys and values, [layers, kv_heads, span, head_dim], and [1, rows] cells.
     """
 
     kind: str
@@ -117,15 +115,6 @@ class SlottedCache:
         places = torch.arange(sessions, device=device).unsqueeze(1)
         return CacheView("scattered", (*visible, self.keys[:, window], self.values[:, window], places, cells))
 
-    def fixed_view(self, slot: int, cells: Tensor, span: int) -> CacheView:
-        """What a compiled pass of one session writes and sees: the same tensors, in sizes that do not depend on where.
-
-        Args:
-            cells: [1, rows] int64, all in view.
-            span: the pass sees the first `span` cells of the slot.
-        """
-        return CacheView("fixed", (self.keys[:, slot, :, :span], self.values[:, slot, :, :span], cells))
-
     def move(self, slot: int, start: int, to: int, count: int) -> None:
         """Copy cells of a slot to another place in it that they do not overlap."""
         for side in (self.keys, self.values):
@@ -144,8 +133,7 @@ class PassCache(Cache):
 
     def __init__(self, view: CacheView, turn: Turn | None = None) -> None:
         super().__init__(layers=[])
-        sides = 2 if view.kind in ("ordered", "fixed") else 4
-        self._whole = view.tensors[:2]
+        sides = 2 if view.kind == "ordered" else 4
         self._layers = [side.unbind(0) for side in view.tensors[:sides]]
         self._index = view.tensors[sides:]
         self._kind = view.kind
@@ -170,14 +158,6 @@ class PassCache(Cache):
             if self._turn:
                 self._turn.take(layer_idx)
             return keys, values
-        if self._kind == "fixed":
-            # Into the whole, not into the layer: compiled, that would copy the whole for each layer.
-            (cells,) = self._index
-            heads = torch.arange(keys.shape[0], device=cells.device).unsqueeze(1)
-            place = (torch.full_like(cells, layer_idx), heads, cells)
-            for whole, states in zip(self._whole, (key_states, value_states), strict=True):
-                whole.index_put_(place, states[0])
-            return self._whole[0][layer_idx].unsqueeze(0), self._whole[1][layer_idx].unsqueeze(0)
         slots, cells, *order = self._index
         # Not `to_keys[slots, :, cells] = ...`, which writes sizes down in a trace.
         to_keys.transpose(1, 2).index_put_((slots, cells), key_states.transpose(1, 2))

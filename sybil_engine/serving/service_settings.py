@@ -44,16 +44,6 @@ class ServiceSettings:
     traced: bool = field(
         default=True, metadata={"help": "replay passes instead of running their Python each time (on a processor)"}
     )
-    compile: bool = field(
-        default=False,
-        metadata={
-            "help": "compile passes of one session when the model starts, the first time for minutes (on a processor)"
-        },
-    )
-    compile_cache: str = field(
-        default="",
-        metadata={"help": "folder in which compiled passes are kept; none: sybil-engine/compiled in the user's cache"},
-    )
     emulate_pass_ms: float = field(
         default=0.0,
         metadata={"help": "make every pass take at least this long, idle meanwhile", "check": at_least(0)},
