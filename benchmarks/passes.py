@@ -23,8 +23,8 @@ from rich.table import Table
 
 from drafter_service.settings import DrafterSettings
 from sybil_engine.models.hosting import host_model
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
 from sybil_engine.serving.service_settings import Dtype, ServiceSettings
 from verifier_service.settings import VerifierSettings
 

@@ -20,9 +20,9 @@ from transformers import PreTrainedModel
 
 from drafter_service.settings import DrafterSettings
 from sybil_engine.models.hosting import host_model
-from sybil_engine.models.packed_linear import PackedLinear
+from sybil_engine.models.kernels.packed import PackedLinear
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
 from verifier_service.settings import VerifierSettings
 
 ROWS = (1, 2, 4, 6, 8, 16, 32)

@@ -14,8 +14,8 @@ from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import HEDGED_DRAFT_ROWS, Block, ModelDescription, SessionOpen
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows, TreeRows
-from sybil_engine.models.runner import ModelRunner
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.opening import check_opening
 

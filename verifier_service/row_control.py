@@ -8,8 +8,8 @@ from operator import mul
 from sybil_engine.core.draft_tree import DraftNode
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Speculation
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
 from verifier_service.launch import DRAFTING_AHEAD
 from verifier_service.session import VerifierSession
 

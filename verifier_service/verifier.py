@@ -12,8 +12,8 @@ from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Commit, ModelDescription, PassTimings, SessionOpen
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
 from sybil_engine.sampling.acceptance import count_accepted
 from sybil_engine.sampling.draw import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening

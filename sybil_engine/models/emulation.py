@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sybil_engine.core.timing import sleep_until
 from sybil_engine.models.loading import LoadedModel
+from sybil_engine.models.model_runner import ModelRunner, TreePass
 from sybil_engine.models.rows import Rows, Shape, TreeRows
-from sybil_engine.models.runner import ModelRunner, TreePass
 
 
 class EmulatedRunner(ModelRunner):

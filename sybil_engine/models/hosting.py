@@ -11,7 +11,7 @@ import torch
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.emulation import EmulatedRunner
 from sybil_engine.models.loading import device_kind, load
-from sybil_engine.models.runner import ModelRunner
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.serving.service_settings import ServiceSettings
 
 _MOST_PREFILL_LANES = 4

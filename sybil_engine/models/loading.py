@@ -24,11 +24,11 @@ from sybil_engine.core.errors import (
 )
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models import attention
-from sybil_engine.models.fused_llama import fuse_llama
-from sybil_engine.models.fused_norm import fuse_norms
-from sybil_engine.models.packed_linear import pack_linear_layers
+from sybil_engine.models.kernels.fused_llama import fuse_llama
+from sybil_engine.models.kernels.fused_norm import fuse_norms
+from sybil_engine.models.kernels.int8 import quantize_linear_layers
+from sybil_engine.models.kernels.packed import pack_linear_layers
 from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
-from sybil_engine.models.quantized_linear import quantize_linear_layers
 from sybil_engine.models.tokenizer import TOKENIZER_FILE, TokenizerIdentity, identify
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

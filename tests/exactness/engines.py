@@ -15,8 +15,8 @@ from drafter_service.drafter import Drafter, Share
 from drafter_service.session import DrafterSession
 from sybil_engine.core.types import Block, Commit, ModelDescription, SessionOpen, Speculation
 from sybil_engine.models.loading import LoadedModel
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
 from verifier_service.row_control import BRANCH_CELLS
 from verifier_service.session import VerifierSession
 from verifier_service.verifier import Verifier

@@ -14,8 +14,8 @@ from torch import Tensor
 from sybil_engine.core.errors import Exhausted
 from sybil_engine.core.noise import gumbel_noise
 from sybil_engine.core.types import ModelDescription, SessionOpen
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows, TreeRows
-from sybil_engine.models.runner import ModelRunner
 from sybil_engine.sampling.draw import draw_tokens, shape_logits
 
 VOCABULARY_SIZE = 32

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sybil_engine.models.loading import load
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
 from tests.unit.models.random_models import random_model
 
 SESSIONS = 5

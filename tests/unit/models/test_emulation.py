@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from sybil_engine.models.emulation import EmulatedRunner
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows, TreeRows
-from sybil_engine.models.runner import ModelRunner
 from tests.unit.models.random_models import random_model
 
 ROWS = 3

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import torch
 
-from sybil_engine.models.slotted_cache import Turn
+from sybil_engine.models.cache import Turn
 
 
 class _Turn:

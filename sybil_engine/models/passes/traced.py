@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sybil_engine.models.attention import LEAST_FOLDED_ROWS, TILE_CELLS
-from sybil_engine.models.feeding import feed
-from sybil_engine.models.slotted_cache import CacheView
+from sybil_engine.models.cache import CacheView
+from sybil_engine.models.passes.execution import feed
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sybil_engine.core.errors import ContextExceeded, InexactDevice, UnsupportedModel
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows, TreeRows
-from sybil_engine.models.runner import ModelRunner
 from tests.unit.models.random_models import VOCABULARY_SIZE, plain_logits, random_model
 
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from sybil_engine.models.slotted_cache import Turn
-from sybil_engine.models.wavefront import Wavefront
+from sybil_engine.models.cache import Turn
+from sybil_engine.models.kernels.wavefront import Wavefront
 
 LAYERS = 4
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sybil_engine.core.errors import InexactDevice
+from sybil_engine.models.cache import SlottedCache
 from sybil_engine.models.rows import Rows, Shape
-from sybil_engine.models.slotted_cache import SlottedCache
 
 TOTALS = (*range(1, 9), 10, 12, 14, 16, 24, 32, 48, 64)
 # The committed token and a window of 1 to 7: always tried, however slow the machine.

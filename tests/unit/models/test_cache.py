@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sybil_engine.core.errors import Exhausted
-from sybil_engine.models.slotted_cache import CellShape, PassCache, SlottedCache
+from sybil_engine.models.cache import CellShape, PassCache, SlottedCache
 
 LAYERS, KV_HEADS, CELLS = 2, 3, 12
 

@@ -13,15 +13,15 @@ from transformers.pytorch_utils import Conv1D
 from sybil_engine.core.errors import ContextExceeded, InexactDevice, UnsupportedModel
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models import attention
-from sybil_engine.models.feeding import feed
+from sybil_engine.models.cache import CacheView, CellShape, SlottedCache, Turn
+from sybil_engine.models.kernels.int8 import QuantizedLinear
+from sybil_engine.models.kernels.packed import PackedLinear
+from sybil_engine.models.kernels.wavefront import Wavefront
 from sybil_engine.models.loading import LoadedModel
-from sybil_engine.models.numerics import Product, ShapeClass, probe
-from sybil_engine.models.packed_linear import PackedLinear
-from sybil_engine.models.quantized_linear import QuantizedLinear
+from sybil_engine.models.numerics.probe import Product, ShapeClass, probe
+from sybil_engine.models.passes.execution import feed
+from sybil_engine.models.passes.traced import TracedPasses
 from sybil_engine.models.rows import Pass, Rows, Shape, TreeRows, pack
-from sybil_engine.models.slotted_cache import CacheView, CellShape, SlottedCache, Turn
-from sybil_engine.models.tracing import TracedPasses
-from sybil_engine.models.wavefront import Wavefront
 
 Numerics = Literal["exact", "fast"]
 # Values are summed in tiles (`attention.TILE_CELLS`), so a sum is over a whole tile or half of one: MKL splits one over

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sybil_engine.models.slotted_cache import CacheView, PassCache, Turn
+from sybil_engine.models.cache import CacheView, PassCache, Turn
 
 
 def feed(

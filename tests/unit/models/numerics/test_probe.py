@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from sybil_engine.core.errors import InexactDevice
-from sybil_engine.models.numerics import TOTALS, Product, probe
+from sybil_engine.models.cache import CellShape, SlottedCache
+from sybil_engine.models.numerics.probe import TOTALS, Product, probe
 from sybil_engine.models.rows import Rows, Shape
-from sybil_engine.models.slotted_cache import CellShape, SlottedCache
 
 CONTEXT = 400
 
