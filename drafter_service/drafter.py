@@ -14,8 +14,8 @@ from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import HEDGED_DRAFT_ROWS, Block, ModelDescription, SessionOpen
-from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows, TreeRows
+from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.opening import check_opening
 
@@ -41,7 +41,7 @@ class Share:
 class Drafter:
     """Owns the draft model; every call comes from the engine's thread."""
 
-    def __init__(self, runner: ModelRunner, description: ModelDescription) -> None:
+    def __init__(self, runner: Runner, description: ModelDescription) -> None:
         self._runner = runner
         self._runner.warm_up_trees(HEDGED_DRAFT_ROWS)
         self._pass_times = PassTimes()
@@ -64,10 +64,10 @@ class Drafter:
         """
         vocabulary_size = self.description.vocabulary_size
         max_position = check_opening(opening, vocabulary_size, self.description.context_tokens)
-        noise = NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device)
+        noise = NoiseTape(opening.seed, vocabulary_size, self._runner.device)
         session = DrafterSession(
             opening,
-            self._runner.cache.allocate(),
+            self._runner.allocate(),
             self._runner.tree_cells,
             self._runner.context_tokens,
             max_position,
@@ -83,7 +83,7 @@ class Drafter:
         """Free all that a session holds; closing it again changes nothing."""
         if self._sessions.get(session.slot) is session:
             del self._sessions[session.slot]
-            self._runner.cache.release(session.slot)
+            self._runner.release(session.slot)
 
     def fail(self, error: Exception) -> None:
         """End every session."""

@@ -8,8 +8,8 @@ from operator import mul
 from sybil_engine.core.draft_tree import DraftNode
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Speculation
-from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows
+from sybil_engine.models.runner import Runner
 from verifier_service.launch import DRAFTING_AHEAD
 from verifier_service.session import VerifierSession
 
@@ -68,7 +68,7 @@ class RowControl:
         pass_times: what decides whether a row pays; read here, written by whoever runs passes.
     """
 
-    def __init__(self, runner: ModelRunner, max_window_tokens: int, pass_times: PassTimes) -> None:
+    def __init__(self, runner: Runner, max_window_tokens: int, pass_times: PassTimes) -> None:
         self._runner = runner
         self.max_window_tokens = min(max_window_tokens, runner.max_rows - 1)
         self._pass_times = pass_times

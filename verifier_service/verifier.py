@@ -12,8 +12,8 @@ from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Commit, ModelDescription, PassTimings, SessionOpen
-from sybil_engine.models.model_runner import ModelRunner
 from sybil_engine.models.rows import Rows
+from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.acceptance import count_accepted
 from sybil_engine.sampling.draw import Draw, draw_rows
 from sybil_engine.serving.opening import check_opening
@@ -76,7 +76,7 @@ class Verifier:
         max_window_tokens: the most drafted tokens that one pass may judge for a session.
     """
 
-    def __init__(self, runner: ModelRunner, description: ModelDescription, max_window_tokens: int) -> None:
+    def __init__(self, runner: Runner, description: ModelDescription, max_window_tokens: int) -> None:
         self._runner = runner
         self.description = description
         # In the order in which they were last served.
@@ -109,14 +109,14 @@ class Verifier:
             opening,
             max_position=check_opening(opening, vocabulary_size, self.description.context_tokens),
             vocabulary_size=vocabulary_size,
-            slot=self._runner.cache.allocate(),
+            slot=self._runner.allocate(),
             rule=launch_rule(
                 opening,
                 self._row_control.max_window_tokens,
                 Pace(self._pass_times, self._alone_times),
                 self._choices[opening.shares_processor],
             ),
-            noise=NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device),
+            noise=NoiseTape(opening.seed, vocabulary_size, self._runner.device),
             emit=emit,
             now_ns=time.monotonic_ns(),
         )
@@ -129,7 +129,7 @@ class Verifier:
         """Free all that a session holds; closing it again changes nothing."""
         if self._sessions.get(session.slot) is session:
             del self._sessions[session.slot]
-            self._runner.cache.release(session.slot)
+            self._runner.release(session.slot)
 
     def fail(self, error: Exception) -> None:
         """End every session."""
@@ -238,7 +238,7 @@ class Verifier:
     def _keep(self, share: Share) -> None:
         """Move the cells of the share that was chosen to where its positions are."""
         if share.first_cell is not None:
-            self._runner.cache.move(
+            self._runner.keep_branch(
                 share.session.slot, share.first_cell, share.session.fed_tokens, len(share.rows.token_ids)
             )
 

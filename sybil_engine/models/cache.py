@@ -8,13 +8,15 @@ given is a `PassCache`, which lives as long as one pass.
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
 from sybil_engine.core.errors import Exhausted
+
+ViewKind = Literal["plain", "scattered", "gathered", "ordered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class CacheView:
             plain, [sessions, 1] slots and [sessions, rows] cells to write to; if ordered, [sessions, span] cells seen.
     """
 
-    kind: str
+    kind: ViewKind
     tensors: tuple[Tensor, ...]
 
 

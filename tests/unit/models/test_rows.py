@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sybil_engine.models.numerics.probe import ShapeClass
+from sybil_engine.models.numerics.shape_class import ShapeClass
 from sybil_engine.models.rows import Rows, Shape, pack
 
 
