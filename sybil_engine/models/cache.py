@@ -1,8 +1,8 @@
 """The KV cache of many sessions: a slot each, and in it a cell for each fed token.
 
-Forgetting is moving an integer: the caller says which cells a pass writes and how many it may see, and what lies
-beyond is overwritten before it is seen again. The cache itself remembers only which slots are taken; what a model is
-given is a `PassCache`, which lives as long as one pass.
+To forget tokens costs nothing: the caller says which cells a pass writes and how many it may see, and later cells are
+overwritten before they are seen again. The cache itself remembers only which slots are taken. A model is given a
+`PassCache`, which lives for one pass.
 """
 
 import heapq
@@ -124,10 +124,10 @@ class SlottedCache:
 
 
 class Turn(Protocol):
-    """When a layer's cells may be seen: those before them may still be on their way, in another thread's pass."""
+    """When a layer's cells may be seen: another thread's pass may still be writing those before them."""
 
     def take(self, layer: int) -> None:
-        """Wait until all cells before this pass's own are written in this layer, and say that its own are."""
+        """Say that this pass has written its cells in a layer, after all cells before them are written, too."""
 
 
 class PassCache(Cache):
@@ -161,7 +161,7 @@ class PassCache(Cache):
                 self._turn.take(layer_idx)
             return keys, values
         slots, cells, *order = self._index
-        # Not `to_keys[slots, :, cells] = ...`, which writes sizes down in a trace.
+        # Not `to_keys[slots, :, cells] = ...`, which would fix sizes in a trace.
         to_keys.transpose(1, 2).index_put_((slots, cells), key_states.transpose(1, 2))
         to_values.transpose(1, 2).index_put_((slots, cells), value_states.transpose(1, 2))
         if self._kind == "ordered":
@@ -171,5 +171,5 @@ class PassCache(Cache):
         return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Nothing for transformers to count: positions and mask are always explicit."""
+        """Zero: transformers need not count, because positions and mask are always explicit."""
         return 0

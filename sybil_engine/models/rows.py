@@ -19,8 +19,8 @@ class Rows:
         slot: the session's slot in the cache.
         position: of the first token; every cell before it is visible.
         token_ids: in order, each seeing those before it.
-        first_cell: the cell that the first token is written to; None for the one of its position. Tokens of a branch
-            lie elsewhere, and are seen behind the cells before `position` all the same.
+        first_cell: the cell that the first token is written to; None for the one of its position. A branch's tokens
+            lie elsewhere, but are seen after the cells before `position` as well.
     """
 
     slot: int
@@ -79,7 +79,7 @@ class Pass:
 
 
 def pack(batch: Sequence[Rows], most_rows: int, fit: Callable[[int, int], Shape | None]) -> list[Pass]:
-    """Pack a batch into as few passes as allowed shapes permit, sessions of like length together.
+    """Pack a batch into as few passes as the allowed shapes permit, sessions of similar length together.
 
     Args:
         most_rows: the most rows of one session in one pass.
@@ -109,7 +109,7 @@ def _cut(batch: Sequence[Rows], most_rows: int) -> list[Piece]:
 
 
 def _pass(group: list[Piece], fit: Callable[[int, int], Shape | None]) -> Pass:
-    """Neighbouring slots stand side by side, so that the cache can show them without copying."""
+    """Put neighbouring slots side by side, so that the cache can show them without a copy."""
     shape = fit(len(group), len(group[0].rows.token_ids))
     assert shape is not None, "a single session of most_rows always fits"
     return Pass(tuple(sorted(group, key=lambda piece: piece.rows.slot)), shape)

@@ -1,10 +1,10 @@
 """Linear layers with packed weights: float32 products that read half the bytes, the same bits for any number of rows.
 
-FBGEMM, which torch brings along for x86 processors, keeps a weight as float16 in the order in which its kernels read
-it, and multiplies and sums in float32. Its kernels go through a row's sum in one order, whatever rows stand beside it,
-so that packed layers put all row counts into one shape class. A weight is packed only if float16 holds each of its
-numbers exactly, so packing never changes what a model is: that is so for weights that were saved as float16, and for
-those saved as bfloat16 that have no numbers below about 1e-5 (`training` rounds these).
+FBGEMM, which comes with torch on x86 processors, keeps a weight as float16 in the order in which its kernels read it,
+and multiplies and sums in float32. Where its kernels sum a row in one order, whatever rows stand beside it, packed
+layers put all row counts into one shape class. A weight is packed only if float16 holds each of its numbers exactly,
+so packing never changes what a model is. This holds for weights that were saved as float16, and for weights saved as
+bfloat16 without numbers below about 1e-5 (`training` rounds these).
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Exact numerics: which shapes of a pass compute a row to the same bits on this device, and the choice among them.
 
-Linear algebra libraries sum in another order for another shape, so a pass of one row and a pass of six may differ in
-the last bits and flip a near tie. Shapes fall into classes that agree bit for bit. The probe finds the classes that
-hold for this model, dtype, device and thread count, and the engine stays in one of them for life.
+Linear algebra libraries choose the order of a sum by a product's shape, so a pass of one row and a pass of six may
+differ in the last bits and decide a near tie differently. Shapes fall into classes that agree bit for bit. The probe
+finds the classes for this model, dtype, device and thread count, and the engine keeps to one of them for its lifetime.
 """
 
 import itertools
@@ -178,7 +178,7 @@ def _verify(runner: ProbedRunner, group: Sequence[_Measured], generator: torch.G
 def _holds(
     runner: ProbedRunner, references: Sequence[FedRows], shape: Shape, enough_rows: int, generator: torch.Generator
 ) -> bool:
-    """Try a shape until enough rows agreed, or one did not; by turns full on neighbours, and ragged on any slots."""
+    """Try a shape until enough rows agreed, or one did not; alternately full on neighbours and ragged on any slots."""
     sessions, _ = shape
     compared = 0
     for turn in itertools.count():
