@@ -96,7 +96,8 @@ class _Run:
             InvalidSettings: a prompt does not fit the models' context.
         """
         # torch, which bad settings do not need.
-        from sybil_engine.models.loading import describe, find_folder
+        from sybil_engine.models.finding import find_folder
+        from sybil_engine.models.loading import describe
 
         described = machine()
         if plan.settings.grow_target or plan.settings.grow_draft:
@@ -192,7 +193,7 @@ class _Run:
         return {name: await search.find(name) for name in plan.peers}
 
     def _loaded_peers(self) -> PeerModels:
-        from sybil_engine.models.loading import find_folder
+        from sybil_engine.models.finding import find_folder
 
         if self.peer_models is None:
             draft = find_folder(self.plan.draft) if self.plan.drafts else None
@@ -255,7 +256,7 @@ class _Run:
         Args:
             peers: arms of which the same tokens are expected, not promised.
         """
-        from sybil_engine.models.loading import find_folder
+        from sybil_engine.models.finding import find_folder
 
         reference = Speculation.OFF.value if Speculation.OFF.value in ours else ours[0]
         others = [name for name in ours if name != reference]

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.models.loading import find_folder
+from sybil_engine.models.finding import find_folder
 
 FOLDER = Path("build") / "grown"
 _FORMAT = 1

@@ -24,7 +24,7 @@ from rich.table import Table
 from drafter_service.settings import DrafterSettings
 from sybil_engine.models.hosting import host_model
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
+from sybil_engine.models.runner import Runner
 from sybil_engine.serving.service_settings import Dtype, ServiceSettings
 from verifier_service.settings import VerifierSettings
 
@@ -40,12 +40,12 @@ class Variant:
     """One way to run a model.
 
     Attributes:
-        slot: of its cache, taken.
+        slot: taken.
     """
 
     name: str
     threads: int
-    runner: ModelRunner
+    runner: Runner
     slot: int
 
     def time_s(self, rows: int) -> float:
@@ -61,7 +61,7 @@ def variants_of(settings: ServiceSettings, dtypes: Sequence[Dtype], thread_count
     """Load a model with each type, once, and run it with each number of threads."""
     for dtype in dtypes:
         runner, _ = host_model(settings.model_copy(update={"dtype": dtype, "numerics": "fast", "threads": 1}))
-        slot = runner.cache.allocate()
+        slot = runner.allocate()
         for threads in thread_counts:
             yield Variant(f"{dtype}, {threads} thread{'s' if threads > 1 else ''}", threads, runner, slot)
 

@@ -19,10 +19,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from drafter_service.settings import DrafterSettings
-from sybil_engine.models.hosting import host_model
-from sybil_engine.models.packed_linear import PackedLinear
+from sybil_engine.models.kernels.packed import PackedLinear
+from sybil_engine.models.loading import load
+from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
 from verifier_service.settings import VerifierSettings
 
 ROWS = (1, 2, 4, 6, 8, 16, 32)
@@ -88,9 +88,8 @@ def measure_ceiling(array_bytes: int) -> Ceiling:
     )
 
 
-def roofline_table(name: str, runner: ModelRunner) -> Table:
+def roofline_table(name: str, runner: ModelRunner, model: PreTrainedModel) -> Table:
     """Pass times of one session at `POSITION`, beside their floors."""
-    model = runner.model
     ceiling = measure_ceiling(work_of_pass(runner, model, 1, POSITION).moved_bytes)
     table = Table(
         title=f"{name}, {torch.get_num_threads()} thread(s)",
@@ -101,7 +100,7 @@ def roofline_table(name: str, runner: ModelRunner) -> Table:
     )
     for column in ("rows", "MB", "GFLOP", "floor ms", "pass ms", "share"):
         table.add_column(column, justify="right")
-    slot = runner.cache.allocate()
+    slot = runner.allocate()
     for rows in ROWS:
         if rows > runner.max_rows:
             break
@@ -117,7 +116,7 @@ def roofline_table(name: str, runner: ModelRunner) -> Table:
             f"{pass_s * 1e3:.2f}",
             f"{floor_s / pass_s:.0%}",
         )
-    runner.cache.release(slot)
+    runner.release(slot)
     return table
 
 
@@ -131,8 +130,10 @@ def main() -> None:
         ("target", VerifierSettings(threads=arguments.threads)),
         ("drafter", DrafterSettings(threads=arguments.threads)),
     ):
-        runner, _ = host_model(settings)
-        console.print(roofline_table(name, runner))
+        torch.set_num_threads(settings.threads)
+        loaded = load(settings.model, settings.dtype, packed=settings.packed)
+        runner = ModelRunner(loaded, RunnerOptions(max_sessions=1, numerics=settings.numerics))
+        console.print(roofline_table(name, runner, loaded.model))
 
 
 def _median_s(work: Callable[[], object]) -> float:

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 
+from coordinator.policies import policy
+
 from benchmarks.run import Task
 from benchmarks.services import RunningServices
 from coordinator.clients import DrafterClient, VerifierClient
 from coordinator.patience import Patience
 from coordinator.pipeline import DrafterStream, Pipeline, VerifierStream
-from coordinator.policies import policy
 from coordinator.usage import Meter
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.session import Commit, SessionOpen

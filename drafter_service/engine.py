@@ -17,7 +17,7 @@ from sybil_engine.core.plan import HEDGED_DRAFT_ROWS
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import AcceptanceRule, Block, ModelDescription
 from sybil_engine.models.rows import Rows, TreeRows
-from sybil_engine.models.runner import ModelRunner
+from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.opening import check_opening
 
@@ -50,7 +50,7 @@ class DraftShare:
 class Drafter:
     """Owns the draft model; every call comes from the engine's thread."""
 
-    def __init__(self, runner: ModelRunner, description: ModelDescription) -> None:
+    def __init__(self, runner: Runner, description: ModelDescription) -> None:
         self._runner = runner
         self._runner.warm_up_trees(HEDGED_DRAFT_ROWS)
         self._pass_times = PassTimes()
@@ -73,9 +73,9 @@ class Drafter:
         """
         vocabulary_size = self.description.vocabulary_size
         max_position = check_opening(opening, vocabulary_size, self.description.context_tokens)
-        noise = NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device)
+        noise = NoiseTape(opening.seed, vocabulary_size, self._runner.device)
         room = SessionRoom(
-            self._runner.cache.allocate(),
+            self._runner.allocate(),
             self._runner.tree_cells,
             self._runner.context_tokens,
             max_position,
@@ -90,7 +90,7 @@ class Drafter:
         """Free all that a session holds; closing it again changes nothing."""
         if self._sessions.get(session.slot) is session:
             del self._sessions[session.slot]
-            self._runner.cache.release(session.slot)
+            self._runner.release(session.slot)
 
     def fail(self, error: Exception) -> None:
         """End every session."""

@@ -14,7 +14,8 @@ from simulator.trace import Trace
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest, PairMismatch
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.types import SamplingParams
-from sybil_engine.models.loading import describe, find_folder
+from sybil_engine.models.finding import find_folder
+from sybil_engine.models.loading import describe
 from sybil_engine.sampling.draw import draw_tokens
 from sybil_engine.sampling.shaping import shape_logits
 

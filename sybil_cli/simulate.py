@@ -105,7 +105,7 @@ def record(out_file: Path, temperature_texts: tuple[str, ...], **options: Any) -
 
         from simulator.judging import Task
         from simulator.recording import Recorder
-        from sybil_engine.models.loading import find_folder
+        from sybil_engine.models.finding import find_folder
 
         pair = pair_from(options)
         if pair.draft == NO_DRAFTER:

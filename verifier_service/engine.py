@@ -13,7 +13,7 @@ from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import ModelDescription, PassTimings
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
+from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.draw import Draw, draw_rows
 from sybil_engine.sampling.judges.judge import Verdict, Window
 from sybil_engine.serving.opening import check_opening
@@ -76,7 +76,7 @@ class Verifier:
         max_window_tokens: the most drafted tokens that one pass may judge for a session.
     """
 
-    def __init__(self, runner: ModelRunner, description: ModelDescription, max_window_tokens: int) -> None:
+    def __init__(self, runner: Runner, description: ModelDescription, max_window_tokens: int) -> None:
         self._runner = runner
         self.description = description
         # In the order in which they were last served.
@@ -116,10 +116,10 @@ class Verifier:
         )
         session = VerifierSession(
             opening,
-            self._runner.cache.allocate(),
+            self._runner.allocate(),
             SessionLimits(max_position, vocabulary_size, window_tokens),
             rule,
-            NoiseTape(opening.seed, vocabulary_size, self._runner.cache.keys.device),
+            NoiseTape(opening.seed, vocabulary_size, self._runner.device),
             emit,
             time.monotonic_ns(),
         )
@@ -130,7 +130,7 @@ class Verifier:
         """Free all that a session holds; closing it again changes nothing."""
         if self._sessions.get(session.slot) is session:
             del self._sessions[session.slot]
-            self._runner.cache.release(session.slot)
+            self._runner.release(session.slot)
 
     def fail(self, error: Exception) -> None:
         """End every session."""
@@ -252,7 +252,7 @@ class Verifier:
         """Move the cells of the share that was chosen to where its positions are."""
         first_cell = self._first_cell(share.branch)
         if first_cell is not None:
-            self._runner.cache.move(share.session.slot, first_cell, share.session.fed_tokens, share.rows)
+            self._runner.keep_branch(share.session.slot, first_cell, share.session.fed_tokens, share.rows)
 
     def _yield_turn(self, session: VerifierSession) -> None:
         """Move a session that was served behind the others, so that none starves."""

@@ -157,7 +157,7 @@ class ModelDescription:
         ready: False while weights load.
         processors: cores or GPUs that passes may run on, by names that services on one machine have in common.
         threads: how many of them a pass uses.
-        kernels: what passes are made of: "stock", "packed" or "compiled" on a processor, elsewhere the device's kind.
+        kernels: what passes are made of: "stock" or "packed" on a processor, elsewhere the device's kind.
             Each computes bits of its own.
     """
 

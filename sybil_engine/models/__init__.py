@@ -1,1 +1,1 @@
-"""Models: loading, tokenizer fingerprints, the slotted cache, the ragged forward pass, exact numerics."""
+"""Models: loading them, their KV cache, and the passes over both."""

@@ -1,4 +1,4 @@
-"""Attention over a slotted cache: bit for bit the same for a row, whatever its pass looks like around it.
+"""Attention over a slotted cache: a row gets the same bits, whatever else is in its pass.
 
 Two things change a row's last bits in stock attention, and both are avoided here:
 - Query heads that share a key head are laid side by side as query rows ("folded"), so that no key is ever repeated.

@@ -4,16 +4,14 @@ import os
 import platform
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import ModelDescription
-from sybil_engine.models.compiled import prepare_compiler
 from sybil_engine.models.emulation import EmulatedRunner
 from sybil_engine.models.loading import device_kind, load
-from sybil_engine.models.runner import ModelRunner
+from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
+from sybil_engine.models.runner import Runner
 from sybil_engine.serving.service_settings import ServiceSettings
 
 _MOST_PREFILL_LANES = 4
@@ -23,43 +21,34 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 def host_model(
     settings: ServiceSettings, branch_cells: int = 0, *, wide_prefill: bool = False
-) -> tuple[ModelRunner, ModelDescription]:
+) -> tuple[Runner, ModelDescription]:
     """Load a model and, in exact mode, probe it. Call it on the thread that will run the passes.
 
     Args:
-        branch_cells: see `ModelRunner`.
-        wide_prefill: on a processor, feed prompts on the cores, too, that a pass leaves to others, if another pass has
-            room there.
+        branch_cells: see `RunnerOptions`.
+        wide_prefill: on a processor with enough cores for it, feed several chunks of a prompt at the same time.
 
     Raises:
-        InvalidSettings: passes are to be compiled, and cannot be here.
         ModelError: see `load` and `ModelRunner`.
     """
-    # Threads that wait for a core that somebody else uses stall a pass: one core stays free for the other services.
+    # A thread that waits for a busy core stalls its pass, so one core stays free for the other services.
     cores = len(os.sched_getaffinity(0))
     on_processor = device_kind(settings.device) == "cpu"
-    if settings.compile:
-        if not on_processor or settings.dtype != "float32":
-            raise InvalidSettings(
-                f"--compile is for float32 on a processor, not for {settings.dtype} on {settings.device}; leave it out"
-            )
-        prepare_compiler(settings.compile_cache)
     torch.set_num_threads(settings.threads or max(1, cores - 1))
-    loaded = load(settings.model, settings.dtype, settings.device, packed=settings.packed, compilable=settings.compile)
-    options: dict[str, Any] = {
-        "max_sessions": settings.max_sessions,
-        "context_tokens": settings.context_tokens or None,
-        "numerics": settings.numerics,
-        "keep_total": settings.row_class or None,
-        "branch_cells": branch_cells,
-        "traced": settings.traced,
-        "compiled": settings.compile,
-        "prefill_lanes": _prefill_lanes(cores) if wide_prefill and on_processor else 1,
-    }
-    runner = (
-        EmulatedRunner(loaded, pass_ms=settings.emulate_pass_ms, row_ms=settings.emulate_row_ms, **options)
+    loaded = load(settings.model, settings.dtype, settings.device, packed=settings.packed)
+    options = RunnerOptions(
+        max_sessions=settings.max_sessions,
+        context_tokens=settings.context_tokens or None,
+        numerics=settings.numerics,
+        keep_total=settings.row_class or None,
+        branch_cells=branch_cells,
+        traced=settings.traced,
+        prefill_lanes=_prefill_lanes(cores) if wide_prefill and on_processor else 1,
+    )
+    runner: Runner = (
+        EmulatedRunner(loaded, options, pass_ms=settings.emulate_pass_ms, row_ms=settings.emulate_row_ms)
         if settings.emulate_pass_ms
-        else ModelRunner(loaded, **options)
+        else ModelRunner(loaded, options)
     )
     description = replace(
         loaded.description,
@@ -88,7 +77,7 @@ def _kernels(settings: ServiceSettings) -> str:
     kind = device_kind(settings.device)
     if kind != "cpu":
         return kind
-    return "compiled" if settings.compile else "packed" if settings.packed else "stock"
+    return "packed" if settings.packed else "stock"
 
 
 def _prefill_lanes(cores: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,8 @@ class Rows:
         slot: the session's slot in the cache.
         position: of the first token; every cell before it is visible.
         token_ids: in order, each seeing those before it.
-        first_cell: the cell that the first token is written to; None for the one of its position. Tokens of a branch
-            lie elsewhere, and are seen behind the cells before `position` all the same.
+        first_cell: the cell that the first token is written to; None for the one of its position. A branch's tokens
+            lie elsewhere, but are seen after the cells before `position` as well.
     """
 
     slot: int
@@ -28,21 +28,14 @@ class Rows:
     token_ids: tuple[int, ...]
     first_cell: int | None = None
 
-    def cut(self, most_rows: int, seams: Sequence[int] = ()) -> "list[Rows]":
-        """The same tokens in pieces of so many rows, the last one as it comes.
-
-        Args:
-            seams: positions at which a new piece begins.
-        """
-        end = self.position + len(self.token_ids)
-        edges = [self.position, *(seam for seam in seams if self.position < seam < end), end]
-        starts = [start for low, high in pairwise(edges) for start in range(low, high, most_rows)]
-        if len(starts) <= 1:
+    def cut(self, most_rows: int) -> "list[Rows]":
+        """Cut the tokens into pieces of `most_rows`; the last one may be shorter."""
+        if len(self.token_ids) <= most_rows:
             return [self]
         assert self.first_cell is None, "a branch fits one pass"
         return [
-            Rows(self.slot, low, self.token_ids[low - self.position : high - self.position])
-            for low, high in pairwise([*starts, end])
+            Rows(self.slot, self.position + start, self.token_ids[start : start + most_rows])
+            for start in range(0, len(self.token_ids), most_rows)
         ]
 
 
@@ -85,17 +78,14 @@ class Pass:
     shape: Shape
 
 
-def pack(
-    batch: Sequence[Rows], most_rows: int, fit: Callable[[int, int], Shape | None], seams: Sequence[int] = ()
-) -> list[Pass]:
-    """Pack a batch into as few passes as allowed shapes permit, sessions of like length together.
+def pack(batch: Sequence[Rows], most_rows: int, fit: Callable[[int, int], Shape | None]) -> list[Pass]:
+    """Pack a batch into as few passes as the allowed shapes permit, sessions of similar length together.
 
     Args:
         most_rows: the most rows of one session in one pass.
-        fit: the smallest allowed shape for so many sessions and rows a session, None if there is none.
-        seams: positions that no pass may go across.
+        fit: the smallest allowed shape for a number of sessions and of rows a session, None if there is none.
     """
-    pieces = sorted(_cut(batch, most_rows, seams), key=lambda piece: (piece.index, -len(piece.rows.token_ids)))
+    pieces = sorted(_cut(batch, most_rows), key=lambda piece: (piece.index, -len(piece.rows.token_ids)))
     passes: list[Pass] = []
     for _, alike in groupby(pieces, key=lambda piece: piece.index):
         group: list[Piece] = []
@@ -108,18 +98,18 @@ def pack(
     return passes
 
 
-def _cut(batch: Sequence[Rows], most_rows: int, seams: Sequence[int]) -> list[Piece]:
+def _cut(batch: Sequence[Rows], most_rows: int) -> list[Piece]:
     pieces: list[Piece] = []
     start = 0
     for rows in batch:
-        for index, piece in enumerate(rows.cut(most_rows, seams)):
+        for index, piece in enumerate(rows.cut(most_rows)):
             pieces.append(Piece(piece, index, start))
             start += len(piece.token_ids)
     return pieces
 
 
 def _pass(group: list[Piece], fit: Callable[[int, int], Shape | None]) -> Pass:
-    """Neighbouring slots stand side by side, so that the cache can show them without copying."""
+    """Put neighbouring slots side by side, so that the cache can show them without a copy."""
     shape = fit(len(group), len(group[0].rows.token_ids))
     assert shape is not None, "a single session of most_rows always fits"
     return Pass(tuple(sorted(group, key=lambda piece: piece.rows.slot)), shape)

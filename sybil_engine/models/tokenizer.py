@@ -71,11 +71,6 @@ def identity_of(document: Mapping[str, Any]) -> TokenizerIdentity:
     return TokenizerIdentity(_sha256(_canonical(parts)), MappingProxyType(parts), MappingProxyType(added))
 
 
-def differing_parts(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...]:
-    """Name the parts whose fingerprints differ, in a fixed order."""
-    return tuple(name for name in sorted({*one, *other}) if one.get(name) != other.get(name))
-
-
 def _without_cosmetics(part: Any) -> Any:
     """Drop settings that change neither ids nor text; look no deeper than the pipeline's steps."""
     if isinstance(part, dict) and "type" in part:

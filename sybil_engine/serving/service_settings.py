@@ -37,14 +37,6 @@ class ServiceSettings(Settings):
     traced: bool = Field(
         default=True, description="replay passes instead of running their Python each time (on a processor)"
     )
-    compile: bool = Field(
-        default=False,
-        description="compile passes of one session when the model starts, the first time for minutes (on a processor)",
-    )
-    compile_cache: str = Field(
-        default="",
-        description="folder in which compiled passes are kept; none: sybil-engine/compiled in the user's cache",
-    )
     emulate_pass_ms: float = Field(
         default=0.0, ge=0, description="make every pass take at least this long, idle meanwhile"
     )

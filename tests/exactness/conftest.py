@@ -16,7 +16,8 @@ from transformers import (
 
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.models import attention
-from sybil_engine.models.loading import LoadedModel, find_folder, load, ready_for_passes
+from sybil_engine.models.finding import find_folder
+from sybil_engine.models.loading import LoadedModel, load, ready_for_passes
 from tests.exactness.engines import Pair, describe_in_memory, perturbed
 
 CONTEXT_TOKENS = 512

@@ -16,10 +16,9 @@ from drafter_service.session import DrafterSession
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import Block, ModelDescription, Speculation
 from sybil_engine.models.loading import LoadedModel
+from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
-from verifier_service.engine import Verifier
-from verifier_service.policy.rows import BRANCH_CELLS
+from verifier_service.engine import BRANCH_CELLS, Verifier
 from verifier_service.session import VerifierSession
 
 SLOTS = 8
@@ -67,14 +66,16 @@ class Pair:
 
     def __init__(self, target: LoadedModel, draft: LoadedModel, *, draft_numerics: str = "fast") -> None:
         self.target_runner = ModelRunner(
-            target, max_sessions=SLOTS, context_tokens=512, numerics="exact", branch_cells=BRANCH_CELLS
+            target, RunnerOptions(SLOTS, context_tokens=512, numerics="exact", branch_cells=BRANCH_CELLS)
         )
         draft_runner = ModelRunner(
             draft,
-            max_sessions=SLOTS,
-            context_tokens=512,
-            numerics="exact" if draft_numerics == "exact" else "fast",
-            branch_cells=DRAFT_BRANCH_CELLS,
+            RunnerOptions(
+                SLOTS,
+                context_tokens=512,
+                numerics="exact" if draft_numerics == "exact" else "fast",
+                branch_cells=DRAFT_BRANCH_CELLS,
+            ),
         )
         self.branches_judged = self.branches_kept = 0
         self._count_branches()
@@ -83,18 +84,18 @@ class Pair:
 
     def _count_branches(self) -> None:
         """Watch the target's runner: how many branches it feeds, and how many end up where their positions are."""
-        forward, move = self.target_runner.forward, self.target_runner.cache.move
+        forward, keep_branch = self.target_runner.forward, self.target_runner.keep_branch
 
         def counting_forward(batch: Sequence[Rows]) -> Tensor:
             self.branches_judged += sum(rows.first_cell is not None for rows in batch)
             return forward(batch)
 
-        def counting_move(slot: int, start: int, to: int, count: int) -> None:
+        def counting_keep_branch(slot: int, first_cell: int, position: int, tokens: int) -> None:
             self.branches_kept += 1
-            move(slot, start, to, count)
+            keep_branch(slot, first_cell, position, tokens)
 
         self.target_runner.forward = counting_forward  # type: ignore[method-assign]
-        self.target_runner.cache.move = counting_move  # type: ignore[method-assign]
+        self.target_runner.keep_branch = counting_keep_branch  # type: ignore[method-assign]
 
     def complete(
         self, openings: Sequence[SessionOpen], *, together: int = 1, schedule_seed: int = 0, lost_blocks: float = 0.0

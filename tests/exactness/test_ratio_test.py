@@ -10,7 +10,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-
 from sybil_engine.sampling.acceptance import (
     Probabilities,
     correction_distribution,

@@ -1,4 +1,4 @@
-"""A model without weights: the fake at the seam between the services' policies and `ModelRunner`.
+"""A model without weights: the fake at the seam between the services and `Runner`.
 
 Its logits are a function of the token prefix alone, and it remembers what stands in each cell.
 """
@@ -6,7 +6,7 @@ Its logits are a function of the token prefix alone, and it remembers what stand
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from sybil_engine.core.noise import gumbel_noise
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.rows import Rows, TreeRows
-from sybil_engine.models.runner import ModelRunner
+from sybil_engine.models.runner import PreparedTree
 from sybil_engine.sampling.draw import draw_tokens
 from sybil_engine.sampling.shaping import shape_logits
 
@@ -65,30 +65,8 @@ def plain_tokens(opening: SessionOpen, model: Model = target_model, context_toke
     return tokens
 
 
-class FakeCache:
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self.taken: set[int] = set()
-        self.keys = torch.empty(0)
-        self.move: Callable[[int, int, int, int], None] = lambda slot, start, to, count: None
-
-    @property
-    def slots_in_use(self) -> int:
-        return len(self.taken)
-
-    def allocate(self) -> int:
-        free = set(range(self.slots)) - self.taken
-        if not free:
-            raise Exhausted(f"all {self.slots} slots are taken")
-        self.taken.add(min(free))
-        return min(free)
-
-    def release(self, slot: int) -> None:
-        self.taken.remove(slot)
-
-
 class FakeRunner:
-    """Feeds rows to a model of prefixes.
+    """A `Runner` that feeds rows to a model of prefixes.
 
     Attributes:
         chunks: every prefilled chunk, in order.
@@ -99,7 +77,10 @@ class FakeRunner:
     """
 
     def __init__(self, model: Model = target_model, slots: int = 4, max_rows: int = 6) -> None:
-        self.cache = FakeCache(slots)
+        self.device = torch.device("cpu")
+        self.row_class = ()
+        self._slots = slots
+        self._taken: set[int] = set()
         self.max_rows = max_rows
         self.prefill_tokens = CHUNK_TOKENS
         self.context_tokens = CONTEXT_TOKENS
@@ -116,11 +97,20 @@ class FakeRunner:
         self.branch_cells = range(CONTEXT_TOKENS, CONTEXT_TOKENS + 96)
         self.moved: list[tuple[int, ...]] = []
         self._branches: dict[tuple[int, int], tuple[int, ...]] = {}
-        self.cache.move = self._move
 
     @property
-    def as_runner(self) -> ModelRunner:
-        return cast("ModelRunner", self)
+    def slots_in_use(self) -> int:
+        return len(self._taken)
+
+    def allocate(self) -> int:
+        free = set(range(self._slots)) - self._taken
+        if not free:
+            raise Exhausted(f"all {self._slots} slots are taken")
+        self._taken.add(min(free))
+        return min(free)
+
+    def release(self, slot: int) -> None:
+        self._taken.remove(slot)
 
     def warm_up_trees(self, most_rows: int) -> None:
         """Nothing is traced here."""
@@ -144,19 +134,20 @@ class FakeRunner:
             logits += [self.model(prefix) for prefix in prefixes]
         return torch.stack(logits)
 
-    def prepare_tree(self, batch: Sequence[TreeRows]) -> Sequence[TreeRows]:
-        return batch
+    def prepare_tree(self, batch: Sequence[TreeRows]) -> PreparedTree:
+        return PreparedTree(batch, tuple(len(rows.token_ids) for rows in batch))
 
-    def forward_tree(self, batch: Sequence[TreeRows]) -> Tensor:
+    def forward_tree(self, prepared: PreparedTree) -> Tensor:
         if self.broken is not None:
             error, self.broken = self.broken, None
             raise error
+        batch: Sequence[TreeRows] = prepared.inputs
         assert batch
         assert len({rows.slot for rows in batch}) == len(batch), "a session is in a pass once"
         self.tree_batches.append(list(batch))
         logits = []
         for rows in batch:
-            assert rows.slot in self.cache.taken
+            assert rows.slot in self._taken
             assert len(set(rows.cells)) == len(rows.cells) == len(rows.token_ids) == len(rows.positions)
             for cell, position, token_id in zip(rows.cells, rows.positions, rows.token_ids, strict=True):
                 assert 0 <= token_id < VOCABULARY_SIZE
@@ -187,15 +178,15 @@ class FakeRunner:
         self._branches[rows.slot, rows.first_cell] = rows.token_ids
         return self._cells[rows.slot][: rows.position]
 
-    def _move(self, slot: int, start: int, to: int, count: int) -> None:
-        self.moved.append((slot, start, to, count))
+    def keep_branch(self, slot: int, first_cell: int, position: int, tokens: int) -> None:
+        self.moved.append((slot, first_cell, position, tokens))
         cells = self._cells[slot]
-        del cells[to:]
-        cells += self._branches[slot, start][:count]
+        del cells[position:]
+        cells += self._branches[slot, first_cell][:tokens]
 
     def _write(self, rows: Rows) -> list[int]:
         assert rows.token_ids
-        assert rows.slot in self.cache.taken
+        assert rows.slot in self._taken
         assert rows.position + len(rows.token_ids) <= self.context_tokens
         assert all(0 <= token_id < VOCABULARY_SIZE for token_id in rows.token_ids)
         for offset, token_id in enumerate(rows.token_ids):

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
+from sybil_engine.sampling.acceptance import count_accepted
 
 from sybil_engine.core.noise import gumbel_noise
-from sybil_engine.sampling.acceptance import count_accepted
 from sybil_engine.sampling.draw import draw_tokens
 
 PAGE = Path(__file__).parents[2] / "docs" / "exactness.md"

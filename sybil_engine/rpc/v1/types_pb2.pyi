@@ -643,8 +643,8 @@ class ModelDescription(_message.Message):
     threads: _builtins.int
     """How many of them one pass uses."""
     kernels: _builtins.str
-    """What passes are made of: "stock", "packed" or "compiled" on a processor, elsewhere the device's kind ("cuda"). Each
-    computes bits of its own.
+    """What passes are made of: "stock" or "packed" on a processor, elsewhere the device's kind ("cuda"). Each computes
+    bits of its own.
     """
     @_builtins.property
     def tokenizer_parts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sybil_engine.models.loading import load
+from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows
-from sybil_engine.models.runner import ModelRunner
 from tests.unit.models.random_models import random_model
 
 SESSIONS = 5
@@ -33,7 +33,7 @@ def runner(request: pytest.FixtureRequest, dtype: str) -> Iterator[ModelRunner]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     loaded = load(kind, dtype) if kind in EMBEDDED else random_model(kind, getattr(torch, dtype))
-    yield ModelRunner(loaded, max_sessions=SESSIONS, context_tokens=CONTEXT_TOKENS, branch_cells=BRANCH_CELLS)
+    yield ModelRunner(loaded, RunnerOptions(SESSIONS, CONTEXT_TOKENS, branch_cells=BRANCH_CELLS))
     torch.set_num_threads(before)
 
 
@@ -53,11 +53,11 @@ def prefill(runner: ModelRunner, slot: int, token_ids: list[int]) -> None:
 
 def one_by_one(runner: ModelRunner, text: list[int], prompt: int) -> tuple[Tensor, Tensor]:
     """Logits and cells of the generated part, fed alone, a row a pass."""
-    slot = runner.cache.allocate()
+    slot = runner.allocate()
     prefill(runner, slot, text[:prompt])
     logits = torch.cat([runner.forward([Rows(slot, at, (text[at],))]) for at in range(prompt, len(text))])
     cells = runner.cache.keys[:, slot, :, : len(text)].clone()
-    runner.cache.release(slot)
+    runner.release(slot)
     return logits, cells
 
 
@@ -67,7 +67,7 @@ def test_a_row_is_the_same_to_the_bit_in_any_company_and_any_window(runner: Mode
     chance = random.Random(1)
     texts = texts_of(runner, chance)
     expected = [one_by_one(runner, text, prompt) for text, prompt in texts]
-    slots = [runner.cache.allocate() for _ in texts]
+    slots = [runner.allocate() for _ in texts]
     chance.shuffle(slots)
     for slot, (text, prompt) in zip(slots, texts, strict=True):
         prefill(runner, slot, text[:prompt])
@@ -91,7 +91,7 @@ def test_a_row_is_the_same_to_the_bit_in_any_company_and_any_window(runner: Mode
             assert torch.equal(got[:right_rows], expected[place][0][first : first + right_rows])
             fed[place] = rows.position + right_rows
     for slot in slots:
-        runner.cache.release(slot)
+        runner.release(slot)
     for place, slot in enumerate(slots):
         assert torch.equal(runner.cache.keys[:, slot, :, : len(texts[place][0])], expected[place][1])
 
@@ -113,14 +113,14 @@ def test_a_slot_used_before_leaks_nothing(runner: ModelRunner) -> None:
 
 
 def test_replayed_tokens_leave_the_cells_of_the_first_run(runner: ModelRunner) -> None:
-    """A session reopened with its ledger: prompt prefilled, the rest filled in windows of any length."""
+    """A session reopened with its ledger: prompt prefilled, the rest fed in windows of any length."""
     chance = random.Random(6)
     text = random_tokens(runner, 130, chance)
     _, cells = one_by_one(runner, text, 100)
-    slot = runner.cache.allocate()
+    slot = runner.allocate()
     prefill(runner, slot, text[:100])
-    runner.fill([Rows(slot, 100, tuple(text[100:]))])
-    runner.cache.release(slot)
+    runner.forward([Rows(slot, 100, tuple(text[100:]))])
+    runner.release(slot)
     assert torch.equal(runner.cache.keys[:, slot, :, :130], cells)
 
 
@@ -130,7 +130,7 @@ def test_a_branch_beside_the_trunk_computes_what_it_would_compute_alone(runner: 
     rows = min(4, runner.max_rows)
     prompt = random_tokens(runner, start, chance)
     trunk, *branches = [random_tokens(runner, rows, chance) for _ in range(3)]
-    slot = runner.cache.allocate()
+    slot = runner.allocate()
     prefill(runner, slot, prompt)
     alone = [runner.forward([Rows(slot, start, tuple(tokens))]).clone() for tokens in (*branches, trunk)]
     keys = runner.cache.keys[:, slot, :, start : start + rows].clone()
@@ -145,8 +145,8 @@ def test_a_branch_beside_the_trunk_computes_what_it_would_compute_alone(runner: 
         assert torch.equal(mine, theirs)
     # The trunk's cells are what they were; a branch's, once moved, are what it would have left behind alone.
     assert torch.equal(runner.cache.keys[:, slot, :, start : start + rows], keys)
-    runner.cache.move(slot, runner.branch_cells.start, start, rows)
+    runner.keep_branch(slot, runner.branch_cells.start, start, rows)
     moved = runner.cache.keys[:, slot, :, start : start + rows].clone()
     runner.forward([Rows(slot, start, tuple(branches[0]))])
     assert torch.equal(runner.cache.keys[:, slot, :, start : start + rows], moved)
-    runner.cache.release(slot)
+    runner.release(slot)

@@ -1,10 +1,10 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+from coordinator.completion import Completion, Delta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.completion import Completion, Delta
 from coordinator.pipeline import Progress
 from coordinator.tokenizer import Tokenizer
 from sybil_engine.core.types import FinishReason, TokenOrigin

@@ -36,7 +36,7 @@ def test_a_model_that_does_not_know_every_token_is_refused() -> None:
         ({"tokenizer_fingerprint": "else"}, "--model"),
         ({"dtype": "bfloat16"}, "--dtype"),
         ({"numerics": "fast"}, "--numerics"),
-        ({"kernels": "compiled"}, "--device, --packed and --compile"),
+        ({"kernels": "packed"}, "--device and --packed"),
         ({"threads": 2}, "--threads"),
     ],
 )
@@ -54,7 +54,7 @@ def test_verifiers_that_may_commit_other_tokens_are_refused_naming_both_values_a
 
 
 def test_with_fast_numerics_verifiers_may_add_up_in_any_order() -> None:
-    check_same_target(toy_description(), toy_description(kernels="compiled", threads=2))
+    check_same_target(toy_description(), toy_description(kernels="packed", threads=2))
 
 
 def test_exact_verifiers_of_row_classes_that_share_no_row_count_are_refused() -> None:

@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Any
 
 import pytest
+from coordinator.policies import Lockstep, Off, Pipelined, Policy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.patience import Patience
 from coordinator.pipeline import OpenDrafter, OpenVerifier, Pipeline, Progress
-from coordinator.policies import Lockstep, Off, Pipelined, Policy
 from coordinator.usage import Meter, Usage
 from sybil_engine.core.errors import (
     ContextExceeded,

@@ -1,8 +1,8 @@
 """How sessions open."""
 
 import pytest
-
 from coordinator.policies import Auto, Lockstep, Pipelined
+
 from sybil_engine.core.session import SessionOpen
 
 

@@ -85,7 +85,7 @@ class Watched:
 
 def watched(slots: int = 4, max_rows: int = 6) -> Watched:
     runner = FakeRunner(near_model, slots, max_rows)
-    watched = Watched(runner, Drafter(runner.as_runner, description()), {}, {})
+    watched = Watched(runner, Drafter(runner, description()), {}, {})
     runner.watch_tree = watched.check
     return watched
 
@@ -122,7 +122,7 @@ def test_at_every_draft_pass_the_context_is_the_ledgers_and_then_the_trunks(seed
     assert it.rows_seen > 50
     for session in sessions:
         it.drafter.close(session)
-    assert it.runner.cache.slots_in_use == 0
+    assert it.runner.slots_in_use == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -263,7 +263,7 @@ def test_a_repeated_commit_changes_nothing() -> None:
 
 def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots() -> None:
     runner = FakeRunner(near_model)
-    drafter = Drafter(runner.as_runner, description())
+    drafter = Drafter(runner, description())
     events: list[tuple[Block, ...] | Exception] = []
     drafter.open(opening(1), events.append)
     runner.broken = ZeroDivisionError("no such kernel")
@@ -271,7 +271,7 @@ def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots() -> None:
         drain(drafter)
     drafter.fail(caught.value)
     assert [type(event) for event in events] == [Unavailable]
-    assert runner.cache.slots_in_use == drafter.open_sessions == 0
+    assert runner.slots_in_use == drafter.open_sessions == 0
     assert drafter.step() is None
 
 

@@ -6,17 +6,17 @@ import numpy as np
 import torch
 
 from sybil_engine.models.emulation import EmulatedRunner
+from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows, TreeRows
-from sybil_engine.models.runner import ModelRunner
 from tests.unit.models.random_models import random_model
 
 ROWS = 3
 
 
 def test_verify_and_draft_passes_last_as_long_as_set() -> None:
-    options = {"max_sessions": 1, "context_tokens": 64, "numerics": "fast", "branch_cells": 32}
-    plain = ModelRunner(random_model("llama"), **options)  # type: ignore[arg-type]
-    emulated = EmulatedRunner(random_model("llama"), pass_ms=200, row_ms=50, **options)
+    options = RunnerOptions(1, 64, numerics="fast", branch_cells=32)
+    plain = ModelRunner(random_model("llama"), options)
+    emulated = EmulatedRunner(random_model("llama"), options, pass_ms=200, row_ms=50)
     rows = Rows(0, 0, tuple(range(ROWS)))
     visible = np.tri(ROWS, plain.tree_cells, dtype=np.bool_)
     tree = TreeRows(0, tuple(range(ROWS)), tuple(range(ROWS)), tuple(range(ROWS)), visible)

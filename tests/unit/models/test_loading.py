@@ -73,7 +73,7 @@ def test_an_unreachable_hub_model_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     def unreachable(*_: object, **__: object) -> str:
         raise OSError("no network")
 
-    monkeypatch.setattr("sybil_engine.models.loading.snapshot_download", unreachable)
+    monkeypatch.setattr("sybil_engine.models.finding.snapshot_download", unreachable)
     with pytest.raises(ModelNotFound, match=r"somebody/some-model.*no network.*check the name and the network"):
         describe("somebody/some-model")
 

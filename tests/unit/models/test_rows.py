@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sybil_engine.models.numerics import ShapeClass
+from sybil_engine.models.numerics.shape_class import ShapeClass
 from sybil_engine.models.rows import Rows, Shape, pack
 
 
@@ -51,16 +51,3 @@ def test_a_pass_is_padded_up_into_the_class(sessions: int, rows: int, shape: Sha
 
 def test_whole_sessions_are_padded_only_where_rows_cannot_be() -> None:
     assert ShapeClass([(4, 1), (1, 4)]).fit(3, 1) == (4, 1)
-
-
-@given(position=st.integers(0, 40), length=st.integers(1, 30), seams=st.sets(st.integers(0, 60)))
-def test_no_piece_lies_on_both_sides_of_a_seam(position: int, length: int, seams: set[int]) -> None:
-    pieces = Rows(3, position, tuple(range(length))).cut(8, sorted(seams))
-    assert [token for piece in pieces for token in piece.token_ids] == list(range(length))
-    at = position
-    for piece in pieces:
-        end = at + len(piece.token_ids)
-        assert (piece.slot, piece.position) == (3, at)
-        assert 1 <= len(piece.token_ids) <= 8
-        assert not any(at < seam < end for seam in seams)
-        at = end

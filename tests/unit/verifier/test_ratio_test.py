@@ -38,8 +38,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def completions(speculation: Speculation, seeds: Sequence[int]) -> list[tuple[int, ...]]:
     """What sessions commit behind the prompt; the window is two tokens, so the third place is drawn freely at times."""
-    verifier = Verifier(FakeRunner(max_rows=4).as_runner, description(), 2)
-    drafter = Drafter(FakeRunner(near_model).as_runner, description())
+    verifier = Verifier(FakeRunner(max_rows=4), description(), 2)
+    drafter = Drafter(FakeRunner(near_model), description())
     done = []
     for seed in seeds:
         opening = SessionOpen(

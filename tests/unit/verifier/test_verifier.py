@@ -161,7 +161,7 @@ def run(client: Client, draft_steps: int = 2) -> Client:
 
 
 def verifier_on(runner: FakeRunner, max_window_tokens: int = 4) -> Verifier:
-    return Verifier(runner.as_runner, description(), max_window_tokens)
+    return Verifier(runner, description(), max_window_tokens)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -172,7 +172,7 @@ def test_without_speculation_a_session_says_the_plain_tokens(seed: int, tokens: 
     assert client.tokens == plain_tokens(client.opening)
     assert all(commit.window_tokens == commit.accepted_tokens == commit.draft_budget == 0 for commit in client.commits)
     assert all(commit.origins == (TokenOrigin.TARGET,) for commit in client.commits)
-    assert runner.cache.slots_in_use == 0
+    assert runner.slots_in_use == 0
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -188,7 +188,7 @@ def test_whatever_is_drafted_the_committed_tokens_are_the_plain_ones(
         verifier_on(FakeRunner(), max_window_tokens=rng.choice([1, 3, 5])),
         opening(seed, speculation, tokens=rng.choice([1, 5, 19])),
         clock,
-        Drafter(draft_runner.as_runner, description()),
+        Drafter(draft_runner, description()),
         rng,
         faults,
     )
@@ -235,7 +235,7 @@ def test_a_session_ends_at_its_first_stop_token(speculation: Speculation, place:
     plain = plain_tokens(opening(1))
     stop = plain[5 + place]
     base = replace(opening(1, speculation), stop_token_ids=frozenset({stop}))
-    drafter = Drafter(FakeRunner(target_model).as_runner, description())
+    drafter = Drafter(FakeRunner(target_model), description())
     client = run(Client(verifier_on(FakeRunner()), base, clock, drafter))
     assert client.tokens == plain[: plain.index(stop, 5) + 1]
     assert client.commits[-1].finish_reason is FinishReason.STOP
@@ -249,7 +249,7 @@ def test_a_session_ends_at_its_first_stop_token(speculation: Speculation, place:
 def test_a_session_ends_at_its_last_position_or_at_the_context(
     speculation: Speculation, more: int, clock: FakeClock
 ) -> None:
-    drafter = Drafter(FakeRunner(target_model).as_runner, description())
+    drafter = Drafter(FakeRunner(target_model), description())
     client = run(Client(verifier_on(FakeRunner()), opening(2, speculation, more=more), clock, drafter), draft_steps=6)
     assert len(client.tokens) == min(5 + more, CONTEXT_TOKENS)
     assert client.tokens == plain_tokens(client.opening)
@@ -275,7 +275,7 @@ def block_of(client: Client, token_ids: tuple[int, ...]) -> Block:
 
 
 def test_log_probabilities_come_with_each_token_when_asked_for(clock: FakeClock) -> None:
-    drafter = Drafter(FakeRunner(near_model).as_runner, description())
+    drafter = Drafter(FakeRunner(near_model), description())
     asked = replace(opening(1, Speculation.PIPELINED), logprobs=True)
     client = run(Client(verifier_on(FakeRunner()), asked, clock, drafter))
     plain = run(Client(verifier_on(FakeRunner()), replace(opening(1), logprobs=True), clock))
@@ -289,7 +289,7 @@ def test_log_probabilities_come_with_each_token_when_asked_for(clock: FakeClock)
 def test_who_shares_the_passes_changes_nobodys_tokens(seed: int, clock: FakeClock) -> None:
     rng = random.Random(seed)
     runner, draft_runner = FakeRunner(slots=5, max_rows=rng.choice([3, 6, 12])), FakeRunner(near_model, slots=5)
-    verifier, drafter = verifier_on(runner), Drafter(draft_runner.as_runner, description())
+    verifier, drafter = verifier_on(runner), Drafter(draft_runner, description())
     waiting = [
         opening(number, rng.choice(list(Speculation)), tokens=rng.choice([1, 5, 20]), more=rng.choice([1, 8, 15]))
         for number in range(12)
@@ -314,7 +314,7 @@ def test_who_shares_the_passes_changes_nobodys_tokens(seed: int, clock: FakeCloc
     assert not waiting
     assert not present
     assert max(len(batch) for batch in runner.batches) > 1, "sessions did share passes"
-    assert runner.cache.slots_in_use == draft_runner.cache.slots_in_use == 0
+    assert runner.slots_in_use == draft_runner.slots_in_use == 0
     assert verifier.open_sessions == drafter.open_sessions == 0
     verifier.step()  # a pass may have been left unjudged
     assert verifier.step() is None
@@ -326,7 +326,7 @@ def test_a_session_reopened_at_any_cut_continues_with_the_same_tokens(tokens: in
     first = opening(4, Speculation.PIPELINED, tokens=tokens, more=14)
     plain = plain_tokens(first)
     for cut in range(tokens, len(plain)):
-        drafter = Drafter(FakeRunner(near_model).as_runner, description())
+        drafter = Drafter(FakeRunner(near_model), description())
         again = replace(first, token_ids=tuple(plain[:cut]))
         client = run(Client(verifier_on(FakeRunner()), again, clock, drafter))
         assert client.tokens == plain
@@ -416,7 +416,7 @@ def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots(clock: FakeCl
             verifier.step()
     verifier.fail(caught.value)
     assert [type(error) for client in clients for error in client.errors] == [Unavailable] * 3
-    assert runner.cache.slots_in_use == 0
+    assert runner.slots_in_use == 0
     assert verifier.step() is None
     run(Client(verifier, opening(1), clock))
 
@@ -433,7 +433,7 @@ def test_a_refused_opening_takes_no_slot(wrong: SessionOpen, kind: type[Exceptio
     runner = FakeRunner()
     with pytest.raises(kind):
         Client(verifier_on(runner), wrong, clock)
-    assert runner.cache.slots_in_use == 0
+    assert runner.slots_in_use == 0
 
 
 def test_a_session_too_many_is_refused_and_closing_twice_frees_one_slot(clock: FakeClock) -> None:
@@ -448,7 +448,7 @@ def test_a_session_too_many_is_refused_and_closing_twice_frees_one_slot(clock: F
     assert verifier.open_sessions == 2
     second.leave()
     third.leave()
-    assert runner.cache.slots_in_use == 0
+    assert runner.slots_in_use == 0
 
 
 @pytest.mark.parametrize("token_ids", [(VOCABULARY_SIZE,), (1, 2**32 - 1)])

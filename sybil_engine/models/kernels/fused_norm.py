@@ -1,4 +1,4 @@
-"""RMS norms in five short calls: in passes of a few rows most of a norm's time goes by the call.
+"""RMS norms in five short calls: in passes of a few rows most of a norm's time is the overhead of calls.
 
 `torch.nn.functional.rms_norm` is one call that makes seven, some of them slow: in passes of 1 to 6 rows it took 20
 microseconds where this takes 14 (`python -m benchmarks.roofline` shows what passes take).

@@ -1,17 +1,20 @@
-"""Chunks of one prompt fed at the same time: each on a thread of its own, a layer behind the chunk before it.
+"""Chunks of one prompt fed at the same time: each on a thread of its own, one layer later than the chunk before it.
 
 A chunk needs the cells of the chunks before it layer by layer, not all at once. So two threads halve the time of a
-prompt without computing anything in another shape, and where there is no second core after all, they take turns; two
+prompt without computing anything in another shape. Where there is no second core after all, they take turns; two
 threads inside one product would wait for each other at every product.
 """
 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
 
 import torch
 
-from sybil_engine.models.slotted_cache import Turn
+from sybil_engine.models.cache import Turn
+
+_Chunk = TypeVar("_Chunk")
 
 
 class _Turn:
@@ -22,13 +25,13 @@ class _Turn:
         self._taken = [threading.Event() for _ in range(layers)]
 
     def take(self, layer: int) -> None:
-        """See `slotted_cache.Turn`."""
+        """See `cache.Turn`."""
         if self._before:
             self._before._taken[layer].wait()
         self._taken[layer].set()
 
     def give_up(self) -> None:
-        """Let those behind go on, whatever became of this chunk."""
+        """Let later chunks go on, whatever became of this one."""
         for taken in self._taken:
             taken.set()
 
@@ -44,12 +47,15 @@ class Wavefront:
     def __init__(self, lanes: int, layers: int) -> None:
         self._lanes = lanes
         self._layers = layers
-        # A thread takes its own number of processor threads along into every product.
+        # Each thread has its own setting of how many processor threads a product takes.
         threads = torch.get_num_threads()
         self._others = ThreadPoolExecutor(max(1, lanes - 1), "prefill", torch.set_num_threads, (threads,))
 
-    def feed(self, chunks: Sequence[Callable[[Turn], None]]) -> None:
+    def feed(self, chunks: Sequence[_Chunk], feed_chunk: Callable[[_Chunk, Turn], None]) -> None:
         """Feed chunks in order, at most one a lane.
+
+        Args:
+            feed_chunk: takes its turn at every layer.
 
         Raises:
             What the first chunk that failed raised, once all have ended.
@@ -61,7 +67,7 @@ class Wavefront:
 
         def feed_one(place: int) -> None:
             try:
-                chunks[place](turns[place])
+                feed_chunk(chunks[place], turns[place])
             finally:
                 turns[place].give_up()
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from sybil_engine.models.quantized_linear import QuantizedLinear, input_range, quantize_linear_layers
+from sybil_engine.models.kernels.int8 import QuantizedLinear, input_range, quantize_linear_layers
 from tests.unit.models.random_models import random_model
 
 pytestmark = pytest.mark.skipif(

@@ -1,12 +1,12 @@
-"""Chunks fed at the same time go through the layers one behind the other."""
+"""Chunks fed at the same time go through the layers one after the other."""
 
 import threading
 import time
 
 import pytest
 
-from sybil_engine.models.slotted_cache import Turn
-from sybil_engine.models.wavefront import Wavefront
+from sybil_engine.models.cache import Turn
+from sybil_engine.models.kernels.wavefront import Wavefront
 
 LAYERS = 4
 
@@ -15,7 +15,7 @@ def test_a_chunk_sees_a_layer_only_after_all_chunks_before_it_have_written_it() 
     written: list[tuple[int, int]] = []
     lock = threading.Lock()
 
-    def chunk(place: int, turn: Turn) -> None:
+    def feed_chunk(place: int, turn: Turn) -> None:
         for layer in range(LAYERS):
             # The earlier a chunk, the slower: the others would overtake it.
             time.sleep(0.002 * (3 - place))
@@ -25,7 +25,7 @@ def test_a_chunk_sees_a_layer_only_after_all_chunks_before_it_have_written_it() 
             with lock:
                 assert {(before, layer) for before in range(place)} <= set(written)
 
-    Wavefront(3, LAYERS).feed([lambda turn, place=place: chunk(place, turn) for place in range(3)])  # type: ignore[misc]
+    Wavefront(3, LAYERS).feed(range(3), feed_chunk)
     assert len(written) == 3 * LAYERS
 
 
@@ -33,7 +33,7 @@ def test_a_chunk_sees_a_layer_only_after_all_chunks_before_it_have_written_it() 
 def test_a_chunk_that_fails_holds_up_nobody_and_is_reported(broken: int) -> None:
     ended: list[int] = []
 
-    def chunk(place: int, turn: Turn) -> None:
+    def feed_chunk(place: int, turn: Turn) -> None:
         if place == broken:
             raise RuntimeError("no memory")
         for layer in range(LAYERS):
@@ -41,5 +41,5 @@ def test_a_chunk_that_fails_holds_up_nobody_and_is_reported(broken: int) -> None
         ended.append(place)
 
     with pytest.raises(RuntimeError, match="no memory"):
-        Wavefront(3, LAYERS).feed([lambda turn, place=place: chunk(place, turn) for place in range(3)])  # type: ignore[misc]
+        Wavefront(3, LAYERS).feed(range(3), feed_chunk)
     assert sorted(ended) == [place for place in range(3) if place != broken]

@@ -1,8 +1,8 @@
-"""Llama layers in fewer calls: in a pass of a few rows half the time goes by the call, not by what the call computes.
+"""Llama layers in fewer calls: in a pass of a few rows half the time is the overhead of calls.
 
-Products of one input become one product: queries, keys and values; gate and up. To rotate queries and keys is one
-complex product, for which the numbers that rotate together have to stand side by side: the rows of both weights are put
-into that order, which changes no scalar product of a query and a key but for the order of its sum.
+Products of one input become one product: queries, keys and values; gate and up. Queries and keys are rotated by one
+complex product, for which the numbers that rotate together must stand side by side. The rows of both weights are put
+into that order; of a scalar product of a query and a key, only the order of the sum changes.
 """
 
 from typing import Any

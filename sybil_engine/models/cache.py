@@ -1,20 +1,22 @@
 """The KV cache of many sessions: a slot each, and in it a cell for each fed token.
 
-Forgetting is moving an integer: the caller says which cells a pass writes and how many it may see, and what lies
-beyond is overwritten before it is seen again. The cache itself remembers only which slots are taken; what a model is
-given is a `PassCache`, which lives as long as one pass.
+To forget tokens costs nothing: the caller says which cells a pass writes and how many it may see, and later cells are
+overwritten before they are seen again. The cache itself remembers only which slots are taken. A model is given a
+`PassCache`, which lives for one pass.
 """
 
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
 from sybil_engine.core.errors import Exhausted
+
+ViewKind = Literal["plain", "scattered", "gathered", "ordered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,12 @@ class CacheView:
 
     Attributes:
         kind: `plain`: one session, neighbouring cells; `scattered`: neighbouring slots, any cells; `gathered`: any
-            slots, any cells; `ordered`: any slots, seen in an order of their own; `fixed`: one session, any cells in
-            view, for compiled passes.
+            slots, any cells; `ordered`: any slots, seen in an order of their own.
         tensors: keys and values that are seen; where they differ, keys and values that are written to; then, unless
             plain, [sessions, 1] slots and [sessions, rows] cells to write to; if ordered, [sessions, span] cells seen.
-            If fixed: keys and values, [layers, kv_heads, span, head_dim], and [1, rows] cells.
     """
 
-    kind: str
+    kind: ViewKind
     tensors: tuple[Tensor, ...]
 
 
@@ -117,15 +117,6 @@ class SlottedCache:
         places = torch.arange(sessions, device=device).unsqueeze(1)
         return CacheView("scattered", (*visible, self.keys[:, window], self.values[:, window], places, cells))
 
-    def fixed_view(self, slot: int, cells: Tensor, span: int) -> CacheView:
-        """What a compiled pass of one session writes and sees: the same tensors, in sizes that do not depend on where.
-
-        Args:
-            cells: [1, rows] int64, all in view.
-            span: the pass sees the first `span` cells of the slot.
-        """
-        return CacheView("fixed", (self.keys[:, slot, :, :span], self.values[:, slot, :, :span], cells))
-
     def move(self, slot: int, start: int, to: int, count: int) -> None:
         """Copy cells of a slot to another place in it that they do not overlap."""
         for side in (self.keys, self.values):
@@ -133,10 +124,10 @@ class SlottedCache:
 
 
 class Turn(Protocol):
-    """When a layer's cells may be seen: those before them may still be on their way, in another thread's pass."""
+    """When a layer's cells may be seen: another thread's pass may still be writing those before them."""
 
     def take(self, layer: int) -> None:
-        """Wait until all cells before this pass's own are written in this layer, and say that its own are."""
+        """Say that this pass has written its cells in a layer, after all cells before them are written, too."""
 
 
 class PassCache(Cache):
@@ -144,8 +135,7 @@ class PassCache(Cache):
 
     def __init__(self, view: CacheView, turn: Turn | None = None) -> None:
         super().__init__(layers=[])
-        sides = 2 if view.kind in ("ordered", "fixed") else 4
-        self._whole = view.tensors[:2]
+        sides = 2 if view.kind == "ordered" else 4
         self._layers = [side.unbind(0) for side in view.tensors[:sides]]
         self._index = view.tensors[sides:]
         self._kind = view.kind
@@ -170,16 +160,8 @@ class PassCache(Cache):
             if self._turn:
                 self._turn.take(layer_idx)
             return keys, values
-        if self._kind == "fixed":
-            # Into the whole, not into the layer: compiled, that would copy the whole for each layer.
-            (cells,) = self._index
-            heads = torch.arange(keys.shape[0], device=cells.device).unsqueeze(1)
-            place = (torch.full_like(cells, layer_idx), heads, cells)
-            for whole, states in zip(self._whole, (key_states, value_states), strict=True):
-                whole.index_put_(place, states[0])
-            return self._whole[0][layer_idx].unsqueeze(0), self._whole[1][layer_idx].unsqueeze(0)
         slots, cells, *order = self._index
-        # Not `to_keys[slots, :, cells] = ...`, which writes sizes down in a trace.
+        # Not `to_keys[slots, :, cells] = ...`, which would fix sizes in a trace.
         to_keys.transpose(1, 2).index_put_((slots, cells), key_states.transpose(1, 2))
         to_values.transpose(1, 2).index_put_((slots, cells), value_states.transpose(1, 2))
         if self._kind == "ordered":
@@ -189,5 +171,5 @@ class PassCache(Cache):
         return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Nothing for transformers to count: positions and mask are always explicit."""
+        """Zero: transformers need not count, because positions and mask are always explicit."""
         return 0

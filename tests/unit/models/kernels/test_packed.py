@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from sybil_engine.models.fused_norm import FusedRMSNorm, fuse_norms
-from sybil_engine.models.packed_linear import PackedLinear, pack_linear_layers
+from sybil_engine.models.kernels.fused_norm import FusedRMSNorm, fuse_norms
+from sybil_engine.models.kernels.packed import PackedLinear, pack_linear_layers
 from tests.unit.models.random_models import random_model
 
 pytestmark = pytest.mark.skipif(

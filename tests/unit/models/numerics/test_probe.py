@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from sybil_engine.core.errors import InexactDevice
-from sybil_engine.models.numerics import TOTALS, Product, probe
+from sybil_engine.models.cache import CellShape, SlottedCache
+from sybil_engine.models.numerics.probe import TOTALS, probe
+from sybil_engine.models.numerics.products import Product
 from sybil_engine.models.rows import Rows, Shape
-from sybil_engine.models.slotted_cache import CellShape, SlottedCache
 
 CONTEXT = 400
 
@@ -17,8 +18,8 @@ CONTEXT = 400
 @pytest.fixture(autouse=True)
 def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine finds fewer members of a class; these tests are about which are right."""
-    monkeypatch.setattr("sybil_engine.models.numerics.MEASURE_BUDGET_S", float("inf"))
-    monkeypatch.setattr("sybil_engine.models.numerics.VERIFY_BUDGET_S", float("inf"))
+    monkeypatch.setattr("sybil_engine.models.numerics.probe.MEASURE_BUDGET_S", float("inf"))
+    monkeypatch.setattr("sybil_engine.models.numerics.probe.VERIFY_BUDGET_S", float("inf"))
 
 
 class Machine:
@@ -27,7 +28,6 @@ class Machine:
     def __init__(self, error: Callable[[Shape, int], float], *, in_cells: bool = False, sessions: int = 4) -> None:
         self.cache = SlottedCache(CellShape(1, 1, 1, 1), slots=sessions, cells=CONTEXT + 64, dtype=torch.float32)
         self.vocabulary_size, self.context_tokens, self.chunk_tokens = 8, CONTEXT, 64
-        self.products: list[Product] = []
         self._error, self._in_cells = error, in_cells
 
     def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
@@ -103,9 +103,9 @@ def test_a_product_that_differs_splits_a_class_that_whole_passes_do_not_show() -
         return terms.sum(-1).bfloat16()
 
     machine = Machine(classes())
-    machine.products = [Product(apply, weight, None)]
-    assert probe(machine, keep_total=2).totals == (1, 2, 3, 4)
-    assert probe(machine, keep_total=8).totals == TOTALS[4:]
+    products = [Product(apply, weight, None)]
+    assert probe(machine, products, keep_total=2).totals == (1, 2, 3, 4)
+    assert probe(machine, products, keep_total=8).totals == TOTALS[4:]
 
 
 def test_a_row_count_that_is_never_tried_is_refused_with_those_that_are() -> None:

@@ -1,11 +1,11 @@
 """Linear layers with weights in 8 bits: a quarter of float32's bytes, and products of whole numbers.
 
 Each output's weights are scaled so that the largest is 127; each row of inputs is scaled so that its largest becomes 1,
-and rounded to 8 bits on its way into the product (FBGEMM, which torch brings along for x86 processors). Sums of whole
-numbers have no order, and a row's scale is its own, so that the bits of a row's products do not depend on what stands
-beside it. Attention and norms stay in float32, and pass shapes are probed as ever.
+and rounded to 8 bits on its way into the product (FBGEMM, which comes with torch on x86 processors). The order of a sum
+of whole numbers does not matter, and each row has its own scale, so the bits of a row's products do not depend on other
+rows. Attention and norms stay in float32, and pass shapes are probed as for other types.
 
-The model is another one than with its own weights; what is exact is exact relative to it.
+Quantising makes another model; output is exact relative to that one.
 """
 
 import warnings

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from sybil_engine.models.fused_llama import FusedAttention, FusedMLP, fuse_llama
+from sybil_engine.models.kernels.fused_llama import FusedAttention, FusedMLP, fuse_llama
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,

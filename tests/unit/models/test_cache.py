@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sybil_engine.core.errors import Exhausted
-from sybil_engine.models.slotted_cache import CellShape, PassCache, SlottedCache
+from sybil_engine.models.cache import CellShape, PassCache, SlottedCache
 
 LAYERS, KV_HEADS, CELLS = 2, 3, 12
 
@@ -43,19 +43,13 @@ def test_a_slot_that_is_not_taken_cannot_be_released(slot: int) -> None:
     slots=st.permutations(range(4)),
     sessions=st.integers(1, 4),
     starts=st.lists(st.integers(0, 8), min_size=4),
-    fixed=st.booleans(),
 )
-def test_a_pass_writes_its_cells_and_shows_its_span(
-    slots: list[int], sessions: int, starts: list[int], fixed: bool
-) -> None:
+def test_a_pass_writes_its_cells_and_shows_its_span(slots: list[int], sessions: int, starts: list[int]) -> None:
     cache, rows, span = small_cache(), 3, 11
     taken = slots[:sessions]
     first = torch.tensor(starts[:sessions]).unsqueeze(1)
     cells = first + torch.arange(rows)
-    if fixed and sessions == 1:
-        view = cache.fixed_view(taken[0], cells, span)
-    else:
-        view = cache.view(taken, cells if sessions > 1 else range(starts[0], starts[0] + rows), span)
+    view = cache.view(taken, cells if sessions > 1 else range(starts[0], starts[0] + rows), span)
     shown = PassCache(view)
     expected_keys, expected_values = cache.keys.clone(), cache.values.clone()
     for layer in range(LAYERS):

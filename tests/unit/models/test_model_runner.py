@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sybil_engine.core.errors import ContextExceeded, InexactDevice, UnsupportedModel
+from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows, TreeRows
-from sybil_engine.models.runner import ModelRunner
 from tests.unit.models.random_models import VOCABULARY_SIZE, plain_logits, random_model
 
 
@@ -25,11 +25,11 @@ def prefill(runner: ModelRunner, slot: int, token_ids: list[int]) -> None:
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "mistral", "gpt_neox", "opt", "phi", "gptj"])
 def test_ragged_batches_equal_a_plain_forward(kind: str) -> None:
     loaded = random_model(kind)
-    runner = ModelRunner(loaded, max_sessions=4, context_tokens=330, numerics="fast")
+    runner = ModelRunner(loaded, RunnerOptions(max_sessions=4, context_tokens=330, numerics="fast"))
     chance = random.Random(kind)
     texts = [random_tokens(count, seed) for seed, count in enumerate((330, 33, 101))]
     expected = [plain_logits(loaded, text) for text in texts]
-    slots = [runner.cache.allocate() for _ in texts]
+    slots = [runner.allocate() for _ in texts]
     fed = [len(text) * 4 // 5 for text in texts]
     for slot, text, count in zip(slots, texts, fed, strict=True):
         prefill(runner, slot, text[:count])
@@ -48,8 +48,8 @@ def test_ragged_batches_equal_a_plain_forward(kind: str) -> None:
 def test_junk_in_other_slots_and_behind_a_session_is_never_seen() -> None:
     loaded = random_model("llama")
     text = random_tokens(40, 1)
-    clean = ModelRunner(loaded, max_sessions=3, context_tokens=64, numerics="fast")
-    dirty = ModelRunner(loaded, max_sessions=3, context_tokens=64, numerics="fast")
+    clean = ModelRunner(loaded, RunnerOptions(max_sessions=3, context_tokens=64, numerics="fast"))
+    dirty = ModelRunner(loaded, RunnerOptions(max_sessions=3, context_tokens=64, numerics="fast"))
     dirty.cache.keys.normal_(std=9)
     dirty.cache.values.normal_(std=9)
     for runner in (clean, dirty):
@@ -59,7 +59,7 @@ def test_junk_in_other_slots_and_behind_a_session_is_never_seen() -> None:
 
 
 def test_padding_writes_no_cell_that_another_session_sees() -> None:
-    runner = ModelRunner(random_model("gpt2"), max_sessions=4, context_tokens=64, numerics="fast")
+    runner = ModelRunner(random_model("gpt2"), RunnerOptions(max_sessions=4, context_tokens=64, numerics="fast"))
     for slot in range(4):
         prefill(runner, slot, random_tokens(20, slot))
     before = runner.cache.keys.clone()
@@ -69,24 +69,15 @@ def test_padding_writes_no_cell_that_another_session_sees() -> None:
     assert cells == {(2, 20 + row) for row in range(6)} | {(0, 11 + row) for row in range(6)}
 
 
-def test_fill_leaves_the_cells_that_forward_leaves() -> None:
-    runner = ModelRunner(random_model("qwen2"), max_sessions=2, context_tokens=64, numerics="fast")
-    token_ids = tuple(random_tokens(9, 3))
-    runner.forward([Rows(0, 0, token_ids)])
-    runner.fill([Rows(1, 0, token_ids)])
-    assert torch.equal(runner.cache.keys[:, 0, :, :9], runner.cache.keys[:, 1, :, :9])
-
-
 def test_the_last_position_of_the_context_can_be_fed_and_none_beyond() -> None:
     loaded = random_model("gpt2")
-    runner = ModelRunner(loaded, max_sessions=1, context_tokens=70, numerics="fast")
+    runner = ModelRunner(loaded, RunnerOptions(max_sessions=1, context_tokens=70, numerics="fast"))
     text = random_tokens(70, 4)
     prefill(runner, 0, text[:69])
     logits = runner.forward([Rows(0, 69, (text[69],))])
     torch.testing.assert_close(logits[0], plain_logits(loaded, text)[69], atol=1e-4, rtol=1e-4)
-    for feed in (runner.forward, runner.fill):
-        with pytest.raises(ContextExceeded, match="position 69 do not fit the context of 70"):
-            feed([Rows(0, 69, (1, 2))])
+    with pytest.raises(ContextExceeded, match="position 69 do not fit the context of 70"):
+        runner.forward([Rows(0, 69, (1, 2))])
     with pytest.raises(ContextExceeded):
         runner.prefill(Rows(0, 70, (1,)))
 
@@ -95,14 +86,7 @@ def test_the_last_position_of_the_context_can_be_fed_and_none_beyond() -> None:
 def test_chunks_fed_at_the_same_time_fill_the_same_cells(lanes: int) -> None:
     text = random_tokens(150, 7)
     one, several = (
-        ModelRunner(
-            random_model("llama"),
-            max_sessions=2,
-            context_tokens=160,
-            chunk_tokens=16,
-            numerics="fast",
-            prefill_lanes=count,
-        )
+        ModelRunner(random_model("llama"), RunnerOptions(2, 160, chunk_tokens=16, numerics="fast", prefill_lanes=count))
         for count in (1, lanes)
     )
     for runner in (one, several):
@@ -112,7 +96,7 @@ def test_chunks_fed_at_the_same_time_fill_the_same_cells(lanes: int) -> None:
 
 
 def test_more_of_a_prompt_than_is_fed_at_once_is_refused() -> None:
-    runner = ModelRunner(random_model("llama"), max_sessions=1, context_tokens=70, chunk_tokens=8, numerics="fast")
+    runner = ModelRunner(random_model("llama"), RunnerOptions(1, 70, chunk_tokens=8, numerics="fast"))
     with pytest.raises(ValueError, match="in parts of 8"):
         runner.prefill(Rows(0, 0, (1,) * 9))
 
@@ -125,11 +109,11 @@ def test_a_model_that_computes_something_else_over_the_cache_is_refused(monkeypa
 
     monkeypatch.setattr("sybil_engine.models.attention.visibility", short_sighted)
     with pytest.raises(UnsupportedModel, match="other logits over a slotted cache"):
-        ModelRunner(random_model("llama"), max_sessions=1, context_tokens=64, numerics="fast")
+        ModelRunner(random_model("llama"), RunnerOptions(max_sessions=1, context_tokens=64, numerics="fast"))
 
 
 def test_the_thread_count_may_not_change_under_exact_numerics() -> None:
-    runner = ModelRunner(random_model("llama"), max_sessions=1, context_tokens=128)
+    runner = ModelRunner(random_model("llama"), RunnerOptions(max_sessions=1, context_tokens=128))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 1)
@@ -147,7 +131,7 @@ def test_a_branch_beside_a_shorter_trunk_keeps_its_cells_up_to_the_end_of_the_co
     logits = []
     for beside_trunk in (False, True):
         runner = ModelRunner(
-            random_model("llama"), max_sessions=1, context_tokens=64, numerics="fast", branch_cells=32, traced=False
+            random_model("llama"), RunnerOptions(1, 64, numerics="fast", branch_cells=32, traced=False)
         )
         prefill(runner, 0, text[:position])
         first_cell = runner.branch_cells.start if beside_trunk else None
@@ -158,7 +142,7 @@ def test_a_branch_beside_a_shorter_trunk_keeps_its_cells_up_to_the_end_of_the_co
 
 
 def test_a_tree_may_lie_in_any_of_its_cells_to_the_last() -> None:
-    runner = ModelRunner(random_model("llama"), max_sessions=1, context_tokens=64, numerics="fast")
+    runner = ModelRunner(random_model("llama"), RunnerOptions(max_sessions=1, context_tokens=64, numerics="fast"))
     token_ids = tuple(random_tokens(2, 3))
 
     def logits(first: int) -> torch.Tensor:

@@ -1,0 +1,243 @@
+"""The ragged forward pass: rows of many sessions through one model, over a slotted cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sybil_engine.core.errors import ContextExceeded, InexactDevice
+from sybil_engine.models import attention
+from sybil_engine.models.cache import SlottedCache, Turn
+from sybil_engine.models.kernels.wavefront import Wavefront
+from sybil_engine.models.loading import LoadedModel
+from sybil_engine.models.numerics.probe import probe
+from sybil_engine.models.numerics.products import products_of
+from sybil_engine.models.numerics.shape_class import AnyShape, ShapeClass
+from sybil_engine.models.passes.eager import EagerPasses
+from sybil_engine.models.passes.execution import Execution, feed
+from sybil_engine.models.passes.traced import TracedPasses
+from sybil_engine.models.preparation import Preparation, whole_spans
+from sybil_engine.models.rows import Pass, Rows, Shape, TreeRows, pack
+from sybil_engine.models.runner import PreparedTree
+from sybil_engine.models.trial import compare_with_plain_pass, plain_pass
+
+Numerics = Literal["exact", "fast"]
+_CHUNK_STEP = 16
+# Passes over trees beyond these tiles are traced when they are first needed.
+_WARM_TILES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerOptions:
+    """How a model is run.
+
+    Attributes:
+        max_sessions: slots of the cache.
+        context_tokens: a shorter context than the model's, None for the whole.
+        chunk_tokens: the most tokens of one pass of a prompt.
+        keep_total: see `probe`.
+        branch_cells: cells of a slot beyond its context, for the tokens of branches.
+        traced: on a processor, replay passes instead of running their Python each time, see `passes.traced`.
+        prefill_lanes: chunks of a prompt that are fed at the same time, each on a thread of its own.
+    """
+
+    max_sessions: int = 8
+    context_tokens: int | None = None
+    chunk_tokens: int = 64
+    numerics: Numerics = "exact"
+    keep_total: int | None = None
+    branch_cells: int = 0
+    traced: bool = True
+    prefill_lanes: int = 1
+
+
+class ModelRunner:
+    """One model, its cache, and the passes over both; see `Runner`.
+
+    Attributes:
+        cache: its slots, and what lies in their cells.
+        vocabulary_size: logits of a row.
+        chunk_tokens: the most tokens of one pass of a prompt.
+    """
+
+    def __init__(self, loaded: LoadedModel, options: RunnerOptions) -> None:
+        """Allocate the cache and, in exact mode, probe which pass shapes agree.
+
+        Raises:
+            InexactDevice: exact mode, and no two shapes agree.
+            UnsupportedModel: the model does not compute over a slotted cache what it computes without one.
+        """
+        self.device = loaded.model.device
+        longest = loaded.description.context_tokens
+        self.vocabulary_size = loaded.description.vocabulary_size
+        self.context_tokens = min(options.context_tokens or longest, longest)
+        self.chunk_tokens = options.chunk_tokens
+        self.prefill_tokens = options.prefill_lanes * options.chunk_tokens
+        cell_shape, plain_logits = plain_pass(loaded)
+        # Near the context's end padding is written beyond it; the padding rows of trees go to the last cell.
+        cells = whole_spans(self.context_tokens + self.chunk_tokens + options.branch_cells + 1)
+        self.cache = SlottedCache(
+            cell_shape, slots=options.max_sessions, cells=cells, dtype=loaded.model.dtype, device=self.device
+        )
+        heads = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads)
+        groups = heads // cell_shape.kv_heads
+        ours = loaded.attention == attention.IMPLEMENTATION
+        self._preparation = Preparation(self.cache, self.context_tokens, groups, folded=ours)
+        self._base_model = loaded.model.base_model
+        self._wavefront = Wavefront(options.prefill_lanes, cell_shape.layers)
+        self._exact_threads = torch.get_num_threads() if options.numerics == "exact" else None
+        # Traces make the same calls: what holds without them holds with them.
+        self._execution: Execution = EagerPasses(loaded.model)
+        compare_with_plain_pass(self, plain_logits, loaded.description)
+        self._shapes: ShapeClass | AnyShape = AnyShape(self.chunk_tokens)
+        if options.numerics == "exact":
+            self._shapes = probe(self, products_of(loaded.model), options.keep_total)
+        if options.traced and ours and self.device.type == "cpu":
+            self._execution = TracedPasses(loaded.model, groups)
+        self._warm_up()
+
+    @property
+    def row_class(self) -> tuple[int, ...]:
+        """See `Runner.row_class`."""
+        return self._shapes.totals
+
+    @property
+    def max_rows(self) -> int:
+        """See `Runner.max_rows`."""
+        return self._shapes.most_rows
+
+    @property
+    def branch_cells(self) -> range:
+        """See `Runner.branch_cells`; no position's padding lies there either."""
+        return range(self.context_tokens + self.chunk_tokens, self.cache.cells - 1)
+
+    @property
+    def tree_cells(self) -> int:
+        """See `Runner.tree_cells`."""
+        return self.cache.cells - 1
+
+    def allocate(self) -> int:
+        """See `Runner.allocate`."""
+        return self.cache.allocate()
+
+    def release(self, slot: int) -> None:
+        """See `Runner.release`."""
+        self.cache.release(slot)
+
+    def keep_branch(self, slot: int, first_cell: int, position: int, tokens: int) -> None:
+        """See `Runner.keep_branch`."""
+        self.cache.move(slot, first_cell, position, tokens)
+
+    @torch.inference_mode()
+    def forward(self, batch: Sequence[Rows]) -> Tensor:
+        """See `Runner.forward`."""
+        self._check(batch)
+        passes = self._pack(batch)
+        if len(batch) == len(passes) == 1:
+            return self.run(batch, passes[0].shape)[0, : len(batch[0].token_ids)].float()
+        total_rows = sum(len(rows.token_ids) for rows in batch)
+        result = torch.empty(total_rows, self.vocabulary_size, dtype=torch.float32, device=self.device)
+        for one in passes:
+            logits = self.run([piece.rows for piece in one.pieces], one.shape)
+            for place, piece in enumerate(one.pieces):
+                rows = len(piece.rows.token_ids)
+                result[piece.start : piece.start + rows] = logits[place, :rows]
+        return result
+
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
+        """Make one pass of exactly this shape, padded after each session's rows and with scratch sessions.
+
+        Returns:
+            [sessions, rows, vocabulary_size] of the whole shape, in the model's dtype.
+        """
+        return self._execution.logits(self._preparation.rows(batch, shape))
+
+    @torch.inference_mode()
+    def prepare_tree(self, batch: Sequence[TreeRows]) -> PreparedTree:
+        """See `Runner.prepare_tree`.
+
+        In exact mode a pass that fits the shape class has one of its shapes; agreement of bits is only claimed for
+        rows whose cells lie in path order.
+        """
+        row_counts = tuple(len(member.token_ids) for member in batch)
+        needed = (len(batch), max(row_counts))
+        return PreparedTree(self._preparation.tree(batch, self.fit(*needed) or needed), row_counts)
+
+    @torch.inference_mode()
+    def forward_tree(self, prepared: PreparedTree) -> Tensor:
+        """See `Runner.forward_tree`."""
+        logits = self._execution.logits(prepared.inputs)
+        if len(prepared.row_counts) == 1:
+            return logits[0, : prepared.row_counts[0]].float()
+        return torch.cat([logits[place, :count] for place, count in enumerate(prepared.row_counts)]).float()
+
+    def prefill(self, prompt: Rows) -> None:
+        """See `Runner.prefill`. A chunk's shape depends on its length alone."""
+        if len(prompt.token_ids) > self.prefill_tokens:
+            raise ValueError(
+                f"{len(prompt.token_ids)} tokens at once; feed prompts in parts of {self.prefill_tokens} or fewer"
+            )
+        self._check([prompt])
+        self._wavefront.feed(prompt.cut(self.chunk_tokens), self._feed_chunk)
+
+    @torch.inference_mode()
+    def _feed_chunk(self, chunk: Rows, turn: Turn) -> None:
+        rows = min(-(-len(chunk.token_ids) // _CHUNK_STEP) * _CHUNK_STEP, self.chunk_tokens)
+        feed(self._base_model, self._preparation.rows([chunk], (1, rows)), turn)
+
+    def fit(self, sessions: int, rows: int) -> Shape | None:
+        """See `Runner.fit`."""
+        return self._shapes.fit(sessions, rows)
+
+    def padded(self, rows: int) -> int:
+        """See `Runner.padded`."""
+        shape = self.fit(1, rows)
+        return shape[1] if shape else rows
+
+    def padded_rows(self, batch: Sequence[Rows]) -> int:
+        """See `Runner.padded_rows`."""
+        return sum(sessions * rows for sessions, rows in (one.shape for one in self._pack(batch)))
+
+    def _pack(self, batch: Sequence[Rows]) -> list[Pass]:
+        return pack(batch, self._shapes.most_rows, self._shapes.fit)
+
+    @torch.inference_mode()
+    def _warm_up(self) -> None:
+        """Rehearse a single session's passes, of few rows and of many, near the start and farther on."""
+        for position in self._execution.rehearsals(2 * attention.TILE_CELLS):
+            for rows in (1, min(attention.LEAST_FOLDED_ROWS, self.max_rows)):
+                if position + rows > self.context_tokens:
+                    continue
+                trunk = Rows(self.cache.scratch_slot, position, (0,) * rows)
+                self.run([trunk], self.fit(1, rows) or (1, rows))
+                shape = self.fit(2, rows)
+                if shape and len(self.branch_cells) >= shape[1]:
+                    self.run([trunk, replace(trunk, first_cell=self.branch_cells.start)], shape)
+
+    def warm_up_trees(self, most_rows: int) -> None:
+        """See `Runner.warm_up_trees`; for all but very long contexts."""
+        last = min(self.tree_cells - 2 * most_rows, _WARM_TILES * attention.TILE_CELLS)
+        for start in self._execution.rehearsals(last):
+            for rows in (1, 2, most_rows):
+                cells = tuple(range(start, start + 2 * rows, 2))
+                visible = np.zeros((rows, self.cache.cells), dtype=np.bool_)
+                visible[range(rows), cells] = True
+                tree = TreeRows(self.cache.scratch_slot, (0,) * rows, (0,) * rows, cells, visible)
+                self.forward_tree(self.prepare_tree([tree]))
+
+    def _check(self, batch: Sequence[Rows]) -> None:
+        for rows in batch:
+            if rows.position + len(rows.token_ids) > self.context_tokens:
+                raise ContextExceeded(
+                    f"{len(rows.token_ids)} tokens at position {rows.position} do not fit the context of "
+                    f"{self.context_tokens} tokens"
+                )
+        if self._exact_threads and torch.get_num_threads() != self._exact_threads:
+            raise InexactDevice(
+                f"torch runs {torch.get_num_threads()} threads now and ran {self._exact_threads} when its pass shapes "
+                "were probed; set the thread count before the model starts"
+            )

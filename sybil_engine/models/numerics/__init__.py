@@ -1,0 +1,1 @@
+"""Exact numerics: which shapes of a pass compute the same bits on this device."""

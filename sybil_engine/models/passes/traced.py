@@ -1,0 +1,96 @@
+"""Traced passes: the same torch calls without the Python around them, which takes as long as the small products do.
+
+A trace records the calls of one pass and replays them with other tensors. Sizes stay variable in it, but a branch or a
+loop in Python is recorded as it went once. So there is one trace for each path through the Python code, made when it is
+first needed. A trace that does not repeat its own pass bit for bit is not used.
+"""
+
+import logging
+import warnings
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sybil_engine.models.attention import LEAST_FOLDED_ROWS, TILE_CELLS
+from sybil_engine.models.cache import CacheView, ViewKind
+from sybil_engine.models.passes.execution import PassInputs, feed
+
+_log = logging.getLogger(__name__)
+
+
+class TracedPasses:
+    """Executes passes of one model; those of a single session, and those with branches, from traces.
+
+    Args:
+        groups: query heads to a key head.
+    """
+
+    def __init__(self, model: PreTrainedModel, groups: int) -> None:
+        self._untraced = {kind: TensorPass(model, kind) for kind in get_args(ViewKind)}
+        self._groups = groups
+        self._traces: dict[tuple[object, ...], Any] = {}
+
+    def logits(self, inputs: PassInputs) -> Tensor:
+        """See `Execution.logits`."""
+        token_ids, positions, mask, view = inputs
+        sessions, rows = token_ids.shape
+        tensors = (token_ids, positions, mask, *view.tensors)
+        untraced = self._untraced[view.kind]
+        result: Tensor
+        if sessions > 1 and view.kind != "ordered":
+            # Many sessions share the cost of the Python code, and there are more paths through it: each new trace
+            # would hold all of them up once.
+            result = untraced(*tensors)
+            return result
+        # What decides how Python goes through a pass.
+        path = (self._groups * rows < LEAST_FOLDED_ROWS, -(-mask.shape[3] // TILE_CELLS), view.kind)
+        if path not in self._traces:
+            self._traces[path] = _trace(untraced, tensors)
+        try:
+            result = self._traces[path](*tensors)
+        except RuntimeError as error:
+            # The trace took a size for fixed. Cells that it wrote are written again.
+            _log.warning("a trace is given up: %s", str(error).strip().splitlines()[-1])
+            self._traces[path] = untraced
+            result = untraced(*tensors)
+        return result
+
+    def rehearsals(self, end: int) -> range:
+        """One start for each number of tiles, since each has a trace of its own."""
+        return range(0, end, TILE_CELLS)
+
+
+class TensorPass(nn.Module):
+    """A pass as a function of tensors alone.
+
+    Args:
+        kind: of the view that the last tensors make up.
+    """
+
+    def __init__(self, model: PreTrainedModel, kind: ViewKind) -> None:
+        super().__init__()
+        self.model = model
+        self.kind: ViewKind = kind
+
+    def forward(self, token_ids: Tensor, positions: Tensor, mask: Tensor, *view: Tensor) -> Tensor:
+        inputs = PassInputs(token_ids, positions, mask, CacheView(self.kind, view))
+        logits: Tensor = feed(self.model, inputs).logits
+        return logits
+
+
+def _trace(untraced: TensorPass, tensors: tuple[Tensor, ...]) -> Any:
+    """Trace a pass, or return the pass itself where its trace computes something else."""
+    expected = untraced(*tensors)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(untraced, tensors, check_trace=False, strict=False)
+        for _ in range(3):  # torch specialises a trace in its first runs
+            if not torch.equal(traced(*tensors), expected):
+                raise RuntimeError("it computes something else")
+    except RuntimeError as error:
+        _log.warning("passes are not traced: %s", str(error).strip().splitlines()[-1])
+        return untraced
+    return traced

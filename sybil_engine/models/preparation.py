@@ -1,0 +1,119 @@
+"""Preparing a pass: tokens, positions, mask, and which cells it writes and sees."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sybil_engine.models import attention
+from sybil_engine.models.cache import CacheView, SlottedCache
+from sybil_engine.models.passes.execution import PassInputs
+from sybil_engine.models.rows import Rows, Shape, TreeRows
+
+# Values are summed in tiles (`attention.TILE_CELLS`), so a sum is over a whole tile or half of one. MKL splits a sum
+# over 192 cells on some processors, and a row's last bits would depend on how far its neighbours in a pass reach.
+_SPAN_CELLS = attention.TILE_CELLS // 2
+
+
+def whole_spans(cells: int) -> int:
+    """Round a number of cells up to what a pass may see."""
+    return -(-cells // _SPAN_CELLS) * _SPAN_CELLS
+
+
+class Preparation:
+    """Prepares passes over one cache.
+
+    Args:
+        context_tokens: positions stay below this, padding included.
+        groups: query heads to a key head.
+        folded: whether masks are folded for `attention.ragged_attention`; else they are as stock attention takes them.
+    """
+
+    def __init__(self, cache: SlottedCache, context_tokens: int, groups: int, *, folded: bool) -> None:
+        self._cache = cache
+        self._device, self._dtype = cache.keys.device, cache.keys.dtype
+        self._folded = folded
+        self._groups, self._kv_heads = (groups, cache.keys.shape[2]) if folded else (1, 1)
+        self._cells = torch.arange(cache.cells, device=self._device)
+        self._positions = self._cells.clamp(max=context_tokens - 1)
+
+    def rows(self, batch: Sequence[Rows], shape: Shape) -> PassInputs:
+        """Prepare a pass of exactly this shape, padded after each session's rows and with scratch sessions."""
+        sessions, rows = shape
+        span = whole_spans(max(member.position for member in batch) + rows)
+        if any(member.first_cell is not None for member in batch):
+            cells, view = self._with_branches(batch, shape, span)
+        elif sessions == 1:
+            cells, view = self._alone(batch[0], rows, span)
+        else:
+            slots, cells = self._cells_of_positions(batch, shape)
+            view = self._cache.view(slots, cells, span)
+        token_ids = [member.token_ids + (0,) * (rows - len(member.token_ids)) for member in batch]
+        token_ids += [(0,) * rows] * (sessions - len(batch))
+        return PassInputs(
+            torch.tensor(token_ids, device=self._device), self._positions[cells], self._mask(cells, span), view
+        )
+
+    def tree(self, batch: Sequence[TreeRows], shape: Shape) -> PassInputs:
+        """Prepare a pass of exactly this shape whose rows see their own paths; padding goes to the slot's last cell."""
+        sessions, rows = shape
+        span = whole_spans(max(max(member.cells) for member in batch) + 1)
+        token_ids = np.zeros((sessions, rows), dtype=np.int64)
+        positions = np.zeros((sessions, rows), dtype=np.int64)
+        cells = np.full((sessions, rows), self._cache.cells - 1, dtype=np.int64)
+        hidden = np.zeros((sessions, rows, span), dtype=np.bool_)
+        for place, member in enumerate(batch):
+            count = len(member.token_ids)
+            token_ids[place, :count] = member.token_ids
+            positions[place, :count] = member.positions
+            cells[place, :count] = member.cells
+            # The slot's last cell belongs to the padding: no tree may see it.
+            hidden[place, :count, -1] = True
+            seen = member.visible[:, :span]
+            hidden[place, :count, : seen.shape[1]] = ~seen
+        slots = self._slots(batch, sessions)
+        first = int(cells[0, 0])
+        neighbours = sessions == 1 and bool((cells[0] == np.arange(first, first + rows)).all())
+        view = self._cache.view(
+            slots, range(first, first + rows) if neighbours else torch.from_numpy(cells).to(self._device), span
+        )
+        mask = self._fold(torch.from_numpy(hidden).to(self._device))
+        return PassInputs(
+            torch.from_numpy(token_ids).to(self._device), torch.from_numpy(positions).to(self._device), mask, view
+        )
+
+    def _alone(self, only: Rows, rows: int, span: int) -> tuple[Tensor, CacheView]:
+        own = range(only.position, only.position + rows)
+        cells = self._cells[own.start : own.stop].unsqueeze(0)
+        return cells, self._cache.view((only.slot,), own, span)
+
+    def _with_branches(self, batch: Sequence[Rows], shape: Shape, span: int) -> tuple[Tensor, CacheView]:
+        """Branches write cells of their own, which stand in the place of their positions' cells in what is seen."""
+        sessions, rows = shape
+        slots, cells = self._cells_of_positions(batch, shape)
+        first_cells = [member.position if member.first_cell is None else member.first_cell for member in batch]
+        first_cells += [0] * (sessions - len(batch))
+        written = torch.tensor(first_cells, device=self._device).unsqueeze(1) + self._cells[:rows]
+        order = self._cells[:span].repeat(sessions, 1).scatter_(1, cells, written)
+        return cells, self._cache.view(slots, written, span, order)
+
+    def _cells_of_positions(self, batch: Sequence[Rows], shape: Shape) -> tuple[list[int], Tensor]:
+        """The slot of each session, and [sessions, rows]: the cell of each row's position."""
+        sessions, rows = shape
+        starts = [member.position for member in batch] + [0] * (sessions - len(batch))
+        cells = torch.tensor(starts, device=self._device).unsqueeze(1) + self._cells[:rows]
+        return self._slots(batch, sessions), cells
+
+    def _slots(self, batch: Sequence[Rows | TreeRows], sessions: int) -> list[int]:
+        return [member.slot for member in batch] + [self._cache.scratch_slot] * (sessions - len(batch))
+
+    def _mask(self, cells: Tensor, span: int) -> Tensor:
+        """Each row sees every cell up to its own."""
+        mask = attention.visibility(cells, span, groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype)
+        return mask if self._folded else mask[:, :, : cells.shape[1]]
+
+    def _fold(self, hidden: Tensor) -> Tensor:
+        """Build a mask from [sessions, rows, span], which cells are hidden from each row."""
+        mask = attention.fold_mask(hidden, groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype)
+        return mask if self._folded else mask[:, :, : hidden.shape[1]]
