@@ -48,6 +48,7 @@ class LocalEngine:
         context_tokens: int = 0,
         threads: int = 0,
         numerics: Literal["exact", "fast"] = "exact",
+        warm_up: bool = True,
     ) -> None:
         """Load both models and start.
 
@@ -62,13 +63,19 @@ class LocalEngine:
             context_tokens: the most tokens of a completion, prompt included; 0: the target's context.
             threads: processor threads of a pass of the target; 0: all cores but one.
             numerics: exact: the same tokens whatever is drafted or runs beside; fast: near ties may flip.
+            warm_up: make passes in advance. Without, the engine is there sooner, and its first completion is slower.
 
         Raises:
             InvalidSettings: a value is out of range.
             ModelError: a model cannot be found, or not be served.
             PairMismatch: the models do not belong together.
         """
-        shared: dict[str, Any] = {"device": device, "max_sessions": max_sessions, "context_tokens": context_tokens}
+        shared: dict[str, Any] = {
+            "device": device,
+            "max_sessions": max_sessions,
+            "context_tokens": context_tokens,
+            "warm_up": warm_up,
+        }
         verifier = VerifierSettings(model=target, dtype=dtype, threads=threads, numerics=numerics, **shared)
         drafter = DrafterSettings(model=draft, dtype=draft_dtype or dtype, **shared) if draft else None
         defaults = Defaults(_speculation(speculation))

@@ -44,7 +44,7 @@ def description_of(ref: str, folder: Path, config: PreTrainedConfig, dtype: str,
 
 def _count_parameters(config: PreTrainedConfig) -> int:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

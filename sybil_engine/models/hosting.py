@@ -43,6 +43,7 @@ def host_model(
         keep_total=settings.row_class or None,
         branch_cells=branch_cells,
         traced=settings.traced,
+        warm_up=settings.warm_up,
         prefill_lanes=_prefill_lanes(cores) if wide_prefill and on_processor else 1,
     )
     runner: Runner = (

@@ -42,6 +42,7 @@ class RunnerOptions:
         branch_cells: cells of a slot beyond its context, for the tokens of branches.
         traced: on a processor, replay passes instead of running their Python each time, see `passes.traced`.
         prefill_lanes: chunks of a prompt that are fed at the same time, each on a thread of its own.
+        warm_up: make passes in advance, so that the first session is as quick as later ones.
     """
 
     max_sessions: int = 8
@@ -52,6 +53,7 @@ class RunnerOptions:
     branch_cells: int = 0
     traced: bool = True
     prefill_lanes: int = 1
+    warm_up: bool = True
 
 
 class ModelRunner:
@@ -97,7 +99,9 @@ class ModelRunner:
             self._shapes = probe(self, products_of(loaded.model), options.keep_total)
         if options.traced and ours and self.device.type == "cpu":
             self._execution = TracedPasses(loaded.model, groups)
-        self._warm_up()
+        self._warms_up = options.warm_up
+        if self._warms_up:
+            self._warm_up()
 
     @property
     def row_class(self) -> tuple[int, ...]:
@@ -220,6 +224,8 @@ class ModelRunner:
 
     def warm_up_trees(self, most_rows: int) -> None:
         """See `Runner.warm_up_trees`; for all but very long contexts."""
+        if not self._warms_up:
+            return
         last = min(self.tree_cells - 2 * most_rows, _WARM_TILES * attention.TILE_CELLS)
         for start in self._execution.rehearsals(last):
             for rows in (1, 2, most_rows):

@@ -51,7 +51,7 @@ def telling_inputs(product: Product, rows: int, generator: torch.Generator) -> T
     """
     outputs, inputs = product.weight.shape
     some = min(outputs, inputs // 2, _CANCELLED_OUTPUTS)
-    chosen = torch.linspace(0, outputs - 1, some).long().to(product.weight.device)
+    chosen = torch.linspace(0, outputs - 1, some, dtype=torch.double).long().to(product.weight.device)
     weight = product.weight[chosen].double()
     wanted = torch.zeros(some, dtype=torch.double, device=weight.device)
     if product.bias is not None:
