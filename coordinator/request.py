@@ -94,9 +94,10 @@ async def check(
         InvalidRequest: a value is out of range.
         ContextExceeded: more tokens than the target's context.
     """
-    if request.window_tokens > MOST_WINDOW_TOKENS:
+    if not 0 <= request.window_tokens <= MOST_WINDOW_TOKENS:
         raise InvalidRequest(
-            f"window_tokens is {request.window_tokens}; it must be at most {MOST_WINDOW_TOKENS}, or 0 for the default"
+            f"window_tokens is {request.window_tokens}; it must be between 1 and {MOST_WINDOW_TOKENS}, or 0 for the "
+            "default"
         )
     resumed = _known("resume_token_ids", request.resume_token_ids, target.vocabulary_size)
     stops = _stops(request.stop)
