@@ -30,9 +30,7 @@ ENDING = st.builds(
 TOKEN = st.builds(
     CommittedToken, WORD, st.sampled_from(TokenOrigin), st.none() | st.floats(max_value=0, width=32, allow_nan=False)
 )
-DELTA = st.builds(
-    Delta, text=TEXT, tokens=st.lists(TOKEN, max_size=5).map(tuple), ending=st.none() | ENDING
-)
+DELTA = st.builds(Delta, text=TEXT, tokens=st.lists(TOKEN, max_size=5).map(tuple), ending=st.none() | ENDING)
 
 
 @settings(max_examples=60)
