@@ -50,8 +50,8 @@ def test_passes_whose_commits_arrive_together_last_as_long_as_they_lasted() -> N
     assert meter.usage(prompt_tokens=1).verify_ns == 62
 
 
-def commit_with(plan: DraftPlan, **fields: int) -> Commit:
-    return Commit(1, 0, (CommittedToken(5),), plan=plan, **fields)
+def commit_with(plan: DraftPlan, judged: int = 0, accepted: int = 0) -> Commit:
+    return Commit(1, 0, (CommittedToken(5),), judged, accepted, plan)
 
 
 def test_a_pass_counts_as_what_was_in_effect_while_it_ran() -> None:
