@@ -90,12 +90,12 @@ class Generation:
     ) -> None:
         """Run a session and put what the client gets, the last of it with a finish reason, or an error."""
         opening = request.opening
-        transcript = Transcript(target.tokenizer.detokenizer(request.prompt), request.stops, opening.stop_token_ids)
-        ended = transcript.resume(request.resumed) or (transcript.end() if request.complete else None)
-        if ended:
-            passages.put_nowait(ended)
-            return
         try:
+            transcript = Transcript(target.tokenizer.detokenizer(request.prompt), request.stops, opening.stop_token_ids)
+            ended = transcript.resume(request.resumed) or (transcript.end() if request.complete else None)
+            if ended:
+                passages.put_nowait(ended)
+                return
             async with self._admission.place(), aclosing(self._pipeline(request, target, meter).run()) as session:
                 async for new in session:
                     for passage in transcript.take(new):

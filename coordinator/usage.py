@@ -51,7 +51,9 @@ class Meter:
     def drafted(self, block: DraftedBlock, arrived_ns: int) -> None:
         """Count a block; its draft passes ended when it arrived."""
         self._drafted_tokens += len(block.token_ids)
-        self._drafting.append((arrived_ns - block.draft_ns, arrived_ns))
+        # Nobody drafted for longer than there has been a request, whatever a drafter says.
+        draft_ns = min(block.draft_ns, arrived_ns - self._arrived_ns)
+        self._drafting.append((arrived_ns - draft_ns, arrived_ns))
 
     def committed(self, commit: Commit, arrived_ns: int) -> None:
         """Count a commit; its verify pass ended when it arrived."""

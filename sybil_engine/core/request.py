@@ -48,7 +48,7 @@ class GenerationRequest:
             raise InvalidRequest(f"max_tokens is {self.max_tokens}; it must be at least 1 and at most {_MOST_TOKENS}")
         if not 0 <= self.window_tokens <= MOST_WINDOW_TOKENS:
             raise InvalidRequest(
-                f"window_tokens is {self.window_tokens}; it must be at least 1 and at most {MOST_WINDOW_TOKENS}, or 0 "
+                f"window_tokens is {self.window_tokens}; it must be between 1 and {MOST_WINDOW_TOKENS}, or 0 "
                 "for the default"
             )
 

@@ -55,10 +55,16 @@ def opening(prompt: Sequence[int] = (5, 6, 7, 8), tokens: int = 12, **fields: ob
         "token_ids": prompt,
         "prompt_tokens": len(prompt),
         "max_position": len(prompt) + tokens,
-        "speculation": types_pb2.SPECULATION_PIPELINED,
-        "draft_budget": 4,
+        "plan": plan(4),
     }
     return types_pb2.SessionOpen(**(values | fields))  # type: ignore[arg-type]
+
+
+def plan(
+    budget: int, speculation: types_pb2.Speculation.ValueType = types_pb2.SPECULATION_PIPELINED
+) -> types_pb2.DraftPlan:
+    """A plan that holds nothing back."""
+    return types_pb2.DraftPlan(speculation=speculation, budget=budget, rows=1, hold_until=1)
 
 
 async def verify(stub: Any, *messages: object) -> list[int]:
@@ -66,18 +72,17 @@ async def verify(stub: Any, *messages: object) -> list[int]:
     call = stub.Verify(_requests(verifier_service_pb2.VerifyRequest, messages))
     token_ids: list[int] = []
     async for response in call:
-        token_ids += response.commit.token_ids
+        token_ids += [token.token_id for token in response.commit.tokens]
     return token_ids
 
 
 async def draft(stub: Any, *messages: object, blocks: int) -> list[types_pb2.Block]:
-    """Run one session until it has pushed so many blocks."""
+    """Run one session until it has pushed as many blocks."""
     call = stub.Draft(_requests(drafter_service_pb2.DraftRequest, messages))
     pushed: list[types_pb2.Block] = []
     try:
         async for response in call:
-            if response.HasField("block"):
-                pushed += [response.block, *response.more_blocks]
+            pushed += response.blocks
             if len(pushed) >= blocks:
                 break
     finally:
@@ -87,9 +92,16 @@ async def draft(stub: Any, *messages: object, blocks: int) -> list[types_pb2.Blo
 
 async def _requests(kind: type, messages: Sequence[object]) -> AsyncIterator[object]:
     """Wrap each message into the request's field of its type, then keep the stream open."""
-    fields = {types_pb2.SessionOpen: "open", types_pb2.Block: "block", types_pb2.Commit: "commit"}
     for message in messages:
-        yield kind(**{fields[type(message)]: message}) if type(message) in fields else message
+        match message:
+            case types_pb2.SessionOpen():
+                yield kind(open=message)
+            case types_pb2.Block():
+                yield kind(blocks=[message])
+            case types_pb2.Advance():
+                yield kind(advance=message)
+            case _:
+                yield message
     await asyncio.sleep(LIMIT_S)
 
 

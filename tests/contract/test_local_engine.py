@@ -91,7 +91,7 @@ def test_threads_share_the_engine(engine: LocalEngine) -> None:
         ({"min_p": 1}, InvalidRequest, "min_p is 1"),
         ({"seed": -1}, InvalidRequest, "seed is -1; it must fit 64 bits without a sign"),
         ({"stop": [""]}, InvalidRequest, "a stop string is empty"),
-        ({"window_tokens": 65}, InvalidRequest, "window_tokens is 65; it must be at most 64"),
+        ({"window_tokens": 65}, InvalidRequest, "window_tokens is 65; it must be between 1 and 64"),
         ({"speculation": "fast"}, InvalidRequest, "choose one of off, lockstep, pipelined, hedged, auto"),
     ],
 )

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 import verifier_service.__main__
 from sybil_engine.rpc.v1 import types_pb2, verifier_service_pb2
 from sybil_engine.rpc.v1.verifier_service_pb2_grpc import VerifierServiceStub
-from tests.contract.services import LIMIT_S, MAX_SESSIONS, opening, running, running_verifier, verify
+from tests.contract.services import LIMIT_S, MAX_SESSIONS, opening, plan, running, running_verifier, verify
 
 BAD_OPENINGS: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
     ({"token_ids": []}, grpc.StatusCode.INVALID_ARGUMENT, "prompt is empty"),
@@ -22,12 +22,17 @@ BAD_OPENINGS: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
     ({"prompt_tokens": 9}, grpc.StatusCode.INVALID_ARGUMENT, "prompt_tokens is 9"),
     ({"token_ids": [1, 2, 3, 99_999]}, grpc.StatusCode.INVALID_ARGUMENT, "99999 is out of range"),
     ({"sampling": types_pb2.SamplingParams(temperature=-1)}, grpc.StatusCode.INVALID_ARGUMENT, "temperature is -1"),
-    ({"sampling": types_pb2.SamplingParams(temperature=math.nan)}, grpc.StatusCode.INVALID_ARGUMENT, "temperature"),
+    (
+        {"sampling": types_pb2.SamplingParams(temperature=math.nan)},
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "temperature is nan",
+    ),
     ({"sampling": types_pb2.SamplingParams(top_p=0)}, grpc.StatusCode.INVALID_ARGUMENT, "top_p is 0"),
     ({"sampling": types_pb2.SamplingParams(top_p=1.5)}, grpc.StatusCode.INVALID_ARGUMENT, "top_p is 1.5"),
     ({"sampling": types_pb2.SamplingParams(min_p=1)}, grpc.StatusCode.INVALID_ARGUMENT, "min_p is 1"),
     ({"sampling": types_pb2.SamplingParams(top_k=-1)}, grpc.StatusCode.INVALID_ARGUMENT, "top_k is -1"),
-    ({"speculation": 99}, grpc.StatusCode.INVALID_ARGUMENT, "speculation has the value 99"),
+    ({"plan": plan(4, 99)}, grpc.StatusCode.INVALID_ARGUMENT, "speculation has the value 99"),  # type: ignore[arg-type]
+    ({"plan": types_pb2.DraftPlan(least_chance=math.nan)}, grpc.StatusCode.INVALID_ARGUMENT, "least_chance is nan"),
     ({"max_position": 3}, grpc.StatusCode.OUT_OF_RANGE, "no room"),
     ({"token_ids": [1] * 5000, "prompt_tokens": 5000}, grpc.StatusCode.OUT_OF_RANGE, "shorten the prompt"),
 ]
@@ -84,7 +89,8 @@ def test_a_block_that_extends_an_unknown_prefix_is_dropped_and_a_malformed_one_e
                 origin=types_pb2.BLOCK_ORIGIN_TRUNK,
                 distributions=[types_pb2.Distribution()] * 2,
             )
-            for block in (empty, no_origin, two_for_one):
+            sure = types_pb2.Block(position=4, token_ids=[1], origin=types_pb2.BLOCK_ORIGIN_TRUNK, chances=[1.5])
+            for block in (empty, no_origin, two_for_one, sure):
                 error = await _refusal(stub, opening(tokens=900), block)
                 assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
             await _assert_every_slot_is_free(stub)
@@ -177,6 +183,25 @@ def test_describe_says_what_is_hosted_and_the_tokenizer_can_be_fetched() -> None
     asyncio.run(run())
 
 
+def test_every_commit_says_where_its_tokens_come_from_and_what_to_draft_next() -> None:
+    async def run() -> None:
+        async with running_verifier() as stub:
+            call = stub.Verify(None)
+            await call.write(verifier_service_pb2.VerifyRequest(open=opening()))
+            commits = [response.commit async for response in call if response.HasField("commit")]
+            positions = [4, *(commit.position + len(commit.tokens) for commit in commits)]
+            assert [commit.position for commit in commits] == positions[:-1]
+            assert {token.origin for commit in commits for token in commit.tokens} == {types_pb2.TOKEN_ORIGIN_TARGET}
+            assert not any(token.HasField("logprob") for commit in commits for token in commit.tokens)
+            assert {commit.plan.speculation for commit in commits} == {types_pb2.SPECULATION_PIPELINED}
+            assert all(commit.plan.budget for commit in commits[:-1])
+            assert [commit.finish_reason for commit in commits] == [0] * (len(commits) - 1) + [
+                types_pb2.FINISH_REASON_LENGTH
+            ]
+
+    asyncio.run(run())
+
+
 def test_logprobs_are_sent_when_asked_for() -> None:
     async def run() -> None:
         async with running_verifier() as stub:
@@ -184,8 +209,8 @@ def test_logprobs_are_sent_when_asked_for() -> None:
             await call.write(verifier_service_pb2.VerifyRequest(open=opening(logprobs=True)))
             logprobs: list[float] = []
             async for response in call:
-                assert len(response.commit.logprobs) == len(response.commit.token_ids)
-                logprobs += response.commit.logprobs
+                assert all(token.HasField("logprob") for token in response.commit.tokens)
+                logprobs += [token.logprob for token in response.commit.tokens]
             assert len(logprobs) == 12
             assert all(math.isfinite(value) and value <= 0 for value in logprobs)
 

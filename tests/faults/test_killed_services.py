@@ -61,7 +61,7 @@ class Stack:
         tokens: list[int] = []
         usage = wire.Usage()
         async for response in self.client.Generate(request, timeout=120):
-            tokens += response.token_ids
+            tokens += [token.token_id for token in response.tokens]
             usage = response.completion.usage
             if kill is not None and len(tokens) >= KILL_AFTER_TOKENS:
                 kill.kill()

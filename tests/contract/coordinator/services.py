@@ -1,16 +1,14 @@
 """A drafter and a verifier without models: every token is a function of the tokens before it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
 
-from sybil_engine.core.draft_tree import DraftTree
-from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import ModelDescription, Speculation
+from sybil_engine.core.session import Advance, SessionOpen
+from sybil_engine.core.types import ModelDescription
 from sybil_engine.rpc.v1 import (
     drafter_service_pb2,
     drafter_service_pb2_grpc,
@@ -20,7 +18,15 @@ from sybil_engine.rpc.v1 import (
 )
 from sybil_engine.serving import convert
 from sybil_engine.serving.server import RunningServer, running_server
-from tests.unit.coordinator.toy import ToyDraft, judged, toy_description, toy_tokenizer
+from tests.unit.coordinator.toy import (
+    Plans,
+    ToyDraft,
+    ToyVerification,
+    ahead,
+    judged,
+    toy_description,
+    toy_tokenizer_json,
+)
 
 
 @dataclass
@@ -31,17 +37,19 @@ class ToyVerifier(verifier_service_pb2_grpc.VerifierServiceServicer):
         pass_s: how long a pass takes.
         refuse_with: status of every new session.
         break_after: passes after which every session breaks with UNAVAILABLE; 0 never.
-        draft_budget: told to drafters with every commit.
+        plans: what its rule decides.
+        blocks: those that arrived, as they came.
     """
 
     description: ModelDescription = field(default_factory=lambda: toy_description("toy-target"))
     pass_s: float = 0.002
     refuse_with: grpc.StatusCode | None = None
     break_after: int = 0
-    draft_budget: int = 8
+    plans: Plans = ahead
     sessions: int = 0
     most_sessions: int = 0
     openings: list[SessionOpen] = field(default_factory=list)
+    blocks: list[bytes] = field(default_factory=list)
     file = verifier_service_pb2.DESCRIPTOR
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -51,7 +59,7 @@ class ToyVerifier(verifier_service_pb2_grpc.VerifierServiceServicer):
         return convert.description_to_wire(self.description)
 
     async def GetTokenizer(self, request: object, context: object) -> verifier_service_pb2.GetTokenizerResponse:
-        return verifier_service_pb2.GetTokenizerResponse(tokenizer_json=toy_tokenizer().to_str().encode())
+        return verifier_service_pb2.GetTokenizerResponse(tokenizer_json=toy_tokenizer_json())
 
     async def Verify(  # type: ignore[override]
         self,
@@ -67,43 +75,44 @@ class ToyVerifier(verifier_service_pb2_grpc.VerifierServiceServicer):
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no free slot")
         self.sessions += 1
         self.most_sessions = max(self.most_sessions, self.sessions)
-        ledger = Ledger(opening.token_ids, opening.prompt_tokens)
-        tree = DraftTree(ledger)
-        grafting = asyncio.create_task(_graft(request_iterator, tree))
+        verification = ToyVerification(opening, self.plans, judged)
+        reading = asyncio.create_task(self._read(request_iterator, verification))
         try:
             await context.write(
                 verifier_service_pb2.VerifyResponse(opened=types_pb2.SessionOpened(max_position=opening.max_position))
             )
-            await self._verify(opening, ledger, tree, context)
+            await self._verify(verification, context)
         finally:
-            grafting.cancel()
+            reading.cancel()
             self.sessions -= 1
 
     async def _verify(
         self,
-        opening: SessionOpen,
-        ledger: Ledger,
-        tree: DraftTree,
+        verification: ToyVerification,
         context: grpc.aio.ServicerContext[verifier_service_pb2.VerifyRequest, verifier_service_pb2.VerifyResponse],
     ) -> None:
         passes = 0
         while True:
-            if opening.speculation is Speculation.LOCKSTEP:
-                for _ in range(20):
-                    if len(tree) >= opening.window_tokens:
-                        break
-                    await asyncio.sleep(0.001)
-            drafted = [node.token_id for node in tree.best_path()][: opening.window_tokens or 4]
+            for _ in range(20):
+                if not verification.waits:
+                    break
+                await asyncio.sleep(0.001)
+            drafted = verification.drafted()
             await asyncio.sleep(self.pass_s)
-            commit = judged(opening, ledger, drafted, self.draft_budget, int(self.pass_s * 1e9))
-            ledger.append(commit)
-            tree.advance()
+            commit = verification.commit(drafted, int(self.pass_s * 1e9))
             passes += 1
             if self.break_after and passes > self.break_after:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the toy breaks here")
             await context.write(verifier_service_pb2.VerifyResponse(commit=convert.commit_to_wire(commit)))
             if commit.finish_reason:
                 return
+
+    async def _read(
+        self, requests: AsyncIterator[verifier_service_pb2.VerifyRequest], verification: ToyVerification
+    ) -> None:
+        async for request in requests:
+            self.blocks += [block.SerializeToString() for block in request.blocks]
+            verification.offer([convert.block_from_wire(block) for block in request.blocks])
 
 
 @dataclass
@@ -113,14 +122,19 @@ class ToyDrafter(drafter_service_pb2_grpc.DrafterServiceServicer):
     Attributes:
         step_s: how long a draft pass takes.
         break_after: blocks after which every session breaks with UNAVAILABLE; 0 never.
+        spoil: changes each message before it is sent, and is told how many blocks the session sent before.
+        advances: those that arrived.
+        blocks: those that were sent, as they went.
     """
 
     description: ModelDescription = field(default_factory=lambda: toy_description("toy-draft"))
     step_s: float = 0.0003
     break_after: int = 0
+    spoil: Callable[[types_pb2.Block, int], types_pb2.Block] = lambda block, sent: block
     sessions: int = 0
     openings: list[SessionOpen] = field(default_factory=list)
-    commits: list[Commit] = field(default_factory=list)
+    advances: list[Advance] = field(default_factory=list)
+    blocks: list[bytes] = field(default_factory=list)
     file = drafter_service_pb2.DESCRIPTOR
 
     def add_to(self, server: grpc.aio.Server) -> None:
@@ -140,7 +154,7 @@ class ToyDrafter(drafter_service_pb2_grpc.DrafterServiceServicer):
         session = ToyDraft(opening)
         reading = asyncio.create_task(self._read(request_iterator, session))
         self.sessions += 1
-        blocks = 0
+        sent = 0
         try:
             await context.write(
                 drafter_service_pb2.DraftResponse(opened=types_pb2.SessionOpened(max_position=opening.max_position))
@@ -148,19 +162,21 @@ class ToyDrafter(drafter_service_pb2_grpc.DrafterServiceServicer):
             while True:
                 block = await session.next_block(int(self.step_s * 1e9))
                 await asyncio.sleep(self.step_s)
-                blocks += 1
-                if self.break_after and blocks > self.break_after:
+                if self.break_after and sent >= self.break_after:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the toy breaks here")
-                await context.write(drafter_service_pb2.DraftResponse(block=convert.block_to_wire(block)))
+                message = self.spoil(convert.block_to_wire(block), sent)
+                self.blocks.append(message.SerializeToString())
+                sent += 1
+                await context.write(drafter_service_pb2.DraftResponse(blocks=[message]))
         finally:
             reading.cancel()
             self.sessions -= 1
 
     async def _read(self, requests: AsyncIterator[drafter_service_pb2.DraftRequest], session: ToyDraft) -> None:
         async for request in requests:
-            commit = convert.commit_from_wire(request.commit)
-            self.commits.append(commit)
-            session.advance(commit)
+            advance = convert.advance_from_wire(request.advance)
+            self.advances.append(advance)
+            session.advance(advance)
 
 
 @dataclass
@@ -202,9 +218,3 @@ async def serving(*servicers: ToyVerifier | ToyDrafter) -> AsyncIterator[list[To
     finally:
         for service in services:
             await service.stop()
-
-
-async def _graft(requests: AsyncIterator[verifier_service_pb2.VerifyRequest], tree: DraftTree) -> None:
-    async for request in requests:
-        for block in (request.block, *request.more_blocks):
-            tree.graft(convert.block_from_wire(block))

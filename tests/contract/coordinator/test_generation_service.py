@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from coordinator.routing import RoutingTable
 from coordinator.service import Coordinator, open_coordinator, running_coordinator
 from coordinator.settings import CoordinatorSettings
 from sybil_engine.core.errors import PairMismatch, Unavailable
+from sybil_engine.core.plan import DraftPlan, first_plan
+from sybil_engine.core.types import Speculation
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import types_pb2
 from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceStub
 from tests.contract.coordinator.services import ToyDrafter, ToyService, ToyVerifier, serving
-from tests.unit.coordinator.toy import asynchronous, toy_completion, toy_description
+from tests.unit.coordinator.toy import ahead, asynchronous, toy_completion, toy_description
 
 if TYPE_CHECKING:
     from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
@@ -118,7 +121,7 @@ async def generated(
 
 
 def tokens(responses: list[wire.GenerateResponse]) -> tuple[int, ...]:
-    return tuple(token_id for response in responses for token_id in response.token_ids)
+    return tuple(token.token_id for response in responses for token in response.tokens)
 
 
 async def eventually(holds: Callable[[], bool], limit_s: float = 2.0) -> bool:
@@ -133,11 +136,11 @@ async def eventually(holds: Callable[[], bool], limit_s: float = 2.0) -> bool:
     "speculation", [types_pb2.SPECULATION_OFF, types_pb2.SPECULATION_LOCKSTEP, types_pb2.SPECULATION_PIPELINED]
 )
 @asynchronous
-async def test_every_policy_streams_the_targets_tokens(speculation: types_pb2.Speculation.ValueType) -> None:
+async def test_every_way_to_speculate_streams_the_targets_tokens(speculation: types_pb2.Speculation.ValueType) -> None:
     async with scene(ToyVerifier(), ToyDrafter()) as here:
         responses = await generated(here.stub, request(speculation=speculation, logprobs=True))
         assert tokens(responses) == toy_completion(PROMPT, SEED, 60)
-        assert all(len(each.origins) == len(each.logprobs) == len(each.token_ids) for each in responses)
+        assert all(token.origin and token.HasField("logprob") for each in responses for token in each.tokens)
         ending = responses[-1].completion
         assert (ending.seed, ending.speculation) == (SEED, speculation)
         assert ending.finish_reason == types_pb2.FINISH_REASON_LENGTH
@@ -297,7 +300,7 @@ async def test_tokens_that_a_client_has_are_not_sent_again() -> None:
         assert responses[-1].completion.usage.completion_tokens == 35
         (ending,) = await generated(here.stub, request(resume_token_ids=expected))
         assert ending.completion.finish_reason == types_pb2.FINISH_REASON_LENGTH
-        assert not ending.token_ids
+        assert not ending.tokens
 
 
 @asynchronous
@@ -330,7 +333,7 @@ async def test_a_drafter_may_crash_and_come_back_and_is_attached_again() -> None
     drafter = ToyDrafter()
     async with scene(ToyVerifier(pass_s=0.005), drafter) as here:
         call = asyncio.create_task(generated(here.stub, request(max_tokens=400)))
-        assert await eventually(lambda: bool(drafter.commits))
+        assert await eventually(lambda: bool(drafter.advances))
         await here.services[1].stop()
         await asyncio.sleep(0.2)
         await here.services[1].start()
@@ -340,6 +343,104 @@ async def test_a_drafter_may_crash_and_come_back_and_is_attached_again() -> None
         # Both drafters helped: the second one's context began with the ledger.
         second = drafter.openings[1]
         assert second.token_ids == PROMPT + toy_completion(PROMPT, SEED, len(second.token_ids) - len(PROMPT))
+
+
+@asynchronous
+async def test_blocks_reach_the_verifier_byte_for_byte_as_the_drafter_sent_them() -> None:
+    def of_a_newer_version(block: types_pb2.Block, sent: int) -> types_pb2.Block:
+        # Field 2000 is one that nobody here knows.
+        block.chances[:] = [0.25] * len(block.token_ids)
+        return types_pb2.Block.FromString(block.SerializeToString() + b"\x82\x7d\x03abc")
+
+    verifier, drafter = ToyVerifier(), ToyDrafter(spoil=of_a_newer_version)
+    async with scene(verifier, drafter) as here:
+        responses = await generated(here.stub, request())
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 60)
+    assert len(verifier.blocks) > 10
+    assert verifier.blocks == drafter.blocks[: len(verifier.blocks)]
+    assert all(b"abc" in block for block in verifier.blocks)
+
+
+def distribution(*probabilities: float, token_ids: tuple[int, ...] = (1, 2)) -> types_pb2.Distribution:
+    return types_pb2.Distribution(token_ids=token_ids, probabilities=probabilities)
+
+
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "no tokens": {"token_ids": []},
+    "too many chances": {"chances": [0.5, 0.5]},
+    "a chance that is no number": {"chances": [math.nan]},
+    "a chance of 1.5": {"chances": [1.5]},
+    "no origin": {"origin": types_pb2.BLOCK_ORIGIN_UNSPECIFIED},
+    "an unknown origin": {"origin": 77},
+    "too many distributions": {"distributions": [distribution(0.5, 0.5)] * 2},
+    "a distribution of nothing": {"distributions": [distribution(token_ids=())]},
+    "a distribution without probabilities": {"distributions": [distribution()]},
+    "a probability that is no number": {"distributions": [distribution(math.nan, 0.5)]},
+    "a probability of 2": {"distributions": [distribution(2.0, 0.5)]},
+}
+
+
+@pytest.mark.parametrize("fields", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+@asynchronous
+async def test_a_drafter_that_says_something_impossible_loses_its_stream_and_the_client_nothing(
+    fields: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def spoilt(block: types_pb2.Block, sent: int) -> types_pb2.Block:
+        if sent == 5:
+            for name, value in fields.items():
+                block.ClearField(name)  # type: ignore[arg-type]  # protobuf checks the name
+                block.MergeFrom(types_pb2.Block(**{name: value}))
+        return block
+
+    caplog.set_level(logging.CRITICAL)
+    verifier, drafter = ToyVerifier(), ToyDrafter(spoil=spoilt)
+    async with scene(verifier, drafter) as here:
+        reading = asyncio.create_task(generated(here.stub, request(max_tokens=200)))
+        assert await eventually(lambda: bool(drafter.openings) and not drafter.sessions)
+        assert verifier.sessions == 1, "the completion goes on"
+        responses = await reading
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 200)
+        usage = responses[-1].completion.usage
+        assert (usage.drafted_tokens, usage.reopened_streams) == (5, 0)
+        assert len(verifier.openings) == len(drafter.openings) == 1
+        assert verifier.blocks == drafter.blocks[:5]
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_a_drafter_that_is_attached_again_is_opened_with_the_latest_plan_and_a_verifier_with_the_first() -> None:
+    def narrower(commits: int) -> DraftPlan:
+        return DraftPlan(Speculation.PIPELINED, budget=max(3, 20 - commits), least_chance=0.125)
+
+    verifiers = ToyVerifier(break_after=12, plans=narrower), ToyVerifier(plans=narrower)
+    drafter = ToyDrafter(break_after=8)
+    async with scene(*verifiers, drafter) as here:
+        responses = await generated(here.stub, request(max_tokens=100, speculation=types_pb2.SPECULATION_AUTO))
+        assert tokens(responses) == toy_completion(PROMPT, SEED, 100)
+    first = first_plan(Speculation.AUTO)
+    assert [opening.plan for each in verifiers for opening in each.openings] == [first, first]
+    assert drafter.openings[0].plan == first
+    assert drafter.openings[-1].plan.speculation is Speculation.PIPELINED
+    assert drafter.openings[-1].plan.least_chance == 0.125
+
+
+@asynchronous
+async def test_a_drafter_gets_what_it_reads_of_every_commit() -> None:
+    drafter = ToyDrafter()
+    async with scene(ToyVerifier(), drafter) as here:
+        await generated(here.stub, request())
+    ends = [len(PROMPT), *(each.position + len(each.token_ids) for each in drafter.advances)]
+    assert [each.position for each in drafter.advances] == ends[:-1]
+    assert {each.plan for each in drafter.advances} == {ahead(0)}
+
+
+@asynchronous
+async def test_every_response_has_one_origin() -> None:
+    async with scene(ToyVerifier(), ToyDrafter()) as here:
+        responses = await generated(here.stub, request())
+        origins = [{token.origin for token in each.tokens} for each in responses]
+        assert all(len(each) == 1 for each in origins)
+        assert {types_pb2.TOKEN_ORIGIN_DRAFTED} in origins
 
 
 @asynchronous

@@ -1,23 +1,52 @@
-"""A target and a drafter without models: every token is a function of the tokens before it."""
+"""A target and a drafter without models, where every token is a function of the tokens before it, and the fakes at the
+coordinator's seams that play them.
+"""
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
+from coordinator.admission import Admission
+from coordinator.generation import Generation, Target
+from coordinator.patience import Patience
+from coordinator.pipeline import DrafterStream, OpenDrafter, OpenVerifier, VerifierStream
+from coordinator.request import Defaults
+from coordinator.tokenizer import Tokenizer
+from sybil_engine.core.completion import Delta
 from sybil_engine.core.draft_tree import DraftTree
 from sybil_engine.core.errors import SybilError, Unavailable
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import Block, FinishReason, ModelDescription, PassTimings, Speculation, TokenOrigin
+from sybil_engine.core.plan import DraftPlan
+from sybil_engine.core.request import GenerationRequest
+from sybil_engine.core.session import Advance, Commit, SessionOpen
+from sybil_engine.core.types import (
+    Block,
+    CommittedToken,
+    FinishReason,
+    ModelDescription,
+    PassTimings,
+    Speculation,
+    TokenOrigin,
+)
 
 VOCABULARY_SIZE = 260
 END_TOKEN = 256
 CONTEXT_TOKENS = 1024
+HASTY = Patience(reopen_s=0.2, attempts=3, first_pause_s=0.001, most_pause_s=0.01)
+
+Plans = Callable[[int], DraftPlan]
+"""The plan in each commit, by how many came before it."""
+
+
+def ahead(commits: int) -> DraftPlan:
+    """Draft up to 8 tokens ahead."""
+    return DraftPlan(Speculation.PIPELINED, budget=8)
 
 
 def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -38,14 +67,16 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
     return run
 
 
-def toy_tokenizer() -> Tokenizer:
+def toy_tokenizer_json() -> bytes:
     """One token for each byte, and an end token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer = tokenizers.Tokenizer(
+        models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<|end|>"])
-    return tokenizer
+    return tokenizer.to_str().encode()
 
 
 def toy_description(model_id: str = "toy-target", **changes: Any) -> ModelDescription:
@@ -67,6 +98,10 @@ def toy_description(model_id: str = "toy-target", **changes: Any) -> ModelDescri
     return ModelDescription(**(values | changes))
 
 
+def toy_target(**changes: Any) -> Target:
+    return Target(toy_description(**changes), Tokenizer(toy_tokenizer_json()))
+
+
 def toy_token(seed: int, prefix_fingerprint: int) -> int:
     """The target's token after a prefix: printable ASCII in the toy tokenizer."""
     return 33 + (prefix_fingerprint ^ (seed * 0x9E3779B97F4A7C15)) % 60
@@ -80,7 +115,7 @@ def toy_completion(prompt: tuple[int, ...], seed: int, max_tokens: int) -> tuple
     return tuple(ledger[len(prompt) :])
 
 
-def judged(opening: SessionOpen, ledger: Ledger, drafted: list[int], draft_budget: int, pass_ns: int = 0) -> Commit:
+def judged(opening: SessionOpen, ledger: Ledger, drafted: Sequence[int], plan: DraftPlan, pass_ns: int = 0) -> Commit:
     """What a pass of the toy target commits after judging a window."""
     scratch = Ledger(ledger[:], ledger.prompt_tokens)
     reason: FinishReason | None = None
@@ -96,19 +131,65 @@ def judged(opening: SessionOpen, ledger: Ledger, drafted: list[int], draft_budge
         accepted += hit
         if reason or not hit:
             break
-    tokens = tuple(scratch[len(ledger) :])
+    origins = (TokenOrigin.DRAFTED,) * accepted + (TokenOrigin.TARGET,) * (len(scratch) - len(ledger) - accepted)
+    logprob = -0.5 if opening.logprobs else None
     return Commit(
         position=len(ledger),
         prefix_fingerprint=ledger.fingerprint(len(ledger)),
-        token_ids=tokens,
-        origins=(TokenOrigin.DRAFTED,) * accepted + (TokenOrigin.TARGET,) * (len(tokens) - accepted),
-        logprobs=(-0.5,) * len(tokens) if opening.logprobs else (),
-        draft_budget=opening.window_tokens if opening.speculation is Speculation.LOCKSTEP else draft_budget,
-        window_tokens=len(drafted),
-        accepted_tokens=accepted,
+        tokens=tuple(CommittedToken(*pair, logprob) for pair in zip(scratch[len(ledger) :], origins, strict=True)),
+        judged=len(drafted),
+        accepted=accepted,
+        plan=plan,
         timings=PassTimings(forward_ns=pass_ns, gap_ns=1000),
         finish_reason=reason,
     )
+
+
+class ToyVerification:
+    """The verifier's side of one session."""
+
+    def __init__(self, opening: SessionOpen, plans: Plans = ahead, judge: Callable[..., Commit] = judged) -> None:
+        """
+        Args:
+            plans: what the toy's rule decides; off and in lockstep it is always what the session opened with.
+            judge: see `judged`.
+        """
+        self._opening = opening
+        self._plans = plans
+        self._judge = judge
+        self._passes = 0
+        self._plan = opening.plan
+        self._ledger = Ledger(opening.token_ids, opening.prompt_tokens)
+        self._tree = DraftTree(self._ledger)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next pass waits for drafted tokens: under lockstep, until its window is full."""
+        room_tokens = self._opening.max_position - len(self._ledger) - 1
+        return self._in_lockstep and len(self._tree.trunk) < min(self._plan.hold_until, room_tokens)
+
+    @property
+    def _in_lockstep(self) -> bool:
+        return self._opening.plan.speculation is Speculation.LOCKSTEP
+
+    def offer(self, blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            self._tree.graft(block)
+
+    def drafted(self) -> tuple[int, ...]:
+        """The window that a pass which starts now judges."""
+        window_tokens = self._plan.hold_until if self._in_lockstep else self._opening.window_tokens or 4
+        return tuple(node.token_id for node in self._tree.trunk[:window_tokens])
+
+    def commit(self, drafted: Sequence[int], pass_ns: int = 0) -> Commit:
+        """End the pass that judges a window."""
+        if self._opening.plan.speculation not in (Speculation.OFF, Speculation.LOCKSTEP):
+            self._plan = self._plans(self._passes)
+        commit = self._judge(self._opening, self._ledger, drafted, self._plan, pass_ns)
+        self._ledger.append(commit)
+        self._tree.advance()
+        self._passes += 1
+        return commit
 
 
 class ToyDraft:
@@ -116,21 +197,26 @@ class ToyDraft:
 
     def __init__(self, opening: SessionOpen) -> None:
         self._seed = opening.seed
-        self._budget = opening.draft_budget
+        self._plan = opening.plan
         self._ledger = Ledger(opening.token_ids, opening.prompt_tokens)
         self._tip = Ledger(opening.token_ids, opening.prompt_tokens)
         self._changed = asyncio.Event()
 
-    def advance(self, commit: Commit) -> None:
-        self._ledger.append(commit)
-        self._budget = commit.draft_budget
+    def advance(self, advance: Advance) -> None:
+        self._ledger.append(advance)
+        self._plan = advance.plan
         if self._tip[: len(self._ledger)] != self._ledger[:]:
             self._tip = Ledger(self._ledger[:], self._ledger.prompt_tokens)
         self._changed.set()
 
+    @property
+    def wants_block(self) -> bool:
+        """Whether the budget allows another token."""
+        return len(self._tip) - len(self._ledger) < self._plan.budget
+
     async def next_block(self, draft_ns: int = 0) -> Block:
         """Wait until the budget allows another token."""
-        while len(self._tip) - len(self._ledger) >= self._budget:
+        while not self.wants_block:
             self._changed.clear()
             await self._changed.wait()
         position = len(self._tip)
@@ -148,14 +234,18 @@ class FakeVerifier:
         breaks_with: raised instead of the commit after `breaks_after` commits.
         repeats: how often each commit is sent.
         skips: the number of a commit that is never sent.
+        plans: what its rule decides.
+        commits: those that were sent, on all streams.
     """
 
     breaks_after: int | None = None
     breaks_with: SybilError | None = None
     repeats: int = 1
     skips: int | None = None
+    plans: Plans = ahead
     openings: list[SessionOpen] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
     open_streams: int = 0
 
     @contextmanager
@@ -170,36 +260,34 @@ class FakeVerifier:
 class FakeVerifierStream:
     def __init__(self, verifier: FakeVerifier) -> None:
         self._verifier = verifier
-        self._opened: asyncio.Future[SessionOpen] = asyncio.get_running_loop().create_future()
-        self._tree: DraftTree | None = None
+        self._opened: asyncio.Future[ToyVerification] = asyncio.get_running_loop().create_future()
 
     async def open(self, opening: SessionOpen) -> None:
         self._verifier.openings.append(opening)
-        self._ledger = Ledger(opening.token_ids, opening.prompt_tokens)
-        self._tree = DraftTree(self._ledger)
-        self._opened.set_result(opening)
+        self._opened.set_result(ToyVerification(opening, self._verifier.plans))
 
-    async def offer(self, blocks: Sequence[Block]) -> None:
-        assert self._tree is not None, "a block came before the opening"
+    async def offer(self, blocks: Sequence[Any]) -> None:
+        assert self._opened.done(), "a block came before the opening"
+        assert blocks, "an empty message"
         self._verifier.blocks += blocks
-        for block in blocks:
-            self._tree.graft(block)
+        self._opened.result().offer(blocks)
 
     async def commits(self) -> AsyncIterator[Commit]:
-        opening = await self._opened
-        assert self._tree is not None
+        verification = await self._opened
         sent = 0
         while True:
-            for _ in range(8):
-                await asyncio.sleep(0)
+            await _rounds(8)
             if self._verifier.breaks_with and sent == self._verifier.breaks_after:
                 raise self._verifier.breaks_with
-            drafted = [node.token_id for node in self._tree.best_path()][: opening.window_tokens or 4]
-            commit = judged(opening, self._ledger, drafted, draft_budget=8)
-            self._ledger.append(commit)
-            self._tree.advance()
+            # The patience of a lockstep verifier ends, too: by then its drafter is lost.
+            for _ in range(200):
+                if not verification.waits:
+                    break
+                await _rounds(1)
+            commit = verification.commit(verification.drafted())
             if sent != self._verifier.skips:
                 for _ in range(self._verifier.repeats):
+                    self._verifier.commits.append(commit)
                     yield commit
             sent += 1
             if commit.finish_reason:
@@ -213,11 +301,13 @@ class FakeDrafter:
     Attributes:
         breaks_with: raised instead of a block after `breaks_after` blocks.
         stuck: never drafts, and never takes a commit.
+        at_once: how many blocks are sent at a time, where the budget allows as many.
     """
 
     breaks_after: int = 0
     breaks_with: SybilError | None = None
     stuck: bool = False
+    at_once: int = 1
     openings: list[SessionOpen] = field(default_factory=list)
     commits: list[Commit] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
@@ -242,26 +332,29 @@ class FakeDrafterStream:
         self._opened.set_result(ToyDraft(opening))
 
     async def advance(self, commits: Sequence[Commit]) -> None:
+        assert commits, "an empty message"
         if self._drafter.stuck:
             await asyncio.Event().wait()
         for commit in commits:
             self._drafter.commits.append(commit)
             # A gap or a contradiction raises here.
-            (await self._opened).advance(commit)
+            (await self._opened).advance(commit.advance)
 
-    async def blocks(self) -> AsyncIterator[Block]:
+    async def blocks(self) -> AsyncIterator[Sequence[Block]]:
         draft = await self._opened
         sent = 0
         while True:
             if self._drafter.stuck:
                 await asyncio.Event().wait()
-            if self._drafter.breaks_with and sent == self._drafter.breaks_after:
+            if self._drafter.breaks_with and sent >= self._drafter.breaks_after:
                 raise self._drafter.breaks_with
-            await asyncio.sleep(0)
-            block = await draft.next_block()
-            self._drafter.blocks.append(block)
-            sent += 1
-            yield block
+            await _rounds(1)
+            blocks = [await draft.next_block()]
+            while len(blocks) < self._drafter.at_once and draft.wants_block:
+                blocks.append(await draft.next_block())
+            self._drafter.blocks += blocks
+            sent += len(blocks)
+            yield blocks
 
 
 @contextmanager
@@ -271,5 +364,83 @@ def nobody() -> Iterator[Any]:
     yield
 
 
+def one_after_the_other(*services: FakeVerifier | FakeDrafter) -> Any:
+    """Opens the first one, then the second one, and so on; the last one for ever."""
+    turn = 0
+
+    def session() -> AbstractContextManager[Any]:
+        nonlocal turn
+        service = services[min(turn, len(services) - 1)]
+        turn += 1
+        return service.session()
+
+    return session
+
+
+@dataclass
+class FakeServices:
+    """Drafters and verifiers at the generation core's seam: no port, no routing.
+
+    Attributes:
+        asked_for: the targets that verifiers were asked for.
+    """
+
+    open_verifier: OpenVerifier
+    open_drafter: OpenDrafter = nobody
+    target: Target = field(default_factory=toy_target)
+    shares_processors: bool = False
+    asked_for: list[Target] = field(default_factory=list)
+
+    def verifier(self, target: Target) -> AbstractContextManager[VerifierStream]:
+        self.asked_for.append(target)
+        return self.open_verifier()
+
+    def drafter(self) -> AbstractContextManager[DrafterStream]:
+        return self.open_drafter()
+
+
+class Scene:
+    """A generation core and the fakes below it."""
+
+    PROMPT = (40, 41, 42)
+    SEED = 7
+    TOKENS = 60
+
+    def __init__(
+        self,
+        verifier: FakeVerifier | None = None,
+        drafter: FakeDrafter | None = None,
+        slots: int = 1,
+        max_waiting: int = 0,
+    ) -> None:
+        self.verifier = verifier or FakeVerifier()
+        self.drafter = drafter or FakeDrafter()
+        self.services = FakeServices(self.verifier.session, self.drafter.session)
+        self.admission = Admission(max_waiting)
+        self.admission.resize(slots)
+        self.generation = Generation(self.services, self.admission, Defaults(), HASTY)
+
+    def stream(self, **asked: Any) -> AsyncGenerator[Delta, None]:
+        """Complete the prompt; `asked` overrides what the request says."""
+        values: dict[str, Any] = {"prompt": self.PROMPT, "seed": self.SEED, "max_tokens": self.TOKENS}
+        return self.generation.stream(GenerationRequest(**(values | asked)))
+
+    async def deltas(self, **asked: Any) -> list[Delta]:
+        async with aclosing(self.stream(**asked)) as stream:
+            return [delta async for delta in stream]
+
+    @property
+    def idle(self) -> bool:
+        """Whether no stream is open, no place is taken, and nobody waits for one."""
+        in_use = self.verifier.open_streams + self.drafter.open_streams
+        return not in_use + self.admission.running + self.admission.waiting
+
+
+async def _rounds(count: int) -> None:
+    """Let everybody else go on for as many rounds of the loop."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 def _append(ledger: Ledger, token: int) -> None:
-    ledger.append(Commit(len(ledger), ledger.fingerprint(len(ledger)), (token,), (TokenOrigin.TARGET,)))
+    ledger.append(Advance(len(ledger), ledger.fingerprint(len(ledger)), (token,)))

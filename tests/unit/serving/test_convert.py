@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sybil_engine.core.errors import InvalidRequest, PairMismatch
+from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import (
     AcceptanceRule,
     Block,
     BlockOrigin,
+    CommittedToken,
     Distribution,
     FinishReason,
     ModelDescription,
@@ -53,23 +55,26 @@ BLOCK = IDS.filter(bool).flatmap(
         chances=st.just(()) | st.tuples(*[st.floats(0, 1, width=32) for _ in token_ids]),
     )
 )
+PLAN = st.builds(
+    DraftPlan,
+    speculation=st.sampled_from(Speculation),
+    budget=WORD,
+    rows=st.integers(1, 2**32 - 1),
+    hold_until=WORD,
+    least_chance=st.floats(0, 1, width=32),
+)
+TOKEN = st.builds(CommittedToken, WORD, st.sampled_from(TokenOrigin), st.none() | FLOAT32)
 COMMIT = st.builds(
     Commit,
     position=WORD,
     prefix_fingerprint=LONG,
-    token_ids=IDS,
-    origins=st.lists(st.sampled_from(TokenOrigin), max_size=5).map(tuple),
-    logprobs=st.lists(FLOAT32, max_size=5).map(tuple),
-    draft_budget=WORD,
-    window_tokens=WORD,
-    accepted_tokens=WORD,
+    tokens=st.lists(TOKEN, max_size=5).map(tuple),
+    judged=WORD,
+    accepted=WORD,
+    plan=PLAN,
     timings=st.builds(PassTimings, LONG, LONG, LONG, LONG),
     finish_reason=st.none() | st.sampled_from(FinishReason),
-    draft_rows=st.integers(1, 2**32 - 1),
-    speculation=st.none() | st.sampled_from(Speculation),
     reason=TEXT,
-    push_tokens=st.integers(1, 2**32 - 1),
-    least_chance=st.floats(0, 1, width=32),
 )
 
 
@@ -83,14 +88,11 @@ def openings(draw: st.DrawFn) -> SessionOpen:
         seed=draw(LONG),
         stop_token_ids=draw(st.frozensets(WORD, max_size=3)),
         max_position=draw(WORD),
-        speculation=draw(st.sampled_from(Speculation)),
+        plan=draw(PLAN),
         window_tokens=draw(WORD),
         acceptance_rule=draw(st.sampled_from(AcceptanceRule)),
-        draft_budget=draw(WORD),
         logprobs=draw(st.booleans()),
         session_id=draw(TEXT),
-        draft_rows=draw(st.integers(1, 2**32 - 1)),
-        push_tokens=draw(st.integers(1, 2**32 - 1)),
         shares_processor=draw(st.booleans()),
     )
 
@@ -114,6 +116,7 @@ DESCRIPTION = st.builds(
     ready=st.booleans(),
     processors=st.lists(TEXT, max_size=3).map(tuple),
     threads=st.integers(1, 2**32 - 1),
+    kernels=TEXT,
 )
 
 
@@ -146,6 +149,38 @@ def test_a_commit_survives_the_wire(commit: Commit) -> None:
 
 
 @settings(max_examples=40)
+@given(commit=COMMIT)
+def test_a_drafter_reads_of_a_commit_where_it_stands_its_tokens_and_the_plan(commit: Commit) -> None:
+    sent = convert.advance_to_wire(commit).SerializeToString()
+    advance = convert.advance_from_wire(wire.Advance.FromString(sent))
+    assert advance == commit.advance
+    assert (advance.position, advance.prefix_fingerprint) == (commit.position, commit.prefix_fingerprint)
+    assert advance.token_ids == tuple(token.token_id for token in commit.tokens)
+    assert advance.plan == commit.plan
+
+
+@settings(max_examples=40)
+@given(plan=PLAN)
+def test_a_plan_survives_the_wire(plan: DraftPlan) -> None:
+    sent = convert.plan_to_wire(plan).SerializeToString()
+    assert convert.plan_from_wire(wire.DraftPlan.FromString(sent)) == plan
+
+
+@settings(max_examples=40)
+@given(token=TOKEN)
+def test_a_committed_token_survives_the_wire(token: CommittedToken) -> None:
+    sent = convert.token_to_wire(token).SerializeToString()
+    assert convert.token_from_wire(wire.CommittedToken.FromString(sent)) == token
+
+
+@pytest.mark.parametrize("logprob", [None, 0.0])
+def test_a_log_probability_of_0_is_not_one_that_was_not_asked_for(logprob: float | None) -> None:
+    sent = convert.token_to_wire(CommittedToken(5, TokenOrigin.TARGET, logprob))
+    assert sent.HasField("logprob") == (logprob is not None)
+    assert convert.token_from_wire(sent).logprob == logprob
+
+
+@settings(max_examples=40)
 @given(description=DESCRIPTION)
 def test_a_description_survives_the_wire(description: ModelDescription) -> None:
     sent = convert.description_to_wire(description).SerializeToString()
@@ -158,12 +193,21 @@ def test_every_value_of_every_enum_has_a_place_on_the_wire() -> None:
         assert convert.speculation_from_wire(value, Speculation.OFF) is speculation
     for rule in AcceptanceRule:
         assert convert.acceptance_rule_from_wire(convert.acceptance_rule_to_wire(rule)) is rule
-    assert convert.token_origins_from_wire(convert.token_origins_to_wire(TokenOrigin)) == tuple(TokenOrigin)
+    for origin in TokenOrigin:
+        assert convert.token_from_wire(convert.token_to_wire(CommittedToken(1, origin))).origin is origin
+    for reason in (None, *FinishReason):
+        assert convert.finish_reason_from_wire(convert.finish_reason_to_wire(reason)) is reason
 
 
 @pytest.mark.parametrize("default", Speculation)
 def test_speculation_that_is_not_said_is_the_default(default: Speculation) -> None:
     assert convert.speculation_from_wire(wire.SPECULATION_UNSPECIFIED, default) is default
+
+
+def test_a_plan_that_is_not_sent_drafts_nothing_and_no_rows_count_as_one() -> None:
+    plan = convert.open_from_wire(wire.SessionOpen(token_ids=[1], prompt_tokens=1)).plan
+    assert (plan.speculation, plan.budget, plan.rows) == (NO_DRAFTING.speculation, 0, 1)
+    assert convert.plan_from_wire(wire.DraftPlan(speculation=wire.SPECULATION_HEDGED, budget=4)).rows == 1
 
 
 def test_a_top_p_that_is_not_sent_means_1_and_an_explicit_0_is_refused() -> None:
@@ -197,16 +241,31 @@ def with_enum(message_bytes: bytes, field_number: int, value: int) -> bytes:
 SOME_OPEN = wire.SessionOpen(token_ids=[1], prompt_tokens=1).SerializeToString()
 
 
+def with_plan(value: int) -> wire.DraftPlan:
+    """A plan with a speculation that a newer version may know."""
+    return wire.DraftPlan.FromString(with_enum(b"", 1, value))
+
+
 @pytest.mark.parametrize(
     ("read", "field"),
     [
         *[
             pytest.param(
-                lambda value=value: convert.open_from_wire(wire.SessionOpen.FromString(with_enum(SOME_OPEN, 8, value))),
+                lambda value=value: convert.open_from_wire(
+                    wire.SessionOpen(token_ids=[1], prompt_tokens=1, plan=with_plan(value))
+                ),
                 "speculation",
                 id=f"speculation {value}",
             )
             for value in (6, 77)
+        ],
+        *[
+            pytest.param(lambda read=read: read(with_plan(77)), "speculation", id=f"speculation of {name}")
+            for name, read in {
+                "a plan": convert.plan_from_wire,
+                "a commit": lambda plan: convert.commit_from_wire(wire.Commit(plan=plan)),
+                "an advance": lambda plan: convert.advance_from_wire(wire.Advance(plan=plan)),
+            }.items()
         ],
         pytest.param(
             lambda: convert.open_from_wire(wire.SessionOpen.FromString(with_enum(SOME_OPEN, 10, 77))),
@@ -221,16 +280,23 @@ SOME_OPEN = wire.SessionOpen(token_ids=[1], prompt_tokens=1).SerializeToString()
             )
             for value in (wire.BLOCK_ORIGIN_UNSPECIFIED, 77)
         ],
+        pytest.param(
+            lambda: convert.check_block(wire.Block.FromString(with_enum(b"", 4, 77))),
+            "origin",
+            id="block origin on the way",
+        ),
         *[
             pytest.param(
-                lambda value=value: convert.commit_from_wire(wire.Commit.FromString(with_enum(b"", 4, value))),
-                "origins",
+                lambda value=value: convert.commit_from_wire(
+                    wire.Commit(tokens=[wire.CommittedToken.FromString(with_enum(b"", 2, value))])
+                ),
+                "origin",
                 id=f"token origin {value}",
             )
             for value in (wire.TOKEN_ORIGIN_UNSPECIFIED, 77)
         ],
         pytest.param(
-            lambda: convert.commit_from_wire(wire.Commit.FromString(with_enum(b"", 10, 77))),
+            lambda: convert.commit_from_wire(wire.Commit.FromString(with_enum(b"", 8, 77))),
             "finish_reason",
             id="finish_reason",
         ),
@@ -243,28 +309,53 @@ def test_an_enum_value_that_this_version_does_not_serve_is_refused_by_name(
         read()
 
 
-@pytest.mark.parametrize("chances", [[0.5], [0.5, 1.5], [-0.1, 0.5], [float("nan"), 0.5]])
-def test_chances_that_are_none_or_too_few_are_refused(chances: list[float]) -> None:
+# Whoever reads a block refuses it, and so does whoever passes it on as it came.
+block_readers = pytest.mark.parametrize("read", [convert.block_from_wire, convert.check_block])
+
+
+@block_readers
+@pytest.mark.parametrize("chances", [[0.5], [0.5, 0.5, 0.5], [0.5, 1.5], [-0.1, 0.5], [float("nan"), 0.5]])
+def test_chances_that_are_none_or_too_few_are_refused(
+    read: Callable[[wire.Block], object], chances: list[float]
+) -> None:
     message = wire.Block(token_ids=[1, 2], origin=wire.BLOCK_ORIGIN_TRUNK, chances=chances)
     with pytest.raises(InvalidRequest, match="chance"):
-        convert.block_from_wire(message)
+        read(message)
 
 
-def test_a_block_without_tokens_is_refused() -> None:
+@block_readers
+def test_a_block_without_tokens_is_refused(read: Callable[[wire.Block], object]) -> None:
     with pytest.raises(InvalidRequest, match="a block without tokens; send at least one"):
-        convert.block_from_wire(wire.Block(origin=wire.BLOCK_ORIGIN_TRUNK))
+        read(wire.Block(origin=wire.BLOCK_ORIGIN_TRUNK))
+
+
+@settings(max_examples=40)
+@given(block=BLOCK)
+def test_a_block_that_is_passed_on_is_not_changed(block: Block) -> None:
+    message = convert.block_to_wire(block)
+    sent = message.SerializeToString()
+    convert.check_block(message)
+    assert message.SerializeToString() == sent
 
 
 @pytest.mark.parametrize("least_chance", [-0.1, 1.5, float("nan"), float("inf")])
 def test_a_least_chance_that_is_no_probability_is_refused(least_chance: float) -> None:
-    with pytest.raises(InvalidRequest, match="least_chance"):
-        convert.commit_from_wire(wire.Commit(least_chance=least_chance))
+    plan = wire.DraftPlan(least_chance=least_chance)
+    for read in (
+        lambda: convert.plan_from_wire(plan),
+        lambda: convert.commit_from_wire(wire.Commit(plan=plan)),
+        lambda: convert.advance_from_wire(wire.Advance(plan=plan)),
+        lambda: convert.open_from_wire(wire.SessionOpen(token_ids=[1], prompt_tokens=1, plan=plan)),
+    ):
+        with pytest.raises(InvalidRequest, match="least_chance"):
+            read()
 
 
-def test_a_block_has_one_distribution_a_token_or_none() -> None:
+@block_readers
+def test_a_block_has_one_distribution_a_token_or_none(read: Callable[[wire.Block], object]) -> None:
     message = wire.Block(token_ids=[1, 2], origin=wire.BLOCK_ORIGIN_TRUNK, distributions=[wire.Distribution()])
     with pytest.raises(InvalidRequest, match="2 tokens has 1 distributions"):
-        convert.block_from_wire(message)
+        read(message)
 
 
 def test_an_opening_without_tokens_is_refused() -> None:
@@ -282,6 +373,7 @@ def test_fingerprints_take_eight_bytes_whatever_their_value() -> None:
     assert struct.pack("<Q", 5) in convert.block_to_wire(Block(0, 5, (1,))).SerializeToString()
 
 
+@block_readers
 @pytest.mark.parametrize(
     ("token_ids", "probabilities", "complaint"),
     [
@@ -293,9 +385,9 @@ def test_fingerprints_take_eight_bytes_whatever_their_value() -> None:
     ],
 )
 def test_a_distribution_that_is_none_is_refused(
-    token_ids: list[int], probabilities: list[float], complaint: str
+    read: Callable[[wire.Block], object], token_ids: list[int], probabilities: list[float], complaint: str
 ) -> None:
     distribution = wire.Distribution(token_ids=token_ids, probabilities=probabilities)
     message = wire.Block(token_ids=[1], origin=wire.BLOCK_ORIGIN_TRUNK, distributions=[distribution])
     with pytest.raises(InvalidRequest, match=complaint):
-        convert.block_from_wire(message)
+        read(message)
