@@ -17,6 +17,16 @@ class Admission:
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def running(self) -> int:
+        """Requests that hold a place."""
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for one."""
+        return len(self._waiting)
+
     def resize(self, slots: int) -> None:
         """Set how many requests may run; those that run already go on."""
         self._slots = slots
@@ -40,9 +50,9 @@ class Admission:
             self._admit()
 
     async def _wait(self) -> None:
-        if len(self._waiting) >= self._max_waiting:
+        if self.waiting >= self._max_waiting:
             raise Exhausted(
-                f"{self._running} requests are running and {len(self._waiting)} are waiting, as many as may; try again "
+                f"{self.running} requests are running and {self.waiting} are waiting, as many as may; try again "
                 "later, or raise --max-waiting"
             )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -26,7 +26,6 @@ def checked(prompt: Any = "a", **asked: Any) -> CheckedRequest:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"prompt": None}, "set either text or token_ids"),
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": ()}, "the prompt has no tokens"),
         ({"prompt": (1, 9999, 5000)}, rf"token_ids\[1\] is 9999; token ids must be below {VOCABULARY_SIZE}"),

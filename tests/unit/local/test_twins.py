@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -73,12 +73,13 @@ def test_all_four_give_the_same_items(counter: Counter, to: int) -> None:
 
 
 def test_all_four_raise_what_the_generator_raises(counter: Counter) -> None:
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: list(counter.each(-1)),
         lambda: asyncio.run(gathered(counter, -1)),
         lambda: counter.every(-1),
         lambda: asyncio.run(counter.aevery(-1)),
-    ):
+    )
+    for call in calls:
         with pytest.raises(ValueError, match="that far down"):
             call()
 

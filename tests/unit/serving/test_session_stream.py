@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,8 @@ from sybil_engine.core.session import SessionOpen
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import EngineThread
 from sybil_engine.serving.outbox import Outbox
-from sybil_engine.serving.session_stream import SessionStream, aborting, first_message, session_stream
+from sybil_engine.serving.session_stream import aborting, first_message, session_stream
+from sybil_engine.serving.sessions import RemoteSession
 
 OPENING = SessionOpen((1,), 1)
 SOON_S = 5.0
@@ -90,6 +92,20 @@ async def broken_stream() -> AsyncIterator[Said]:
     raise RuntimeError("a message that cannot be decoded")
 
 
+def understood(message: Said) -> Said:
+    if message.word == "nonsense":
+        raise InvalidRequest("that says nothing")
+    return message
+
+
+@asynccontextmanager
+async def stream_of(
+    thread: EngineThread[Any], messages: AsyncIterator[Said], handle: Callable[[EchoSession, Said, int], None]
+) -> AsyncIterator[RemoteSession[Any, Any]]:
+    async with session_stream(thread, OPENING, messages, understood, handle) as (_, remote):
+        yield remote
+
+
 def with_engine(engine: EchoEngine, test: Callable[[EngineThread[Any]], Coroutine[Any, Any, None]]) -> None:
     """Run `test` on an event loop of its own; afterwards nothing may be left open."""
     thread: EngineThread[Any] = EngineThread(lambda: engine, name="echo")
@@ -105,7 +121,7 @@ def with_engine(engine: EchoEngine, test: Callable[[EngineThread[Any]], Coroutin
         thread.stop()
 
 
-async def until_the_end(stream: SessionStream[Any, Any]) -> None:
+async def until_the_end(stream: RemoteSession[Any, Any]) -> None:
     async for _ in stream.events():
         pass
 
@@ -117,13 +133,13 @@ async def open_sessions(thread: EngineThread[Any]) -> int:
 def test_what_a_session_emits_comes_out_in_order_and_the_end_of_the_messages_ends_it() -> None:
     async def converse(thread: EngineThread[Any]) -> None:
         heard: list[str] = []
-        async with session_stream(thread, OPENING, saying(["a", "b", "c"], then_forever=True), echo) as stream:
+        async with stream_of(thread, saying(["a", "b", "c"], then_forever=True), echo) as stream:
             async for events in stream.events():
                 heard += events
                 if len(heard) == 3:
                     break
         assert heard == ["a", "b", "c"]
-        async with session_stream(thread, OPENING, saying([]), echo) as stream:
+        async with stream_of(thread, saying([]), echo) as stream:
             assert [events async for events in stream.events()] == []
 
     with_engine(EchoEngine(), converse)
@@ -131,8 +147,8 @@ def test_what_a_session_emits_comes_out_in_order_and_the_end_of_the_messages_end
 
 def test_an_error_in_a_message_ends_its_own_session_only() -> None:
     async def converse(thread: EngineThread[Any]) -> None:
-        async with session_stream(thread, OPENING, saying(["stay"], then_forever=True), echo) as other:
-            async with session_stream(thread, OPENING, saying(["a", "gap"], then_forever=True), echo) as stream:
+        async with stream_of(thread, saying(["stay"], then_forever=True), echo) as other:
+            async with stream_of(thread, saying(["a", "gap"], then_forever=True), echo) as stream:
                 assert await anext(stream.events()) == ["a"]
                 with pytest.raises(CommitGap):
                     await anext(stream.events())
@@ -144,20 +160,32 @@ def test_an_error_in_a_message_ends_its_own_session_only() -> None:
 
 def test_messages_that_cannot_be_read_end_the_session() -> None:
     async def converse(thread: EngineThread[Any]) -> None:
-        async with session_stream(thread, OPENING, broken_stream(), echo) as stream:
+        async with stream_of(thread, broken_stream(), echo) as stream:
             with pytest.raises(SybilError, match="cannot be decoded"):
                 await until_the_end(stream)
 
     with_engine(EchoEngine(), converse)
 
 
+def test_a_message_that_says_nothing_ends_the_session_after_those_before_it() -> None:
+    async def converse(thread: EngineThread[Any]) -> None:
+        async with stream_of(thread, saying(["a", "b", "nonsense", "c"], then_forever=True), echo) as stream:
+            heard: list[str] = []
+            with pytest.raises(InvalidRequest, match="says nothing"):
+                async for events in stream.events():
+                    heard += events
+            assert heard == ["a", "b"]
+
+    with_engine(EchoEngine(), converse)
+
+
 def test_an_error_in_a_step_ends_every_session_and_new_ones_can_open() -> None:
     async def converse(thread: EngineThread[Any]) -> None:
-        async with session_stream(thread, OPENING, saying([], then_forever=True), echo) as stream:
+        async with stream_of(thread, saying([], then_forever=True), echo) as stream:
             thread.post(lambda engine: setattr(engine, "step_error", ZeroDivisionError("broken")))
             with pytest.raises(Unavailable, match="the pass failed"):
                 await anext(stream.events())
-        async with session_stream(thread, OPENING, saying(["again"], then_forever=True), echo) as stream:
+        async with stream_of(thread, saying(["again"], then_forever=True), echo) as stream:
             assert await anext(stream.events()) == ["again"]
 
     with_engine(EchoEngine(), converse)
@@ -166,7 +194,7 @@ def test_an_error_in_a_step_ends_every_session_and_new_ones_can_open() -> None:
 def test_a_refused_opening_raises_and_takes_no_slot() -> None:
     async def converse(thread: EngineThread[Any]) -> None:
         with pytest.raises(Exhausted):
-            async with session_stream(thread, OPENING, saying([]), echo):
+            async with stream_of(thread, saying([]), echo):
                 pytest.fail("there is no slot")
 
     with_engine(EchoEngine(slots=0), converse)
@@ -178,7 +206,7 @@ def test_a_stream_that_is_cancelled_while_it_opens_frees_its_slot(patience_s: fl
 
     async def converse(thread: EngineThread[Any]) -> None:
         async def hold() -> None:
-            async with session_stream(thread, OPENING, saying([], then_forever=True), echo) as stream:
+            async with stream_of(thread, saying([], then_forever=True), echo) as stream:
                 await anext(stream.events())
 
         tasks = [asyncio.create_task(hold()) for _ in range(3)]
@@ -199,7 +227,7 @@ def test_nothing_is_left_after_any_mix_of_endings(seed: int) -> None:
         async def live(ending: str) -> None:
             words = {"gap": ["a", "gap"], "end": ["a"]}.get(ending, ["a"])
             messages = saying(words, then_forever=ending not in ("end", "gap"))
-            async with session_stream(thread, OPENING, messages, echo) as stream:
+            async with stream_of(thread, messages, echo) as stream:
                 async for _ in stream.events():
                     if ending == "finish":
                         return
@@ -229,7 +257,7 @@ def test_the_event_loop_never_waits_for_a_pass() -> None:
 
         ticker = asyncio.create_task(tick())
         for _ in range(2):
-            async with session_stream(thread, OPENING, saying(["a"], then_forever=True), echo) as stream:
+            async with stream_of(thread, saying(["a"], then_forever=True), echo) as stream:
                 assert await anext(stream.events()) == ["a"]
         ticker.cancel()
         # A loop that waits for passes ticks about once a pass. A single long stall can be a busy machine's doing.
@@ -260,7 +288,7 @@ async def arrivals(thread: EngineThread[Any], words: Sequence[str], release: thr
         session.emit(message.word)
 
     heard: list[str] = []
-    async with session_stream(thread, OPENING, sent_during_a_pass(), note) as stream:
+    async with stream_of(thread, sent_during_a_pass(), note) as stream:
         async for events in stream.events():
             heard += events
             if len(heard) == len(words):
@@ -286,7 +314,7 @@ def test_a_message_has_the_time_at_which_it_arrived_though_it_waited_for_a_pass(
 
 
 def test_over_an_emulated_link_a_message_arrives_when_its_delay_is_over() -> None:
-    thread: EngineThread[Any] = EngineThread(EchoEngine, name="echo", link=DelayLine(0.05))
+    thread: EngineThread[Any] = EngineThread(EchoEngine, name="echo", delayed=DelayLine(0.05).delayed)
     thread.start().result(SOON_S)
     free = threading.Event()
     free.set()
