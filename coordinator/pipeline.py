@@ -118,6 +118,8 @@ class Pipeline:
                         async for commit in verifier.commits():
                             fresh = self._take(commit)
                             retries.succeeded()
+                            # The drafter hears of it before the client does: it has work to do.
+                            await asyncio.sleep(0)
                             if fresh or commit.finish_reason:
                                 yield NewTokens(commit.tokens[len(commit.tokens) - fresh :], commit.finish_reason)
                             if commit.finish_reason:
