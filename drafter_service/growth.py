@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from drafter_service.calibration import Calibration
 from sybil_engine.core.draft_tree import DraftNode, DraftTree
-from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.ledger import Ledger, extend_fingerprint
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.types import BlockOrigin, Distribution
 from sybil_engine.sampling.draw import Guess
@@ -47,16 +47,14 @@ class Drafted:
     distribution: Distribution | None = None
 
     def follows(self, other: "Drafted") -> bool:
-        """Whether it comes right after another one, on one path and of one origin."""
-        return (
-            self.prefix.parent is other.prefix
-            and self.prefix.token_id == other.token_id
-            and self.origin is other.origin
+        """Whether it comes right after another one, on one path and of one origin; the root may have moved since."""
+        return self.origin is other.origin and self.prefix.fingerprint == extend_fingerprint(
+            other.prefix.fingerprint, other.token_id
         )
 
 
 class Growth:
-    """The draft tree of one session, and what may be fed next. Rollback is what `advance` does when the ledger disagrees.
+    """The draft tree of one session, and what may be fed next. `advance` rolls it back when the ledger disagrees.
 
     Args:
         ledger: read, never written.
@@ -153,7 +151,7 @@ class Growth:
         return node, drafted
 
     def _follow(self, node: DraftNode, guesses: tuple[Guess, ...], chance: float, origin: BlockOrigin) -> list[Drafted]:
-        """Draft the best guess after a fed token, and its runners-up for the verifier alone: here they are no drafts."""
+        """Draft the best guess after a fed token, and its runners-up for the verifier alone: here they are none."""
         self._guesses[node.fingerprint] = guesses
         best, own_chance = guesses[0], self._calibration.chance(0, guesses[0].certainty)
         self.tree.add(node, best.token_id, own_chance, on_trunk=origin is BlockOrigin.TRUNK)
