@@ -1,4 +1,4 @@
-"""How many drafted tokens are worth waiting for, and how far ahead drafting pays: one class for each way to speculate."""
+"""How many drafted tokens are worth waiting for, and how far ahead drafting pays: one class a way to speculate."""
 
 import math
 
