@@ -136,7 +136,8 @@ class Pipeline:
         """Append a commit to the ledger and pass it on to the drafter; returns how many of its tokens are new."""
         arrived_ns = self._meter.now_ns()
         fresh = self._ledger.append(commit)
-        self._plan = commit.plan
+        if fresh:
+            self._plan = commit.plan
         if self._to_drafter:
             self._to_drafter.put((commit,), arrived_ns)
         while self._unjudged and _end(self._unjudged[0]) <= len(self._ledger):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from drafter_service.calibration import Calibration
 from sybil_engine.core.draft_tree import DraftNode, DraftTree
-from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.ledger import Ledger, extend_fingerprint
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.types import BlockOrigin, Distribution
 from sybil_engine.sampling.draw import Guess
@@ -47,16 +47,14 @@ class Drafted:
     distribution: Distribution | None = None
 
     def follows(self, other: "Drafted") -> bool:
-        """Whether it comes right after another one, on one path and of one origin."""
-        return (
-            self.prefix.parent is other.prefix
-            and self.prefix.token_id == other.token_id
-            and self.origin is other.origin
+        """Whether it comes right after another one, on one path and of one origin; the root may have moved since."""
+        return self.origin is other.origin and self.prefix.fingerprint == extend_fingerprint(
+            other.prefix.fingerprint, other.token_id
         )
 
 
 class Growth:
-    """The draft tree of one session, and what may be fed next. Rollback is what `advance` does.
+    """The draft tree of one session, and what may be fed next. `advance` rolls it back when the ledger disagrees.
 
     Args:
         ledger: read, never written.

@@ -103,7 +103,7 @@ class DrafterSession:
         return min(self.plan.budget, self.max_position - 1 - len(self.ledger))
 
     def advance(self, advance: Advance) -> None:
-        """Move along the log.
+        """Move along the log. One that brings no new token is a repeated or a late one, and changes nothing.
 
         Raises:
             InvalidRequest: a token that the draft model does not know.
@@ -118,7 +118,8 @@ class DrafterSession:
             )
         # Fed to the model, it would break the pass of every session.
         check_token_ids(advance.token_ids, self._room.vocabulary_size)
-        self.ledger.append(advance)
+        if not self.ledger.append(advance):
+            return
         self.growth.advance()
         self.cells.advance()
         self.plan = advance.plan

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.progress import track
-from sybil_engine.sampling.acceptance import cut_to_most_likely
 from torch import Tensor
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sybil_engine.core.noise import gumbel_noise
 from sybil_engine.core.types import SamplingParams
-from sybil_engine.sampling.draw import draw_tokens
+from sybil_engine.sampling.draw import CUT_TOKENS, draw_tokens
 from sybil_engine.sampling.shaping import shape_logits
 from training.corpus import SourceFile
 from training.prompts import Prompt
@@ -79,8 +77,8 @@ class Evaluation:
 
     Attributes:
         loss: of the target on left-out modules.
-        text_acceptance: behind left-out text, by temperature.
-        continuation_acceptance: behind what the target itself wrote at that temperature.
+        text_acceptance: after left-out text, by temperature.
+        continuation_acceptance: after what the target itself wrote at that temperature.
         target_pass_ms: median time of a target pass of one row.
         draft_pass_ms: the same of the drafter.
         parameters: by model name.
@@ -280,7 +278,7 @@ def measure_acceptance(
 
 
 def time_passes(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> tuple[float, float]:
-    """Time passes of one row behind 256 cached tokens, in turns, so that other load hits both models alike.
+    """Time passes of one row after 256 cached tokens, in turns, so that other load hits both models alike.
 
     Returns:
         Median milliseconds of the target's pass and of the drafter's.
@@ -320,12 +318,11 @@ def _tested_logits(
 
 def _overlaps(draft_shaped: Tensor, target_shaped: Tensor) -> list[float]:
     """Chance that the ratio test accepts, row by row: the sum of the smaller of the two probabilities."""
-    draft_rows = torch.softmax(draft_shaped, dim=-1).numpy()
-    target_rows = torch.softmax(target_shaped, dim=-1).numpy()
-    return [
-        float(np.minimum(cut_to_most_likely(draft_row), target_row).sum())
-        for draft_row, target_row in zip(draft_rows, target_rows, strict=True)
-    ]
+    kept, token_ids = draft_shaped.topk(CUT_TOKENS, dim=-1)
+    drafted_with = torch.softmax(kept, dim=-1)
+    wanted_with = torch.softmax(target_shaped, dim=-1).gather(-1, token_ids)
+    overlaps: list[float] = torch.minimum(drafted_with, wanted_with).sum(dim=-1).tolist()
+    return overlaps
 
 
 def _time_ms(call: Callable[[], None]) -> float:

@@ -41,7 +41,7 @@ class DraftPlan:
             raise InvalidRequest(f"least_chance is {self.least_chance}; it is a probability, between 0 and 1")
 
 
-NO_DRAFTING = DraftPlan()
+NO_DRAFTING = DraftPlan(hold_until=0)
 
 
 def first_plan(speculation: Speculation, window_tokens: int = 0, *, shares_processor: bool = False) -> DraftPlan:

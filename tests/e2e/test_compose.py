@@ -141,7 +141,7 @@ def generate(stack: Stack, max_tokens: int = MAX_TOKENS, once_it_runs: Callable[
         for response in stub.Generate(request(max_tokens), timeout=COMMAND_TIMEOUT_S):
             if not arrivals_s:
                 meanwhile = beside.submit(once_it_runs)
-            token_ids.extend(response.token_ids)
+            token_ids.extend(token.token_id for token in response.tokens)
             arrivals_s.append(time.monotonic())
             completion = response.completion
         meanwhile.result()

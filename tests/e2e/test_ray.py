@@ -82,7 +82,7 @@ async def generated(address: str, max_tokens: int) -> tuple[int, ...]:
             async with grpc.aio.insecure_channel(address) as channel:
                 stub: GenerationServiceAsyncStub = GenerationServiceStub(channel)
                 async for response in stub.Generate(message):
-                    tokens += response.token_ids
+                    tokens += (token.token_id for token in response.tokens)
                 return tuple(tokens)
         except grpc.aio.AioRpcError as error:
             if error.code() != grpc.StatusCode.UNAVAILABLE:

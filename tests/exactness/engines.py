@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,13 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from drafter_service.engine import BRANCH_CELLS as DRAFT_BRANCH_CELLS
-from drafter_service.engine import Drafter, Share
+from drafter_service.engine import Drafter, DraftShare
+from drafter_service.growth import Candidate
 from drafter_service.session import DrafterSession
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import Block, ModelDescription, Speculation
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
-from sybil_engine.models.rows import Rows
+from sybil_engine.models.rows import Rows, TreeRows
 from verifier_service.engine import BRANCH_CELLS, Verifier
 from verifier_service.session import VerifierSession
 
@@ -127,13 +128,13 @@ class Pair:
 
     def _open(self, each: Continuation) -> Continuation:
         each.verifying = self.verifier.open(each.opening, each.commits.append)
-        if each.opening.speculation is not Speculation.OFF:
+        if each.opening.plan.speculation is not Speculation.OFF:
             each.drafting = self.drafter.open(each.opening, each.take_blocks)
         return each
 
     def _deliver_blocks(self, each: Continuation, chance: random.Random, lost_blocks: float) -> None:
         # With hedges there are several blocks a pass: they must not pile up until they are stale.
-        goes_on = 0.98 if each.opening.speculation is Speculation.HEDGED else 0.8
+        goes_on = 0.98 if each.opening.plan.speculation is Speculation.HEDGED else 0.8
         while each.blocks and chance.random() < goes_on:
             block = each.blocks.pop(0)
             if chance.random() >= lost_blocks:
@@ -144,34 +145,83 @@ class Pair:
         for commit in each.commits:
             assert isinstance(commit, Commit), commit
             each.token_ids += commit.token_ids
-            each.accepted_tokens += commit.accepted_tokens
-            each.tested_tokens += min(commit.window_tokens, commit.accepted_tokens + 1)
+            each.accepted_tokens += commit.accepted
+            each.tested_tokens += min(commit.judged, commit.accepted + 1)
             each.finished = commit.finish_reason is not None
             if each.drafting is not None and not each.finished:
-                each.drafting.advance(commit)
+                each.drafting.advance(commit.advance)
         each.commits.clear()
         if each.finished and each.drafting is not None:
             self.drafter.close(each.drafting)
 
 
+class WatchedCells:
+    """Remembers which token was fed into each cell of a runner, and at which position."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._held: dict[tuple[int, int], tuple[int, int]] = {}
+        prefill, prepare_tree = runner.prefill, runner.prepare_tree
+
+        def watched_prefill(prompt: Rows) -> None:
+            for position, token_id in enumerate(prompt.token_ids, start=prompt.position):
+                self._held[prompt.slot, position] = position, token_id
+            prefill(prompt)
+
+        def watched_prepare_tree(batch: Sequence[TreeRows]) -> Any:
+            for rows in batch:
+                for cell, *fed in zip(rows.cells, rows.positions, rows.token_ids, strict=True):
+                    self._held[rows.slot, cell] = fed[0], fed[1]
+            self.check(batch)
+            return prepare_tree(batch)
+
+        self.check: Callable[[Sequence[TreeRows]], None] = lambda batch: None
+        runner.prefill = watched_prefill  # type: ignore[method-assign]
+        runner.prepare_tree = watched_prepare_tree  # type: ignore[method-assign]
+
+    def contexts(self, rows: TreeRows) -> Iterator[list[int]]:
+        """For each row the tokens in the cells that it sees, in the order of their positions."""
+        for position, visible in zip(rows.positions, rows.visible, strict=True):
+            seen = sorted(self._held[rows.slot, int(cell)] for cell in visible.nonzero()[0])
+            assert [place for place, _ in seen] == list(range(position + 1)), "a path with gaps, or two branches"
+            yield [token_id for _, token_id in seen]
+
+
 class CheckedDrafter(Drafter):
-    """A drafter that checks its context at every draft pass: what its cells hold begins with the ledger."""
+    """A drafter that checks its context at every draft pass: its cells hold the ledger's tokens, then the path's."""
 
-    passes_checked = 0
+    def __init__(self, runner: ModelRunner, description: ModelDescription) -> None:
+        super().__init__(runner, description)
+        self.passes_checked = 0
+        self._cells = WatchedCells(runner)
+        self._cells.check = self._check
+        self._shares: Sequence[DraftShare] = ()
 
-    def _run_pass(self, shares: list[Share]) -> None:
-        for share in shares:
-            ledger = share.session.ledger
-            for position, token_id in zip(share.rows.positions, share.rows.token_ids, strict=True):
-                if position < len(ledger):
-                    assert token_id == ledger[position], "the drafter's context left the ledger"
-            fed = min(share.session.growth.fed_tokens, len(ledger))
-            assert all(
-                row[: min(fed, position + 1)].any()
-                for row, position in zip(share.rows.visible, share.rows.positions, strict=True)
-            )
-            self.passes_checked += 1
+    def _run_pass(self, shares: list[DraftShare]) -> None:
+        self._shares = shares
         super()._run_pass(shares)
+
+    def _check(self, batch: Sequence[TreeRows]) -> None:
+        for share, rows in zip(self._shares, batch, strict=True):
+            ledger = share.session.ledger
+            if share.candidates:
+                wanted = [[*ledger[:], *_path(share.session, each)] for each in share.candidates]
+            else:
+                wanted = [ledger[: position + 1] for position in rows.positions]
+            assert list(self._cells.contexts(rows)) == wanted, (
+                "the drafter's context is not the ledger's, then the path's"
+            )
+        self.passes_checked += 1
+
+
+def _path(session: DrafterSession, candidate: Candidate) -> list[int]:
+    """The drafted tokens that lead to a candidate, its own included."""
+    path = [candidate.token_id]
+    node = candidate.parent
+    while node is not session.growth.tree.root:
+        path.append(node.token_id)
+        assert node.parent is not None
+        node = node.parent
+    return path[::-1]
 
 
 def reopened_at(opening: SessionOpen, token_ids: Sequence[int], cut: int) -> SessionOpen:

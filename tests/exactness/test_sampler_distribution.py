@@ -5,16 +5,17 @@ accepts anything proves nothing.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-from sybil_engine.sampling.acceptance import count_accepted
 from torch import Tensor
 
 from sybil_engine.core.noise import Stream, gumbel_noise
 from sybil_engine.core.types import SamplingParams
 from sybil_engine.sampling.draw import draw_tokens
+from sybil_engine.sampling.judges.equality import Equality
+from sybil_engine.sampling.judges.judge import Window
 from sybil_engine.sampling.shaping import shape_logits
 
 SEEDS = range(1_000_000, 1_020_000)
@@ -37,15 +38,6 @@ PARAMS = {
 }
 Sampler = Callable[[SamplingParams], Tensor]
 """Tokens as [seeds, 2 positions]."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small tensors lose by threads where other work shares the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def noise_at(position: int, stream: Stream = Stream.TOKEN) -> Tensor:
@@ -202,8 +194,8 @@ def speculate(draft: Tensor, noise: dict[int, Tensor], correction_noise: Tensor 
     committed = []
     corrections = draw_tokens(TARGET[0], correction_noise) if correction_noise is not None else first
     for row, (window, targets) in enumerate(zip(drafted.tolist(), drawn.tolist(), strict=True)):
-        if count_accepted(window, targets) == 0:
-            # The next pass starts behind the target's own token.
+        if Equality().judge(Window(0, 41, window, (), targets, TARGET)).accepted == 0:
+            # The next pass starts after the target's own token.
             correction = int(corrections[row])
             committed.append([correction, int(draw_tokens(TARGET[correction], noise[42][row]))])
         else:

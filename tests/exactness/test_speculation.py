@@ -10,6 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 import sybil_engine
+from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import SamplingParams, Speculation
 from sybil_engine.models.loading import load
@@ -53,9 +54,7 @@ def openings(pair_name: str, speculation: Speculation, seed_offset: int = 0) -> 
             sampling=SAMPLINGS[number % len(SAMPLINGS)],
             seed=number + seed_offset,
             max_position=len(prompt) + TOKENS,
-            speculation=speculation,
-            draft_budget=4,
-            draft_rows=4 if speculation in (Speculation.HEDGED, Speculation.AUTO) else 1,
+            plan=DraftPlan(speculation, 4, rows=4 if speculation in (Speculation.HEDGED, Speculation.AUTO) else 1),
         )
         for number, prompt in enumerate(prompts(pair_name))
     ]

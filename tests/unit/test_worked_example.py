@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import torch
-from sybil_engine.sampling.acceptance import count_accepted
 
 from sybil_engine.core.noise import gumbel_noise
 from sybil_engine.sampling.draw import draw_tokens
+from sybil_engine.sampling.judges.equality import Equality
+from sybil_engine.sampling.judges.judge import Window
 
 PAGE = Path(__file__).parents[2] / "docs" / "exactness.md"
 SEED = 10
@@ -33,5 +34,6 @@ def test_the_worked_window_commits_one_accepted_token_and_the_targets_own() -> N
     target = draw_tokens(TARGET.log(), noise).tolist()
     draft = draw_tokens(DRAFT.log(), noise).tolist()
     assert (draft, target) == ([1, 1], [1, 2])
-    assert count_accepted(draft, target) == 1
+    verdict = Equality().judge(Window(SEED, POSITIONS[0], draft, (), target, TARGET.log()))
+    assert (verdict.accepted, verdict.token_ids) == (1, (1, 2))
     assert (DRAFT.log() + noise)[1].argsort(descending=True).tolist()[1] == target[1]

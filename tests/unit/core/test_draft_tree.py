@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sybil_engine.core.draft_tree import DraftTree, Graft, join_blocks
+from sybil_engine.core.draft_tree import DraftNode, DraftTree, Graft
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.session import Commit
-from sybil_engine.core.types import Block, BlockOrigin, Distribution, TokenOrigin
+from sybil_engine.core.types import Block, BlockOrigin, Distribution
+from tests.unit.messages import advance_after, block_after
 
 Path = tuple[int, ...]
 
@@ -22,33 +22,12 @@ CAPACITY_TOKENS = 24
 PROMPT = (7, 1, 0)
 
 
-def block_after(
-    prefix: Path,
-    token_ids: Path,
-    origin: BlockOrigin = BlockOrigin.TRUNK,
-    draft_ns: int = 0,
-    chances: tuple[float, ...] = (),
-    known_tokens: int = 0,
-) -> Block:
-    fingerprint = Ledger(prefix, len(prefix)).fingerprint(len(prefix))
-    return Block(
-        len(prefix),
-        fingerprint,
-        token_ids,
-        origin,
-        draft_ns=draft_ns,
-        chances=chances,
-        known_tokens=known_tokens,
-    )
-
-
 def extend(ledger: Ledger, tokens: Path) -> None:
-    origins = (TokenOrigin.TARGET,) * len(tokens)
-    ledger.append(Commit(len(ledger), ledger.fingerprint(len(ledger)), tokens, origins))
+    ledger.append(advance_after(ledger, tokens))
 
 
 def best_tokens(tree: DraftTree) -> Path:
-    return tuple(node.token_id for node in tree.best_path())
+    return tuple(node.token_id for node in tree.trunk)
 
 
 @dataclass
@@ -69,7 +48,7 @@ class PathModel:
         elif prefix == self.committed or prefix in self.drafted:
             path = prefix
         else:
-            return Graft.UNKNOWN
+            return Graft.UNKNOWN_PREFIX
         outcome = Graft.REPEATED
         size_before = len(self.drafted)
         walked: dict[Path, int] = {}
@@ -86,6 +65,11 @@ class PathModel:
         if origin is BlockOrigin.TRUNK and len(self.drafted) > size_before:
             self.trunk |= walked
         return outcome
+
+    def add(self, prefix: Path, token_id: int, *, on_trunk: bool) -> None:
+        self.drafted[*prefix, token_id] = None
+        if on_trunk:
+            self.trunk[prefix] = token_id
 
     def commit(self, token_ids: Path) -> int:
         agreeing = 0
@@ -143,6 +127,22 @@ class TreeAgainstPaths(RuleBasedStateMachine):
             prefix[data.draw(st.integers(0, position - 1))] += 1
         self.graft(tuple(prefix), token_ids, origin)
 
+    @precondition(lambda self: not self.tree.full)
+    @rule(data=st.data(), token_id=TOKEN, on_trunk=st.booleans())
+    def add(self, data: st.DataObject, token_id: int, on_trunk: bool) -> None:
+        """One token more, as a drafter adds it."""
+        parent = data.draw(st.sampled_from(list(self.tree.root.walk())))
+        path = self.model.committed + self.path_to(parent)
+        child = self.tree.add(parent, token_id, None, on_trunk=on_trunk)
+        assert self.path_to(child) == (*self.path_to(parent), token_id)
+        self.model.add(path, token_id, on_trunk=on_trunk)
+
+    def path_to(self, node: DraftNode) -> Path:
+        if node is self.tree.root:
+            return ()
+        assert node.parent is not None
+        return (*self.path_to(node.parent), node.token_id)
+
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
     def repeat(self, data: st.DataObject) -> None:
@@ -169,7 +169,8 @@ class TreeAgainstPaths(RuleBasedStateMachine):
         assert len(self.tree) == len(self.model.drafted)
         assert self.tree.position == len(self.model.committed)
         assert best_tokens(self.tree) == self.model.best()
-        for node, length in zip(self.tree.best_path(), range(1, CAPACITY_TOKENS + 1), strict=False):
+        assert list(self.tree.trunk) == self.tree.best_path(self.tree.root), "the cached trunk is a stale one"
+        for node, length in zip(self.tree.trunk, range(1, CAPACITY_TOKENS + 1), strict=False):
             path = self.model.committed + self.model.best()[:length]
             assert node.position == len(path) - 1
             assert node.fingerprint == Ledger(path, 1).fingerprint(len(path))
@@ -211,7 +212,7 @@ def test_hedges_may_come_in_any_order_once_their_prefixes_are_known() -> None:
 def test_a_block_that_overtakes_its_prefix_is_unknown_and_welcome_when_sent_again() -> None:
     _, tree = planted()
     first, second = block_after(PROMPT, (1, 2)), block_after((*PROMPT, 1, 2), (3,))
-    assert tree.graft(second) is Graft.UNKNOWN
+    assert tree.graft(second) is Graft.UNKNOWN_PREFIX
     assert len(tree) == 0
     assert tree.graft(first) is Graft.ADDED
     assert tree.graft(second) is Graft.ADDED
@@ -236,15 +237,15 @@ def test_a_late_block_keeps_each_distribution_with_its_token() -> None:
     distributions = tuple(Distribution((token_id,), (1.0,)) for token_id in (1, 2, 3))
     late = block_after(PROMPT, (1, 2, 3))
     tree.graft(Block(late.position, late.prefix_fingerprint, late.token_ids, distributions=distributions))
-    kept = [(node.token_id, node.distribution) for node in tree.best_path()]
+    kept = [(node.token_id, node.distribution) for node in tree.trunk]
     assert kept == [(2, distributions[1]), (3, distributions[2])]
 
 
 def test_a_fingerprint_at_another_position_is_unknown() -> None:
     _, tree = planted()
     right = block_after(PROMPT, (1,))
-    assert tree.graft(Block(right.position + 1, right.prefix_fingerprint, (1,))) is Graft.UNKNOWN
-    assert tree.graft(Block(right.position, right.prefix_fingerprint ^ 1, (1,))) is Graft.UNKNOWN
+    assert tree.graft(Block(right.position + 1, right.prefix_fingerprint, (1,))) is Graft.UNKNOWN_PREFIX
+    assert tree.graft(Block(right.position, right.prefix_fingerprint ^ 1, (1,))) is Graft.UNKNOWN_PREFIX
     assert len(tree) == 0
 
 
@@ -267,7 +268,7 @@ def test_a_hedge_that_the_target_chose_becomes_the_root_and_its_siblings_fall_of
     assert tree.advance() == 2
     assert best_tokens(tree) == (6,)
     assert len(tree) == 1
-    assert tree.graft(block_after((*PROMPT, 1, 2), (3,))) is Graft.UNKNOWN
+    assert tree.graft(block_after((*PROMPT, 1, 2), (3,))) is Graft.UNKNOWN_PREFIX
 
 
 def test_the_best_path_prefers_the_trunk_and_then_the_oldest_hedge() -> None:
@@ -289,102 +290,4 @@ def test_a_tree_as_deep_as_its_capacity_can_still_advance(capacity_tokens: int) 
     tree.graft(block_after(PROMPT, tuple(range(capacity_tokens))))
     extend(ledger, (0,))
     assert tree.advance() == 1
-    assert len(tree.best_path()) == capacity_tokens - 1
-
-
-# ---------------------------------------------------------------------------------------------------------- join_blocks
-
-
-@st.composite
-def block_sequences(draw: st.DrawFn) -> list[tuple[Path, Block]]:
-    """Blocks after a few prefixes, neighbours often fitting; each with the tokens before it."""
-    sequence: list[tuple[Path, Block]] = []
-    for _ in range(draw(st.integers(0, 8))):
-        prefixes = [(1,), (2,), *(before + block.token_ids for before, block in sequence[-1:] * 4)]
-        prefix = draw(st.sampled_from(prefixes))
-        tokens = draw(TOKENS)
-        # A chance of its own for each token, so that one in another's place is seen.
-        numbered = tuple((10 * len(sequence) + index) / 100 for index in range(len(tokens)))
-        chances = draw(st.sampled_from([numbered, numbered, ()]))
-        known_tokens = draw(st.sampled_from([1, 1, 1, 2]))
-        block = block_after(prefix, tokens, draw(ORIGIN), draw(st.integers(0, 9)), chances, known_tokens)
-        sequence.append((prefix, block))
-    return sequence
-
-
-def what_it_says(prefix: Path, block: Block) -> list[tuple[object, ...]]:
-    """Of each token the path to it, its origin, its chance, and what its drafter knew."""
-    chances = block.chances or [None] * len(block.token_ids)
-    return [
-        (*prefix, *block.token_ids[: index + 1], block.origin, chance, block.known_tokens)
-        for index, chance in enumerate(chances)
-    ]
-
-
-@settings(max_examples=100)
-@given(sequence=block_sequences())
-def test_joined_blocks_say_the_same_and_never_join_across_prefixes(sequence: list[tuple[Path, Block]]) -> None:
-    said = [each for prefix, block in sequence for each in what_it_says(prefix, block)]
-    joined = join_blocks([block for _, block in sequence])
-    heard = []
-    blocks = iter(sequence)
-    for block in joined:
-        # A joined block begins with the prefix of the first block that went into it.
-        prefix, part = next(blocks)
-        assert (block.position, block.prefix_fingerprint) == (part.position, part.prefix_fingerprint)
-        parts = [part]
-        while sum(len(each.token_ids) for each in parts) < len(block.token_ids):
-            parts.append(next(blocks)[1])
-        assert block.draft_ns == sum(each.draft_ns for each in parts)
-        heard += what_it_says(prefix, block)
-    assert next(blocks, None) is None
-    assert heard == said
-    assert join_blocks(joined) == joined
-
-
-def test_blocks_that_extend_one_another_join_with_their_distributions_and_times() -> None:
-    parts = [
-        Block(
-            block.position,
-            block.prefix_fingerprint,
-            block.token_ids,
-            distributions=(Distribution((token_id,), (1.0,)),),
-            draft_ns=10,
-        )
-        for token_id in (1, 2, 3)
-        for block in [block_after((*PROMPT, *range(1, token_id)), (token_id,))]
-    ]
-    (joined,) = join_blocks(parts)
-    assert joined.token_ids == (1, 2, 3)
-    assert [distribution.token_ids for distribution in joined.distributions] == [(1,), (2,), (3,)]
-    assert joined.draft_ns == 30
-
-
-@pytest.mark.parametrize(
-    "second",
-    [
-        pytest.param(block_after((*PROMPT, 1), (2,), BlockOrigin.HEDGE), id="another origin"),
-        pytest.param(block_after((*PROMPT, 9), (2,)), id="another prefix of the same length"),
-        pytest.param(block_after((*PROMPT, 1, 1), (2,)), id="a gap"),
-        pytest.param(block_after(PROMPT, (2,)), id="the same prefix"),
-        pytest.param(block_after((*PROMPT, 1), (2,), chances=(0.5,)), id="chances behind none"),
-        pytest.param(block_after((*PROMPT, 1), (2,), known_tokens=3), id="drafted with more tokens known"),
-    ],
-)
-def test_other_blocks_stay_apart(second: Block) -> None:
-    first = block_after(PROMPT, (1,))
-    assert join_blocks([first, second]) == [first, second]
-
-
-def test_a_tree_learns_the_same_chances_from_joined_blocks() -> None:
-    parts = [
-        block_after(PROMPT, (1, 2), chances=(0.9, 0.8)),
-        block_after((*PROMPT, 1, 2), (3,), chances=(0.7,)),
-        block_after((*PROMPT, 1, 2, 3), (4,)),
-        block_after((*PROMPT, 1), (5,), BlockOrigin.HEDGE, chances=(0.05,)),
-    ]
-    _, tree = planted()
-    for block in join_blocks(parts):
-        tree.graft(block)
-    assert [node.chance for node in tree.best_path()] == [0.9, 0.8, 0.7, None]
-    assert tree.best_path()[0].children[5].chance == 0.05
+    assert len(tree.trunk) == capacity_tokens - 1

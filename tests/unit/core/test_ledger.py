@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sybil_engine.core.errors import CommitConflict, CommitGap
 from sybil_engine.core.ledger import EMPTY_FINGERPRINT, Ledger, extend_fingerprint
 from sybil_engine.core.session import Commit
-from sybil_engine.core.types import TokenOrigin
+from sybil_engine.core.types import CommittedToken
 
 TOKENS = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=12)
 FEW_TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
@@ -18,8 +18,8 @@ FEW_TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 
 def commit_of(tokens: list[int], position: int, end: int) -> Commit:
     """The commit that says `tokens[position:end]`, made for the prefix before it."""
-    said = tuple(tokens[position:end])
-    return Commit(position, Ledger(tokens, 1).fingerprint(position), said, (TokenOrigin.TARGET,) * len(said))
+    said = tuple(CommittedToken(token_id) for token_id in tokens[position:end])
+    return Commit(position, Ledger(tokens, 1).fingerprint(position), said)
 
 
 def state(ledger: Ledger) -> tuple[list[int], list[int]]:
@@ -32,11 +32,22 @@ def test_a_repeated_commit_changes_nothing(tokens: list[int], data: st.DataObjec
     start = data.draw(st.integers(1, len(tokens)))
     ledger = Ledger(tokens[:start], 1)
     commit = commit_of(tokens, start, len(tokens))
-    assert ledger.append(commit) == tuple(tokens[start:])
+    assert ledger.append(commit) == len(tokens) - start
     before = state(ledger)
-    assert ledger.append(commit) == ()
+    assert ledger.append(commit) == 0
     assert state(ledger) == before
     assert ledger[:] == tokens
+
+
+@settings(max_examples=40)
+@given(tokens=TOKENS, data=st.data())
+def test_what_a_drafter_reads_of_a_commit_appends_the_same(tokens: list[int], data: st.DataObject) -> None:
+    committed = data.draw(st.integers(1, len(tokens)))
+    position = data.draw(st.integers(0, committed))
+    commit = commit_of(tokens, position, len(tokens))
+    ledgers = [Ledger(tokens[:committed], 1) for _ in range(2)]
+    assert ledgers[0].append(commit) == ledgers[1].append(commit.advance)
+    assert state(ledgers[0]) == state(ledgers[1])
 
 
 @settings(max_examples=40)
@@ -46,7 +57,7 @@ def test_an_overlapping_commit_appends_only_the_rest(tokens: list[int], data: st
     position = data.draw(st.integers(0, committed))
     end = data.draw(st.integers(position, len(tokens)))
     ledger = Ledger(tokens[:committed], 1)
-    assert ledger.append(commit_of(tokens, position, end)) == tuple(tokens[committed:end])
+    assert ledger.append(commit_of(tokens, position, end)) == max(0, end - committed)
     assert ledger[:] == tokens[: max(committed, end)]
 
 
@@ -86,7 +97,7 @@ def test_a_gap_is_an_error_and_leaves_the_ledger_unchanged(missing_tokens: int) 
     ledger = Ledger([5, 6, 7], 2)
     before = state(ledger)
     with pytest.raises(CommitGap, match="reopen the session"):
-        ledger.append(Commit(3 + missing_tokens, 0, (8,), (TokenOrigin.TARGET,)))
+        ledger.append(Commit(3 + missing_tokens, 0, (CommittedToken(8),)))
     assert state(ledger) == before
 
 
@@ -115,7 +126,7 @@ def test_a_commit_made_for_another_prefix_of_the_same_length_is_a_conflict() -> 
 
 def test_an_empty_commit_appends_nothing() -> None:
     ledger = Ledger([1, 2], 1)
-    assert ledger.append(commit_of([1, 2], 2, 2)) == ()
+    assert ledger.append(commit_of([1, 2], 2, 2)) == 0
     assert ledger[:] == [1, 2]
 
 

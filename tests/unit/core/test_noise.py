@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from sybil_engine.core.noise import NoiseTape, Stream, gumbel_noise, philox4x32, uniform_noise
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SEED = st.integers(0, 2**64 - 1)
 POSITION = st.integers(0, 2**20)
 

@@ -13,6 +13,8 @@ from sybil_engine.core.types import SamplingParams
 from sybil_engine.sampling.draw import Draw, draw_rows, draw_tokens
 from sybil_engine.sampling.shaping import shape_logits
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PARAMS = st.builds(
     SamplingParams,
     temperature=st.sampled_from([0.3, 0.7, 1.0, 1.7]),

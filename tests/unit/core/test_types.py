@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from sybil_engine.core.errors import InvalidRequest
+from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import SamplingParams
 
@@ -57,6 +58,13 @@ def test_a_seed_has_64_bits(seed: int) -> None:
     with pytest.raises(InvalidRequest, match="seed is"):
         SessionOpen((1,), 1, seed=seed)
     assert SessionOpen((1,), 1, seed=2**64 - 1).seed == 2**64 - 1
+
+
+@pytest.mark.parametrize("least_chance", [-0.01, 1.01, math.nan, math.inf])
+def test_a_least_chance_outside_0_to_1_is_refused(least_chance: float) -> None:
+    with pytest.raises(InvalidRequest, match="least_chance is"):
+        DraftPlan(least_chance=least_chance)
+    assert [DraftPlan(least_chance=edge).least_chance for edge in (0, 1)] == [0, 1]
 
 
 def test_values_that_cross_modules_are_frozen() -> None:

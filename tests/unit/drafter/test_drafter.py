@@ -6,6 +6,8 @@ from itertools import accumulate
 from operator import mul
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from drafter_service.engine import Drafter
 from drafter_service.growth import Growth
@@ -13,41 +15,29 @@ from drafter_service.session import DrafterSession
 from sybil_engine.core.draft_tree import DraftNode, DraftTree, Graft
 from sybil_engine.core.errors import CommitGap, ContextExceeded, InvalidRequest, Unavailable
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.noise import NoiseTape
-from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import Block, BlockOrigin, SamplingParams, Speculation, TokenOrigin
+from sybil_engine.core.plan import DraftPlan
+from sybil_engine.core.session import Advance, SessionOpen
+from sybil_engine.core.types import Block, BlockOrigin, SamplingParams, Speculation
 from tests.unit.fake_runner import (
     CONTEXT_TOKENS,
     VOCABULARY_SIZE,
-    FakeClock,
     FakeRunner,
     description,
     near_model,
     plain_tokens,
 )
+from tests.unit.messages import advance_after, some_prompt
+
+pytestmark = pytest.mark.usefixtures("one_thread", "clock")
 
 BUDGET = 4
+PLAN = DraftPlan(Speculation.PIPELINED, BUDGET)
+HEDGED = DraftPlan(Speculation.HEDGED, BUDGET, rows=4)
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    clock = FakeClock()
-    monkeypatch.setattr("drafter_service.engine.time", clock)
-    monkeypatch.setattr(NoiseTape, "_STRETCH_VALUES", 16 * VOCABULARY_SIZE)
-    return clock
-
-
-def opening(seed: int, tokens: int = 5, speculation: Speculation = Speculation.PIPELINED) -> SessionOpen:
-    rng = random.Random(f"prompt {seed}")
-    prompt = tuple(rng.randrange(VOCABULARY_SIZE) for _ in range(tokens))
+def opening(seed: int, tokens: int = 5, plan: DraftPlan = PLAN) -> SessionOpen:
     sampling = SamplingParams() if seed % 2 else SamplingParams(temperature=1.0)
-    return SessionOpen(prompt, tokens, sampling, seed, speculation=speculation, draft_budget=BUDGET)
-
-
-def commit_after(ledger: Ledger, token_ids: tuple[int, ...], draft_budget: int = BUDGET, draft_rows: int = 1) -> Commit:
-    end = len(ledger)
-    origins = (TokenOrigin.TARGET,) * len(token_ids)
-    return Commit(end, ledger.fingerprint(end), token_ids, origins, draft_budget=draft_budget, draft_rows=draft_rows)
+    return SessionOpen(some_prompt(seed, tokens), tokens, sampling, seed, plan=plan)
 
 
 @dataclass
@@ -78,7 +68,7 @@ class Watched:
         for path in paths:
             both = min(len(path), len(session.ledger))
             assert path[:both] == session.ledger[:both], "the drafter's context left the ledger"
-            if not session.hedged:
+            if not session.growth.hedges:
                 assert path == trunk[: len(path)], "the drafter's context is not the ledger's, then the trunk's"
         self.rows_seen += len(paths)
 
@@ -91,7 +81,7 @@ def watched(slots: int = 4, max_rows: int = 6) -> Watched:
 
 
 def trunk_of(tree: DraftTree) -> list[int]:
-    return [node.token_id for node in tree.best_path()]
+    return [node.token_id for node in tree.trunk]
 
 
 def drain(drafter: Drafter) -> int:
@@ -118,7 +108,7 @@ def test_at_every_draft_pass_the_context_is_the_ledgers_and_then_the_trunks(seed
         agreed = trunk[: rng.randrange(len(trunk) + 1)]
         own = [rng.randrange(VOCABULARY_SIZE) for _ in range(rng.randrange(1 if agreed else 2, 3))]
         if agreed or own:
-            session.advance(commit_after(session.ledger, tuple(agreed + own), draft_budget=rng.randrange(6)))
+            session.advance(advance_after(session.ledger, tuple(agreed + own), replace(PLAN, budget=rng.randrange(6))))
     assert it.rows_seen > 50
     for session in sessions:
         it.drafter.close(session)
@@ -134,7 +124,7 @@ def test_the_trunk_is_what_the_draft_model_would_say_with_the_sessions_noise(see
     drafted = [token_id for block in it.blocks[session.slot] for token_id in block.token_ids]
     assert drafted == plain_tokens(replace(opening(seed, tokens), max_position=tokens + BUDGET), near_model)[tokens:]
     rejected = (drafted[0], (drafted[1] + 1) % VOCABULARY_SIZE)
-    session.advance(commit_after(session.ledger, rejected))
+    session.advance(advance_after(session.ledger, rejected, PLAN))
     it.blocks[session.slot].clear()
     drain(it.drafter)
     again = replace(opening(seed, tokens), token_ids=tuple(session.ledger[:]), max_position=tokens + 2 + BUDGET)
@@ -152,13 +142,11 @@ def test_every_block_hangs_where_it_says(seed: int) -> None:
     for own in (3, 9, 27):
         drain(it.drafter)
         assert {tree.graft(block) for block in it.blocks[session.slot]} == {Graft.ADDED}
-        assert [node.token_id for node in tree.best_path()] == [
-            node.token_id for node in session.growth.tree.best_path()
-        ]
+        assert trunk_of(tree) == trunk_of(session.growth.tree)
         it.blocks[session.slot].clear()
-        token_ids = (tree.best_path()[0].token_id, own)
-        session.advance(commit_after(receiver, token_ids))
-        receiver.append(commit_after(receiver, token_ids))
+        advance = advance_after(receiver, (tree.trunk[0].token_id, own), PLAN)
+        session.advance(advance)
+        receiver.append(advance)
         tree.advance()
 
 
@@ -166,37 +154,43 @@ def test_every_block_hangs_where_it_says(seed: int) -> None:
 @pytest.mark.parametrize("max_position", [6, 8, 0])
 def test_nothing_is_drafted_beyond_the_budget_or_the_last_position(budget: int, max_position: int) -> None:
     it = watched()
-    session = it.open(replace(opening(1), draft_budget=budget, max_position=max_position))
+    session = it.open(replace(opening(1, plan=replace(PLAN, budget=budget)), max_position=max_position))
     drain(it.drafter)
     # The last position is the target's own.
     end = (max_position or CONTEXT_TOKENS) - 1
-    assert len(session.growth.tree.best_path()) == min(budget, end - 5)
+    assert len(session.growth.tree.trunk) == min(budget, end - 5)
     assert all(block.position + len(block.token_ids) <= end for block in it.blocks[session.slot])
 
 
-def test_a_budget_beyond_what_the_tree_holds_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_beyond_what_the_tree_holds_ends_all_the_same() -> None:
     it = watched()
-    session = it.open(replace(opening(1), draft_budget=1_000))
+    session = it.open(opening(1, plan=replace(PLAN, budget=1_000)))
     session.growth.tree.capacity_tokens = 6
     drain(it.drafter)
     assert 5 <= len(session.growth.tree) <= 6
 
 
-def test_a_commit_with_no_budget_switches_drafting_off_and_another_one_on() -> None:
+def test_a_plan_with_no_budget_switches_drafting_off_and_another_one_on() -> None:
     it = watched()
     session = it.open(opening(1))
     drain(it.drafter)
-    session.advance(commit_after(session.ledger, (1,), draft_budget=0))
+    session.advance(advance_after(session.ledger, (1,), replace(PLAN, budget=0)))
     assert it.drafter.step() is None
-    session.advance(commit_after(session.ledger, (2,), draft_budget=2))
+    session.advance(advance_after(session.ledger, (2,), replace(PLAN, budget=2)))
     drain(it.drafter)
     assert len(session.growth.tree) == 2
 
 
 def test_drafts_are_held_back_until_there_are_as_many_as_are_waited_for() -> None:
-    for push_tokens, lengths in ((1, [1] * BUDGET), (3, [3, 1]), (BUDGET, [BUDGET]), (BUDGET + 5, [BUDGET])):
+    for hold_until, lengths in (
+        (0, [1] * BUDGET),
+        (1, [1] * BUDGET),
+        (3, [3, 1]),
+        (BUDGET, [BUDGET]),
+        (BUDGET + 5, [BUDGET]),
+    ):
         it = watched()
-        session = it.open(replace(opening(1), push_tokens=push_tokens))
+        session = it.open(opening(1, plan=replace(PLAN, hold_until=hold_until)))
         drain(it.drafter)
         assert [len(block.token_ids) for block in it.blocks[session.slot]] == lengths
 
@@ -221,15 +215,15 @@ def test_a_gap_or_an_unknown_token_changes_nothing() -> None:
     it = watched()
     session = it.open(opening(1))
     drain(it.drafter)
-    before = (session.ledger[:], trunk_of(session.growth.tree), session.draft_budget)
+    before = (session.ledger[:], trunk_of(session.growth.tree), session.plan)
     with pytest.raises(CommitGap):
-        session.advance(Commit(9, 0, (1,), (TokenOrigin.TARGET,)))
+        session.advance(Advance(9, 0, (1,)))
     with pytest.raises(InvalidRequest, match="out of range"):
-        session.advance(commit_after(session.ledger, (VOCABULARY_SIZE,)))
+        session.advance(advance_after(session.ledger, (VOCABULARY_SIZE,), PLAN))
     assert before == (
         session.ledger[:],
         trunk_of(session.growth.tree),
-        session.draft_budget,
+        session.plan,
     )
 
 
@@ -238,27 +232,54 @@ def test_a_session_follows_commits_to_its_end_and_none_beyond(max_position: int)
     it = watched()
     session = it.open(replace(opening(1), max_position=max_position))
     end = max_position or CONTEXT_TOKENS
-    last = commit_after(session.ledger, (1,) * (end - len(session.ledger)))
+    last = advance_after(session.ledger, (1,) * (end - len(session.ledger)), PLAN)
     with pytest.raises(ContextExceeded, match=f"ends at position {end + 1}, but the session at {end}"):
         session.advance(replace(last, token_ids=(*last.token_ids, 1)))
     assert len(session.ledger) == session.opening.prompt_tokens, "what is refused changes nothing"
     session.advance(last)
     session.advance(last)
     with pytest.raises(ContextExceeded):
-        session.advance(commit_after(session.ledger, (1,)))
+        session.advance(advance_after(session.ledger, (1,), PLAN))
     assert len(session.ledger) == end
     assert it.drafter.step() is None
 
 
-def test_a_repeated_commit_changes_nothing() -> None:
-    it = watched()
-    session = it.open(opening(1))
+@settings(max_examples=40)
+@given(data=st.data(), seed=st.integers(0, 50))
+def test_a_repeated_or_a_late_advance_changes_nothing(data: st.DataObject, seed: int) -> None:
+    it = watched(max_rows=12)
+    session = it.open(opening(seed, plan=HEDGED))
+    told: list[Advance] = []
+    for _ in range(data.draw(st.integers(1, 5))):
+        for _ in range(data.draw(st.integers(0, 6))):
+            it.drafter.step()
+        path = [node.token_id for node in data.draw(st.sampled_from([[], session.growth.tree.trunk]))]
+        plan = DraftPlan(
+            data.draw(st.sampled_from([Speculation.PIPELINED, Speculation.HEDGED])),
+            budget=data.draw(st.integers(0, 6)),
+            rows=data.draw(st.sampled_from([1, 4])),
+            hold_until=data.draw(st.integers(0, 3)),
+        )
+        told.append(advance_after(session.ledger, (*path[:3], data.draw(st.integers(0, VOCABULARY_SIZE - 1))), plan))
+        session.advance(told[-1])
+        before = state_of(session)
+        session.advance(data.draw(st.sampled_from(told)))
+        assert state_of(session) == before
     drain(it.drafter)
-    commit = commit_after(session.ledger, (session.growth.tree.best_path()[0].token_id,))
-    session.advance(commit)
-    before = trunk_of(session.growth.tree)
-    session.advance(commit)
-    assert trunk_of(session.growth.tree) == before
+
+
+def state_of(session: DrafterSession) -> list[object]:
+    """All that decides what the session does next."""
+    return [
+        session.ledger[:],
+        session.plan,
+        {node.fingerprint for node in session.growth.tree.root.walk()},
+        trunk_of(session.growth.tree),
+        [session.cells.fed_tokens, session.cells.hedge_cells],
+        session.wants_draft,
+        [each.drafted.token_id for each in session._held_back],
+        list(session._outgoing),
+    ]
 
 
 def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots() -> None:
@@ -275,15 +296,11 @@ def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots() -> None:
     assert drafter.step() is None
 
 
-def hedged(seed: int, **changes: object) -> SessionOpen:
-    return replace(opening(seed, speculation=Speculation.HEDGED), **{"draft_rows": 4, **changes})  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("seed", range(12))
-def test_on_every_branch_the_context_is_a_path_behind_the_ledger(seed: int) -> None:
+def test_on_every_branch_the_context_is_the_ledgers_and_then_a_paths(seed: int) -> None:
     rng = random.Random(seed)
     it = watched(slots=3, max_rows=rng.choice([3, 6, 12]))
-    sessions = [it.open(replace(hedged(number), draft_budget=6)) for number in range(3)]
+    sessions = [it.open(opening(number, plan=replace(HEDGED, budget=6))) for number in range(3)]
     while min(len(session.ledger) for session in sessions) < CONTEXT_TOKENS - 8:
         for _ in range(rng.randrange(5)):
             it.drafter.step()
@@ -291,7 +308,7 @@ def test_on_every_branch_the_context_is_a_path_behind_the_ledger(seed: int) -> N
         token_ids = walk(session.growth.tree.root, rng)
         if not token_ids or rng.random() < 0.3:
             token_ids = (*token_ids, rng.randrange(VOCABULARY_SIZE))
-        session.advance(commit_after(session.ledger, token_ids, draft_budget=rng.randrange(8), draft_rows=4))
+        session.advance(advance_after(session.ledger, token_ids, replace(HEDGED, budget=rng.randrange(8))))
     assert it.rows_seen > 100
 
 
@@ -305,10 +322,10 @@ def walk(node: DraftNode, rng: random.Random) -> tuple[int, ...]:
 
 
 def with_hedges(seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Watched, DrafterSession, list[DraftNode]]:
-    """A session whose tree is grown, and the hedges at its root that something is drafted behind."""
+    """A session whose tree is grown, and the hedges at its root that something is drafted after."""
     monkeypatch.setattr(Growth, "_LEAST_CHANCE", 0.0)
     it = watched(max_rows=12)
-    session = it.open(hedged(seed))
+    session = it.open(opening(seed, plan=HEDGED))
     drain(it.drafter)
     tree = session.growth.tree
     hedges = [node for token, node in tree.root.children.items() if token != trunk_of(tree)[0] and node.children]
@@ -322,36 +339,36 @@ def test_a_commit_that_runs_into_a_hedge_keeps_it_and_feeds_none_of_it_again(
 ) -> None:
     it, session, hedges = with_hedges(seed, monkeypatch)
     hedge = hedges[0]
-    behind = next(iter(hedge.children.values())).token_id
+    following = next(iter(hedge.children.values())).token_id
     fed = sum(len(rows.token_ids) for batch in it.runner.tree_batches for rows in batch)
-    session.advance(commit_after(session.ledger, (hedge.token_id,), draft_budget=1, draft_rows=4))
-    assert trunk_of(session.growth.tree)[0] == behind
+    session.advance(advance_after(session.ledger, (hedge.token_id,), replace(HEDGED, budget=1)))
+    assert trunk_of(session.growth.tree)[0] == following
     assert not session.wants_draft
     assert session.unfed_tokens == 0
     assert fed == sum(len(rows.token_ids) for batch in it.runner.tree_batches for rows in batch)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_behind_a_hedge_the_draft_model_goes_on_as_it_would_without_branches(
+def test_after_a_hedge_the_draft_model_goes_on_as_it_would_without_branches(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, session, hedges = with_hedges(seed, monkeypatch)
     for hedge in hedges:
         prefix = (*session.ledger[:], hedge.token_id)
-        behind = next(iter(hedge.children.values())).token_id
+        following = next(iter(hedge.children.values())).token_id
         assert (
-            behind
-            == plain_tokens(replace(hedged(seed), token_ids=prefix, max_position=len(prefix) + 1), near_model)[-1]
+            following
+            == plain_tokens(replace(opening(seed), token_ids=prefix, max_position=len(prefix) + 1), near_model)[-1]
         )
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_blocks_say_how_likely_each_token_is_and_bring_runners_up_that_nothing_grows_behind(
+def test_blocks_say_how_likely_each_token_is_and_bring_runners_up_that_nothing_grows_after(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Growth, "_LEAST_CHANCE", 0.001)
     it = watched(max_rows=12)
-    session = it.open(hedged(seed, draft_rows=2))
+    session = it.open(opening(seed, plan=replace(HEDGED, rows=2)))
     drain(it.drafter)
     blocks = it.blocks[session.slot]
     assert all(len(block.chances) == len(block.token_ids) for block in blocks)
@@ -373,14 +390,14 @@ def test_without_hedges_there_are_no_runners_up() -> None:
 
 
 @pytest.mark.parametrize("least_chance", [0.0, 0.2, 0.5, 1.0])
-def test_the_trunk_ends_behind_the_first_token_that_is_too_unlikely_and_is_pushed(least_chance: float) -> None:
+def test_the_trunk_ends_after_the_first_token_that_is_too_unlikely_and_is_pushed(least_chance: float) -> None:
     it = watched(max_rows=12)
     session = it.open(opening(2))
     drain(it.drafter)
-    commit = replace(commit_after(session.ledger, (1,), draft_budget=12), least_chance=least_chance, push_tokens=12)
+    plan = replace(PLAN, budget=12, hold_until=12, least_chance=least_chance)
     pushed = it.blocks[session.slot]
     pushed.clear()
-    session.advance(commit)
+    session.advance(advance_after(session.ledger, (1,), plan))
     drain(it.drafter)
     chances = [chance for block in pushed for chance in block.chances]
     survivals = list(accumulate(chances, mul))
@@ -391,10 +408,10 @@ def test_the_trunk_ends_behind_the_first_token_that_is_too_unlikely_and_is_pushe
 
 def test_cells_that_fell_off_are_used_again() -> None:
     it = watched(max_rows=12)
-    session = it.open(hedged(2, draft_budget=8))
+    session = it.open(opening(2, plan=replace(HEDGED, budget=8)))
     for own in range(40):
         drain(it.drafter)
-        session.advance(commit_after(session.ledger, (own % VOCABULARY_SIZE,), draft_budget=8, draft_rows=4))
+        session.advance(advance_after(session.ledger, (own % VOCABULARY_SIZE,), replace(HEDGED, budget=8)))
     cells = {cell for batch in it.runner.tree_batches for rows in batch for cell in rows.cells}
     assert len(cells) <= it.runner.tree_cells
-    assert session.growth.free_cells == it.runner.tree_cells - session.growth.fed_tokens
+    assert session.cells.hedge_cells == it.runner.tree_cells - CONTEXT_TOKENS, "all but the ledger's are free again"

@@ -9,8 +9,9 @@ import pytest
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Speculation
 from tests.unit.verifier.paces import pace_of
-from verifier_service.policy.choice import WAYS, Adaptive, Choice
-from verifier_service.policy.pace import Pace
+from verifier_service.policy.adaptive import Adaptive
+from verifier_service.policy.choice import WAYS, Choice
+from verifier_service.policy.plan import PassOutcome, State
 
 PASS_NS = 1e7
 # Tokens a pass without drafts would take time for.
@@ -33,13 +34,19 @@ def run_session(
     ways: Counter[Speculation] = Counter()
     now_ns = tokens = 0
     for _ in range(passes):
-        ways[rule.speculation] += 1
-        committed = 1 if rule.speculation is Speculation.OFF else chance.randint(1, 4)
-        gain = 1.0 if rule.speculation is Speculation.OFF else level * gains[rule.speculation]
-        now_ns += int((committed if rule.speculation is Speculation.OFF else 2.5) * PASS_NS / gain)
+        way = way_of(rule)
+        ways[way] += 1
+        committed = 1 if way is Speculation.OFF else chance.randint(1, 4)
+        gain = 1.0 if way is Speculation.OFF else level * gains[way]
+        now_ns += int((committed if way is Speculation.OFF else 2.5) * PASS_NS / gain)
         tokens += committed
-        rule.committed(committed, now_ns, PASS_NS)
+        rule.learn(PassOutcome(committed, now_ns, PASS_NS))
     return rule, ways, tokens * PASS_NS / now_ns
+
+
+def way_of(rule: Adaptive) -> Speculation:
+    """How the next pass speculates."""
+    return rule.next(State(0)).speculation
 
 
 def test_the_fastest_way_is_taken_most_of_the_time_and_the_rest_costs_little() -> None:
@@ -100,8 +107,8 @@ def test_sessions_in_step_compare_every_way_with_the_fastest() -> None:
     clocks = [0] * len(rules)
     for _ in range(2000):
         for place, rule in enumerate(rules):
-            clocks[place] += int(2.5 * PASS_NS / GAINS.get(rule.speculation, 1.0))
-            rule.committed(chance.randint(1, 4), clocks[place], PASS_NS)
+            clocks[place] += int(2.5 * PASS_NS / GAINS.get(way_of(rule), 1.0))
+            rule.learn(PassOutcome(chance.randint(1, 4), clocks[place], PASS_NS))
     assert choice.best is Speculation.HEDGED
     for way in (Speculation.LOCKSTEP, Speculation.PIPELINED):
         assert math.exp(choice.behind(way)) == pytest.approx(GAINS[way] / GAINS[Speculation.HEDGED], abs=0.15)
@@ -112,8 +119,8 @@ def test_time_that_plain_decoding_would_pay_as_well_sends_no_session_to_rest() -
     prompts_ns = 5 * PASS_NS
     ways: Counter[Speculation] = Counter()
     for number in range(1, 800):
-        ways[rule.speculation] += 1
-        rule.committed(2, int(number * (1.2 * PASS_NS + prompts_ns)), PASS_NS + prompts_ns)
+        ways[way_of(rule)] += 1
+        rule.learn(PassOutcome(2, int(number * (1.2 * PASS_NS + prompts_ns)), PASS_NS + prompts_ns))
     assert ways[Speculation.OFF] <= 8, "but for one stretch, to see how fast plain decoding is"
 
 
@@ -141,15 +148,6 @@ def test_what_is_measured_outweighs_where_the_models_run() -> None:
     for seed in range(20):
         run_session(choice, GAINS, 100, seed=seed)
     assert choice.best is Speculation.HEDGED
-
-
-def test_until_passes_of_one_kind_were_seen_those_of_the_other_count() -> None:
-    beside, alone = PassTimes(), PassTimes()
-    pace = Pace(beside, alone)
-    beside.add(1, 13_000_000)
-    assert pace.alone_times is pace.pass_times is beside
-    alone.add(1, 10_000_000)
-    assert (pace.pass_times, pace.alone_times) == (beside, alone)
 
 
 def test_where_drafting_rarely_pays_short_sessions_begin_without_it_but_it_comes_back() -> None:

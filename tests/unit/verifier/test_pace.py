@@ -1,10 +1,11 @@
-"""A drafter's chances count as told while they foretell what is drawn, and as measured when they do not."""
+"""A drafter's chances count as told while they predict what is drawn, and as measured when they do not."""
 
 import random
 
 import pytest
 
 from sybil_engine.core.draft_tree import DraftNode
+from sybil_engine.core.pass_times import PassTimes
 from tests.unit.verifier.paces import pace_of
 from verifier_service.policy.pace import Pace
 
@@ -12,7 +13,7 @@ GUESSED, RUNNER_UP, ANOTHER = 1, 2, 3
 
 
 def fork(chance: float | None, hedge_chance: float | None = None) -> DraftNode:
-    """A token with a guess behind it, and perhaps a runner-up."""
+    """A token with a guess after it, and perhaps a runner-up."""
     root = DraftNode(0, 0, 0)
     root.trunk_child = root.children[GUESSED] = DraftNode(1, GUESSED, 1, chance=chance, parent=root)
     if hedge_chance is not None:
@@ -73,3 +74,12 @@ def test_a_drafter_that_mends_its_ways_is_trusted_again() -> None:
         chance = rng.betavariate(3, 1)
         see(pace, fork(chance), GUESSED if rng.random() < chance else ANOTHER)
     assert trusts(pace)
+
+
+def test_until_passes_of_one_kind_were_seen_those_of_the_other_count() -> None:
+    beside, alone = PassTimes(), PassTimes()
+    pace = Pace(beside, alone)
+    beside.add(1, 13_000_000)
+    assert pace.alone_times is pace.pass_times is beside
+    alone.add(1, 10_000_000)
+    assert (pace.pass_times, pace.alone_times) == (beside, alone)

@@ -2,19 +2,21 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from drafter_service.engine import Drafter
-from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import AcceptanceRule, Block, SamplingParams, Speculation
+from sybil_engine.sampling.judges import ratio_test
 from tests.exactness.test_sampler_distribution import ACCEPT_ABOVE, chi_square_p_value
-from tests.unit.fake_runner import VOCABULARY_SIZE, FakeClock, FakeRunner, description, near_model, target_model
-from verifier_service import ratio_test
+from tests.unit.fake_runner import FakeRunner, description, near_model, target_model
 from verifier_service.engine import Verifier
+
+pytestmark = pytest.mark.usefixtures("one_thread", "clock")
 
 SEEDS = range(7_000, 8_200)
 REJECT_BELOW = 1e-6
@@ -24,20 +26,8 @@ TOKENS = 3
 SAMPLING = SamplingParams(temperature=0.6)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    clock = FakeClock()
-    monkeypatch.setattr("verifier_service.engine.time", clock)
-    monkeypatch.setattr("drafter_service.engine.time", clock)
-    monkeypatch.setattr(NoiseTape, "_STRETCH_VALUES", 8 * VOCABULARY_SIZE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def completions(speculation: Speculation, seeds: Sequence[int]) -> list[tuple[int, ...]]:
-    """What sessions commit behind the prompt; the window is two tokens, so the third place is drawn freely at times."""
+    """What sessions commit after the prompt; the window is two tokens, so the third place is drawn freely at times."""
     verifier = Verifier(FakeRunner(max_rows=4), description(), 2)
     drafter = Drafter(FakeRunner(near_model), description())
     done = []
@@ -48,9 +38,7 @@ def completions(speculation: Speculation, seeds: Sequence[int]) -> list[tuple[in
             SAMPLING,
             seed,
             max_position=len(PROMPT) + TOKENS + 2,
-            speculation=speculation,
-            draft_budget=3,
-            draft_rows=4,
+            plan=DraftPlan(speculation, budget=3, rows=4),
             acceptance_rule=AcceptanceRule.RATIO_TEST,
         )
         commits: list[Commit | Exception] = []
@@ -71,7 +59,7 @@ def completions(speculation: Speculation, seeds: Sequence[int]) -> list[tuple[in
             for commit in commits[seen:]:
                 assert isinstance(commit, Commit), commit
                 if not commit.finish_reason:
-                    draft.advance(commit)
+                    draft.advance(commit.advance)
             seen = len(commits)
         drafter.close(draft)
         done.append(tuple(session.ledger[len(PROMPT) :][:TOKENS]))
@@ -79,7 +67,7 @@ def completions(speculation: Speculation, seeds: Sequence[int]) -> list[tuple[in
 
 
 def expected(length: int, prefix: tuple[int, ...] = ()) -> dict[tuple[int, ...], float]:
-    """The target's probability of every sequence of tokens behind the prompt; unlikely branches are pruned."""
+    """The target's probability of every sequence of tokens after the prompt; unlikely branches are pruned."""
     if length == 0:
         return {prefix: 1.0}
     probabilities = torch.softmax(target_model((*PROMPT, *prefix)) / SAMPLING.temperature, dim=-1).tolist()
@@ -107,10 +95,10 @@ def test_committed_tokens_have_the_targets_distribution(speculation: Speculation
 
 
 def test_accepting_whatever_is_drafted_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ratio_test, "passes_ratio_test", lambda draft, target, coin: True)
+    monkeypatch.setattr(ratio_test, "uniform_noise", lambda *_: torch.zeros(1, 1))
     assert p_value(completions(Speculation.PIPELINED, SEEDS)) < REJECT_BELOW
 
 
 def test_corrections_from_the_targets_whole_distribution_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ratio_test, "correction_distribution", lambda draft, target: target)
+    monkeypatch.setattr(ratio_test, "remainder", lambda draft, target: target)
     assert p_value(completions(Speculation.PIPELINED, SEEDS)) < REJECT_BELOW
