@@ -3,6 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import grpc
 
@@ -15,36 +16,54 @@ from sybil_engine.rpc.v1 import types_pb2 as types
 from sybil_engine.serving.convert import sampling_to_wire, speculation_to_wire
 
 
+@dataclass(frozen=True, slots=True)
+class BenchTask:
+    """One prompt to complete.
+
+    Attributes:
+        prompt_id: of a built-in prompt; else empty.
+    """
+
+    prompt: tuple[int, ...]
+    seed: int
+    category: str = ""
+    prompt_id: str = ""
+
+
 class Arm(ABC):
-    """Completes prompts, one at a time."""
+    """Completes prompts, one at a time.
+
+    Attributes:
+        speculation: None for a peer.
+        window_tokens: the most drafted tokens of a pass; 0: the policy decides.
+    """
 
     name: str
+    speculation: Speculation | None = None
+    window_tokens: int = 0
 
     @abstractmethod
-    async def complete(
-        self, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams, seed: int
-    ) -> Measurement:
-        """Complete one prompt, to the models' own end of text or `max_tokens`."""
+    async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
+        """Complete one prompt, to the model's own end of text or `max_tokens`."""
 
 
-class EngineArm(Arm):
+class ServedArm(Arm):
     """This engine, over its public gRPC port."""
 
-    def __init__(self, channel: grpc.aio.Channel, speculation: Speculation, window_tokens: int, name: str = "") -> None:
-        self.name = name or speculation.value
+    def __init__(self, channel: grpc.aio.Channel, name: str, speculation: Speculation, window_tokens: int) -> None:
+        self.name = name
         self.speculation = speculation
         self.window_tokens = window_tokens
         self._stub = wire_grpc.GenerationServiceStub(channel)
+        self._wire_speculation = speculation_to_wire(speculation)
 
-    async def complete(
-        self, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams, seed: int
-    ) -> Measurement:
+    async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
         request = wire.GenerateRequest(
-            token_ids=wire.TokenIds(ids=prompt),
+            token_ids=wire.TokenIds(ids=task.prompt),
             sampling=sampling_to_wire(sampling),
-            seed=seed,
+            seed=task.seed,
             max_tokens=max_tokens,
-            speculation=speculation_to_wire(self.speculation),
+            speculation=self._wire_speculation,
             window_tokens=self.window_tokens,
         )
         token_ids: list[int] = []
@@ -68,7 +87,7 @@ class EngineArm(Arm):
 
 
 def first_commit_tokens(origins: Sequence[int]) -> int:
-    """How many tokens the first pass committed: up to its own one, which ends every commit but a session's last.
+    """How many tokens the first pass committed: up to the target's own, which ends every commit but a session's last.
 
     Args:
         origins: [tokens], of a completion, as on the wire.
@@ -78,18 +97,5 @@ def first_commit_tokens(origins: Sequence[int]) -> int:
 
 
 def lockstep_name(window_tokens: int) -> str:
-    """The name of the lockstep arm with this window, while the best one is being searched."""
+    """The name of the lockstep arm with this window, until the fastest one is known."""
     return f"{Speculation.LOCKSTEP.value}-{window_tokens}"
-
-
-def engine_arms(
-    channel: grpc.aio.Channel, speculations: Sequence[Speculation], lockstep_windows: Sequence[int], window_tokens: int
-) -> list[EngineArm]:
-    """An arm for each kind of speculation; for lockstep, one for each of its windows."""
-    arms = []
-    for speculation in speculations:
-        if speculation is Speculation.LOCKSTEP:
-            arms += [EngineArm(channel, speculation, each, lockstep_name(each)) for each in lockstep_windows]
-        else:
-            arms.append(EngineArm(channel, speculation, window_tokens))
-    return arms
