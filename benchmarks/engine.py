@@ -44,7 +44,7 @@ async def running_engine(plan: Plan, report: Callable[[str], None]) -> AsyncIter
     """Start the engine in the plan's environment; leaving the block ends it.
 
     Args:
-        report: told in words what is being waited for.
+        report: called with what is being waited for, in words.
 
     Raises:
         Unavailable: it does not come up.

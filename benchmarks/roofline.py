@@ -109,7 +109,7 @@ def roofline_table(title: str, variants: Sequence[Variant], rows: Sequence[int])
     alone_s = _median_times_s(variants, rows)
     with _busy_core():
         busy_s = _median_times_s(variants, rows)
-    table = Table(title=f"{title}: one session, {POSITION} cells", title_justify="left")
+    table = Table(title=f"{title}: one session, after {POSITION} cells", title_justify="left")
     table.add_column("weights, threads")
     for column in ("GB/s", "GFLOP/s", "rows", "MB", "GFLOP", "floor ms", "pass ms", "share", "beside a busy core, ms"):
         table.add_column(column, justify="right")

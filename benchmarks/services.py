@@ -44,7 +44,7 @@ async def running_services(
 
     Args:
         verifier_arguments, drafter_arguments: their flags, which win over the environment's; None: no drafter.
-        report: told in words what is being waited for.
+        report: called with what is being waited for, in words.
 
     Raises:
         Unavailable: one of them does not come up.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -214,14 +215,9 @@ def counted_logits(model: LlamaForCausalLM, window: Window) -> Tensor:
 
 
 def thin(windows: Sequence[Window], every: int) -> list[Window]:
-    """Keep of every group the first window and each `every`-th after it."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for window in windows:
-        if seen[window.group] % every == 0:
-            kept.append(window)
-        seen[window.group] += 1
-    return kept
+    """Keep of every group the first window and each `every`-th after it; a group's windows are neighbours."""
+    groups = (list(group) for _, group in groupby(windows, key=lambda window: window.group))
+    return [window for group in groups for window in group[::every]]
 
 
 def measure_loss(target: LlamaForCausalLM, windows: Sequence[Window], tokenizer: PreTrainedTokenizerFast) -> TextLoss:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,24 +13,19 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from training import attention
 from training.tokenizer import CONTEXT_TOKENS
 
-TARGET = LlamaConfig(
-    hidden_size=384,
-    intermediate_size=1024,
-    num_hidden_layers=8,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    max_position_embeddings=CONTEXT_TOKENS,
-    tie_word_embeddings=True,
-)
-DRAFT = LlamaConfig(
-    hidden_size=256,
-    intermediate_size=704,
-    num_hidden_layers=1,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=CONTEXT_TOKENS,
-    tie_word_embeddings=True,
-)
+TARGET: Mapping[str, Any] = {
+    "num_hidden_layers": 8,
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_attention_heads": 6,
+}
+DRAFT: Mapping[str, Any] = {
+    "num_hidden_layers": 1,
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_attention_heads": 4,
+}
+"""Sizes of the two."""
 
 
 class TrainedPair(nn.Module):
@@ -40,14 +37,19 @@ class TrainedPair(nn.Module):
         self.draft = draft
 
 
-def make_model(config: LlamaConfig, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def make_model(sizes: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     """Make an untrained model that fits the tokenizer."""
     torch.manual_seed(seed)
-    config = LlamaConfig.from_dict(config.to_dict())
-    config.vocab_size = len(tokenizer)
-    config.bos_token_id = None
-    config.eos_token_id = tokenizer.eos_token_id
-    config.use_cache = False
+    config = LlamaConfig(
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT_TOKENS,
+        tie_word_embeddings=True,
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        use_cache=False,
+        **sizes,
+    )
     config._attn_implementation = attention.NAME
     return LlamaForCausalLM(config)
 
