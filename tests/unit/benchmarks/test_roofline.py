@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from benchmarks import roofline
 from benchmarks.roofline import roofline_table, variants_of
 from tests.unit.models.random_models import save_folder
 from verifier_service.settings import VerifierSettings
 
 
-def test_each_variant_is_timed_alone_and_beside_a_busy_core(tmp_path: Path) -> None:
+def test_each_variant_is_timed_alone_and_beside_a_busy_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_REPEATS": 3, "_WARM_UPS": 1, "_PRODUCT_SIDE": 64}.items():
+        monkeypatch.setattr(roofline, name, value)
     threads = torch.get_num_threads()
     try:
         settings = VerifierSettings(model=str(save_folder(tmp_path)))
