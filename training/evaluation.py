@@ -21,7 +21,7 @@ from sybil_engine.core.noise import gumbel_noise
 from sybil_engine.core.types import SamplingParams
 from sybil_engine.sampling.draw import draw_tokens, shape_logits
 from training.corpus import SourceFile
-from training.tokenizer import CONTEXT_TOKENS, end_of_text_id
+from training.tokenizer import CONTEXT_TOKENS
 
 TEMPERATURES = (0.0, 0.7, 1.0)
 STRIDE_TOKENS = 512
@@ -163,7 +163,7 @@ def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast
 
     Each file stands between two end-of-text tokens; predicting the second one counts.
     """
-    end = end_of_text_id(tokenizer)
+    end = tokenizer.eos_token_id
     windows = []
     for file in files:
         token_ids = (end, *tokenizer(file.text, verbose=False).input_ids, end)
@@ -180,7 +180,7 @@ def continue_prompts(
     target: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], temperature: float
 ) -> list[Window]:
     """Let the target continue each prompt by up to 256 tokens; what it wrote counts."""
-    end = end_of_text_id(tokenizer)
+    end = tokenizer.eos_token_id
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(NOISE_SEED)
