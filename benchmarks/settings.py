@@ -43,8 +43,8 @@ class BenchSettings(Settings):
     env: Literal["local", "native", "two-hosts", "emulated", "gpu"] = Field(
         default="native",
         description=(
-            "local: the whole engine in one process; native: services on this machine; two-hosts: drafter and verifier on different cores; emulated: passes and "
-            "messages of set durations; gpu: both models on a GPU"
+            "local: the whole engine in one process; native: services on this machine; two-hosts: drafter and verifier "
+            "on different cores; emulated: passes and messages of set durations; gpu: both models on a GPU"
         ),
     )
     arms: Annotated[Words, _some_of(ARMS)] = Field(default=ARMS, description="speculation to measure")
