@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 from simulator.judging import Task, judge
 from simulator.storage import Recording, model_words
 from simulator.trace import Trace
-from sybil_engine.core.errors import ContextExceeded, InvalidRequest, PairMismatch
+from sybil_engine.core.errors import ContextExceeded, PairMismatch
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.types import SamplingParams
 from sybil_engine.models.loading import describe, find_folder
@@ -49,8 +49,6 @@ class Recorder:
         Raises:
             ContextExceeded: a prompt leaves no room for so many tokens.
         """
-        if max_tokens < 1:
-            raise InvalidRequest(f"max_tokens is {max_tokens}; it must be at least 1")
         context_tokens = min(self._target_is.context_tokens, self._draft_is.context_tokens)
         for task in tasks:
             if len(task.token_ids) + max_tokens > context_tokens:
