@@ -19,18 +19,9 @@ from sybil_engine.core.types import Speculation
 TOLERANCE = 0.10
 OFF = "off"
 _ARM = re.compile(r"(off|pipelined|hedged|auto)|lockstep-[1-9]\d*")
-# Settings of the benchmark's that have one value in every recording.
-_RECORDED = {
-    "prompts": "",
-    "repeat": 1,
-    "dtype": "float32",
-    "draft_dtype": None,
-    "numerics": "exact",
-    "grow_target": "",
-    "grow_draft": "",
-    "verifier_arguments": [],
-    "drafter_arguments": [],
-}
+# Settings of the benchmark's that have one value in every recording, and those that have none.
+_RECORDED = {"repeat": 1, "dtype": "float32", "numerics": "exact"}
+_UNSET = ("prompts", "draft_dtype", "grow_target", "grow_draft", "verifier_arguments", "drafter_arguments")
 
 Completions = Sequence[MeasuredCompletion]
 
@@ -115,8 +106,8 @@ def _compared(
 ) -> Iterator[tuple[str, object, object]]:
     """What must be the same: its name, as it was recorded, and as it was measured."""
     about = recording.about
-    for name, recorded in _RECORDED.items():
-        yield f"--{name.replace('_', '-')}", recorded, bench.settings.get(name, recorded)
+    for name, recorded in (_RECORDED | dict.fromkeys(_UNSET, "unset")).items():
+        yield f"--{name.replace('_', '-')}", recorded, bench.settings.get(name) or recorded
     yield "the target", about.get("target"), bench.target
     yield "the draft model", about.get("draft"), bench.draft
     yield "--max-tokens", about.get("max_tokens"), bench.settings["max_tokens"]
@@ -141,14 +132,10 @@ class EngineCheck:
             traces: of the same prompts, see `check_same`.
 
         Raises:
-            UnusableBench: no text was recorded as it was measured, nothing was decoded, or `off` was not measured.
+            UnusableBench: no text was recorded as it was measured, or texts are too short.
         """
         file = self._bench.file
         every = {name: each for name, each in self._bench.runs[temperature].items() if _ARM.fullmatch(name)}
-        if OFF not in every:
-            raise UnusableBench(
-                f"{file} holds no arm off, of which all others are multiples; measure with `{HOW_TO_MEASURE} {file}`"
-            )
         same = [number for number, trace in enumerate(traces) if _is_measured(trace, number, every)]
         if not same:
             raise UnusableBench(
@@ -156,8 +143,12 @@ class EngineCheck:
                 f"engine or of its models wrote it; measure again with `{HOW_TO_MEASURE} {file}`, then record again"
             )
         compared = {name: [completions[number] for number in same] for name, completions in every.items()}
-        points = {name: point_in_place(self._bench.point, compared, name) for name in compared}
-        measured = {name: _measured_outcome(completions) for name, completions in compared.items()}
+        measured = {name: sum((each.outcome for each in own), Outcome()) for name, own in compared.items()}
+        draft_ms, round_trip_ms = drafting_in_place(compared, self._bench.point)
+        drafting = replace(self._bench.point, draft_ms=draft_ms, round_trip_ms=round_trip_ms)
+        # Each arm's passes take what they took on average. Where rows cost time, those of `off` say what one row takes.
+        by_rows = drafting.row_ms > 0
+        points = {name: replace(drafting, verify_ms=measured[OFF if by_rows else name].pass_ms) for name in measured}
         simulated = self._play(points, traces, same)
         for outcome in (*measured.values(), *simulated.values()):
             if outcome.tokens <= outcome.first_tokens or outcome.duration_ms <= outcome.first_ms:
@@ -175,7 +166,7 @@ class EngineCheck:
         Returns:
             By arm the sum over the traces that are compared.
         """
-        players = {name: _player(name, self._bench.most_tokens, self._experience) for name in points}
+        players = {name: self._player(name) for name in points}
         for name, player in players.items():
             player.play(traces[0], points[name])
         outcomes = dict.fromkeys(players, Outcome())
@@ -187,58 +178,27 @@ class EngineCheck:
                 outcomes[name] += outcome if number in same else Outcome()
         return outcomes
 
-
-def point_in_place(point: Point, measured: Mapping[str, Completions], name: str) -> Point:
-    """The times that an arm met: its own mean verify pass, and drafting as lockstep met it.
-
-    Where rows cost time, the verify pass is that of `off`, which has one row.
-    """
-    passes = measured[OFF if point.row_ms else name]
-    verify_ms = _total(passes, "verify_ns") / 1e6 / _total(passes, "verify_passes")
-    draft_ms, round_trip_ms = drafting_in_place(measured, point)
-    return replace(point, verify_ms=verify_ms, draft_ms=draft_ms, round_trip_ms=round_trip_ms)
+    def _player(self, name: str) -> Sybil:
+        speculation, _, window_tokens = name.partition("-")
+        asked = int(window_tokens or self._bench.settings["window"])
+        return Sybil(Speculation(speculation), asked, self._bench.most_tokens, self._experience)
 
 
 def drafting_in_place(measured: Mapping[str, Completions], point: Point) -> tuple[float, float]:
     """A draft step and a round trip in milliseconds, as lockstep met them.
 
-    Between two of its passes lie a round trip and its window's draft steps. Two windows tell both apart; with one, a
-    draft step is its mean draft time a token. Without lockstep they are what was asked for. They are at least that:
-    where they seem to be shorter, other work disturbed the measurement.
+    Between two of its passes lie a round trip and its window's draft steps: two windows tell both apart. With fewer
+    they are what was asked for. They are at least that: where they seem shorter, other work disturbed the measurement.
     """
     locksteps = {int(name.partition("-")[2]): each for name, each in measured.items() if "-" in name}
-    gaps_ms = [statistics.median(each.gap_p50_ns for each in completions) / 1e6 for completions in locksteps.values()]
-    if not locksteps:
+    if len(locksteps) < 2:
         return point.draft_ms, point.round_trip_ms
-    if len(locksteps) > 1:
-        draft_ms, round_trip_ms = statistics.linear_regression(list(locksteps), gaps_ms)
-    else:
-        ((window_tokens, completions),) = locksteps.items()
-        draft_ms = _total(completions, "draft_ns") / 1e6 / max(1, _total(completions, "drafted_tokens"))
-        round_trip_ms = gaps_ms[0] - window_tokens * draft_ms
+    gaps_ms = [statistics.median(each.gap_p50_ns for each in completions) / 1e6 for completions in locksteps.values()]
+    draft_ms, round_trip_ms = statistics.linear_regression(list(locksteps), gaps_ms)
     return max(point.draft_ms, draft_ms), max(point.round_trip_ms, round_trip_ms)
-
-
-def _player(name: str, most_tokens: int, experience: Experience) -> Sybil:
-    speculation, _, window_tokens = name.partition("-")
-    return Sybil(Speculation(speculation), int(window_tokens or 0), most_tokens, experience)
-
-
-def _measured_outcome(completions: Completions) -> Outcome:
-    return Outcome(
-        tokens=_total(completions, "completion_tokens"),
-        passes=_total(completions, "verify_passes"),
-        duration_ms=_total(completions, "total_ns") / 1e6,
-        first_tokens=_total(completions, "first_tokens"),
-        first_ms=_total(completions, "time_to_first_token_ns") / 1e6,
-    )
 
 
 def _is_measured(trace: Trace, number: int, arms: Mapping[str, Completions]) -> bool:
     """Whether every arm committed the recorded text."""
     fingerprint = Ledger(map(int, trace.target_ids), 0).fingerprint(len(trace))
     return all(int(completions[number].text_fingerprint, 16) == fingerprint for completions in arms.values())
-
-
-def _total(completions: Completions, name: str) -> int:
-    return sum(int(getattr(each, name)) for each in completions)

@@ -48,11 +48,7 @@ def remarks_on(runs: Sequence[CheckedRun]) -> list[str]:
 
 
 def check_figures(runs: Sequence[CheckedRun], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Every figure.
-
-    Args:
-        about: what was compared.
-    """
+    """Every figure, after what was compared."""
     checks = [{**asdict(run), "arms": {arm.name: _arm_figures(arm) for arm in run.arms}} for run in runs]
     return {**about, "tolerance": TOLERANCE, "checks": checks}
 

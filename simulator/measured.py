@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from simulator.players.player import Outcome
 from simulator.point import Point
 from simulator.storage import model_words, sentence
 from sybil_engine.core.errors import InvalidRequest
@@ -19,21 +20,15 @@ class UnusableBench(InvalidRequest):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCompletion:
-    """One completion by one arm; docs/benchmarks.md says what each figure is.
-
-    Attributes:
-        text_fingerprint: of its tokens, prompt excluded, in hexadecimal.
-    """
+    """One completion by one arm; docs/benchmarks.md says what each figure is."""
 
     text_fingerprint: str
     completion_tokens: int
     first_tokens: int
     verify_passes: int
-    drafted_tokens: int
     time_to_first_token_ns: int
     total_ns: int
     verify_ns: int
-    draft_ns: int
     gap_p50_ns: int
 
     def __post_init__(self) -> None:
@@ -41,6 +36,13 @@ class MeasuredCompletion:
             _whole(getattr(self, each.name))
         if not self.verify_passes:
             raise ValueError("it holds a completion without a verify pass")
+
+    @property
+    def outcome(self) -> Outcome:
+        """The same as a simulation says it; the time before the first pass counts as idle."""
+        total_ms, first_ms = self.total_ns / 1e6, self.time_to_first_token_ns / 1e6
+        idle_ms = total_ms - self.verify_ns / 1e6
+        return Outcome(self.completion_tokens, self.verify_passes, total_ms, idle_ms, self.first_tokens, first_ms)
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,15 @@ def _bench(file: Path, document: Mapping[str, Any]) -> MeasuredBench:
     tasks = [(task["prompt_id"], _whole(task["seed"])) for task in document["tasks"]]
     if not tasks or not document["runs"]:
         raise ValueError("it holds no completion")
-    _whole(settings["max_tokens"])
-    most_tokens = _whole(document["limits"]["max_window_tokens"])
+    for name in ("max_tokens", "window"):
+        _whole(settings[name])
     return MeasuredBench(
         file,
         Point(*(float(times[name]) for name in ("verify_ms", "draft_ms", "rtt_ms", "row_ms"))),
         model_words(target["model"], _whole(target["parameters"])),
         model_words(draft["model"], _whole(draft["parameters"])),
         settings,
-        min(_whole(settings["window"]) or most_tokens, most_tokens),
+        _whole(document["limits"]["max_window_tokens"]),
         tasks,
         {float(run["temperature"]): _arms(run["measurements"], len(tasks)) for run in document["runs"]},
     )
@@ -116,6 +118,8 @@ def _arms(measurements: Mapping[str, Any], tasks: int) -> dict[str, list[Measure
         arm: [MeasuredCompletion(**{name: record[name] for name in names}) for record in records]
         for arm, records in measurements.items()
     }
+    if "off" not in arms:
+        raise ValueError("it holds no arm off, of which all others are multiples")
     for arm, completions in arms.items():
         if len(completions) != tasks:
             raise ValueError(f"{arm} has {len(completions)} completions of {tasks} prompts")

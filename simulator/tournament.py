@@ -10,31 +10,13 @@ from simulator.players.lockstep import Lockstep
 from simulator.players.pearl import Pearl
 from simulator.players.player import Outcome, Player, play_all
 from simulator.players.ssd import Ssd, geometric_fan_outs, miss_exponent, uniform_fan_outs
-from simulator.players.sybil import MOST_WINDOW_TOKENS, Sybil
+from simulator.players.sybil import Sybil
 from simulator.point import Point
 from simulator.trace import Trace
 from sybil_engine.core.types import Speculation
 
 OFF = "off"
 LOCKSTEPS = ("lockstep", "lockstep, ratio test")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the players may do.
-
-    Attributes:
-        most_window_tokens: the largest window that is searched, and the most drafted tokens of one path that a pass of
-            this engine may judge.
-        replicas: of the target, for DSI.
-    """
-
-    most_window_tokens: int = MOST_WINDOW_TOKENS
-    replicas: int = 4
-
-    @property
-    def windows(self) -> range:
-        return range(1, self.most_window_tokens + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +46,18 @@ class Match:
         return max(self.scores[name].outcome.tokens_per_second for name in LOCKSTEPS)
 
 
-def contenders(traces: Sequence[Trace], limits: Limits) -> dict[str, Sequence[Player]]:
-    """Who plays on the traces of one temperature: by name, a player for each setting to be tried."""
-    windows = limits.windows
+def contenders(traces: Sequence[Trace], most_tokens: int, replicas: int) -> dict[str, Sequence[Player]]:
+    """Who plays on the traces of one temperature: by name, a player for each setting to be tried.
+
+    Args:
+        most_tokens: the longest window.
+        replicas: of the target, for DSI.
+    """
+    windows = range(1, most_tokens + 1)
     tokens = sum(map(len, traces))
     acceptance_rate = min(sum(int(trace.accepted.sum()) for trace in traces) / tokens, 0.99)
     exponent = miss_exponent(traces)
-    ours = partial(Sybil, most_tokens=limits.most_window_tokens)
+    ours = partial(Sybil, most_tokens=most_tokens)
     return {
         OFF: [ours(Speculation.OFF)],
         LOCKSTEPS[0]: [ours(Speculation.LOCKSTEP, window) for window in windows],
@@ -79,14 +66,15 @@ def contenders(traces: Sequence[Trace], limits: Limits) -> dict[str, Sequence[Pl
         "AMUSD": [Amusd(window) for window in windows],
         "SSD, uniform": [Ssd(window, uniform_fan_outs(window)) for window in windows],
         "SSD, geometric": [Ssd(window, geometric_fan_outs(window, acceptance_rate, exponent)) for window in windows],
-        "DSI": [Dsi(limits.replicas)],
+        "DSI": [Dsi(replicas)],
         **{each.value: [ours(each)] for each in (Speculation.PIPELINED, Speculation.HEDGED, Speculation.AUTO)},
     }
 
 
-def play_match(traces: Sequence[Trace], point: Point, limits: Limits) -> Match:
-    """Let every contender play the traces of one temperature at one point."""
-    scores = {name: _best(players, traces, point) for name, players in contenders(traces, limits).items()}
+def play_match(traces: Sequence[Trace], point: Point, most_tokens: int, replicas: int) -> Match:
+    """Let all contenders play the traces of one temperature at one point; see `contenders`."""
+    playing = contenders(traces, most_tokens, replicas)
+    scores = {name: _best(players, traces, point) for name, players in playing.items()}
     return Match(traces[0].temperature, point, scores)
 
 

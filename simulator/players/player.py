@@ -44,6 +44,11 @@ class Outcome:
         return self.tokens / self.passes
 
     @property
+    def pass_ms(self) -> float:
+        """Mean time of a verify pass."""
+        return (self.duration_ms - self.idle_ms) / self.passes
+
+    @property
     def verifier_idle(self) -> float:
         """Share of the time during which no verify pass was running."""
         return self.idle_ms / self.duration_ms

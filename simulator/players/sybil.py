@@ -14,9 +14,6 @@ from sybil_engine.core.plan import first_plan
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import Block, SamplingParams, Speculation
 
-MOST_WINDOW_TOKENS = 15
-"""What the engine's verifier judges of a path in one pass unless it is told otherwise."""
-
 
 @dataclass(frozen=True, eq=False)
 class Sybil:
@@ -24,13 +21,13 @@ class Sybil:
 
     Args:
         window_tokens: as in a request; 0: the engine's own choice.
-        most_tokens: the most drafted tokens of one path that a pass may judge.
+        most_tokens: the most drafted tokens of one path that a pass may judge: the verifier's --max-window-tokens.
         experience: of the services that it runs on; each play adds to it.
     """
 
     speculation: Speculation
     window_tokens: int = 0
-    most_tokens: int = MOST_WINDOW_TOKENS
+    most_tokens: int = 15
     experience: Experience = field(default_factory=Experience)
 
     @property

@@ -117,7 +117,7 @@ def _play(trace_file: Path, options: dict[str, Any]) -> int:
     from simulator.point import DEFAULT_POINTS, Point, parse_point
     from simulator.report import figures, match_table
     from simulator.storage import check_writable, load
-    from simulator.tournament import Limits, play_match
+    from simulator.tournament import play_match
 
     row_ms = options["row_ms"]
     points = [parse_point(text, row_ms) for text in options["point_texts"]]
@@ -131,7 +131,6 @@ def _play(trace_file: Path, options: dict[str, Any]) -> int:
         if not recording.at(temperature):
             recorded = ", ".join(f"{each:g}" for each in recording.temperatures())
             raise UserMistake(f"{trace_file} holds no traces at temperature {temperature:g}, only at {recorded}")
-    limits = Limits(options["max_window"], options["replicas"])
     output = _output()
     progress = Progress(Console(stderr=True, highlight=False))
     _describe(recording, output)
@@ -139,7 +138,7 @@ def _play(trace_file: Path, options: dict[str, Any]) -> int:
     matches = []
     for number, (temperature, point) in enumerate(places):
         with progress.waiting(f"{number + 1} of {len(places)}: temperature {temperature:g}, {point}"):
-            match = play_match(recording.at(temperature), point, limits)
+            match = play_match(recording.at(temperature), point, options["max_window"], options["replicas"])
         output.print()
         output.print(match_table(match))
         matches.append(match)
