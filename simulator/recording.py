@@ -47,7 +47,7 @@ class Recorder:
             say: told how far it is.
 
         Raises:
-            ContextExceeded: a prompt leaves no room for so many tokens.
+            ContextExceeded: a prompt leaves no room for that many tokens.
         """
         context_tokens = min(self._target_is.context_tokens, self._draft_is.context_tokens)
         for task in tasks:
@@ -76,7 +76,7 @@ class Recorder:
         text = self._complete(task, params, noise, max_tokens)
         start = len(task.token_ids)
         token_ids = torch.tensor([[*task.token_ids, *text]])
-        # The row of a token speaks of the one behind it.
+        # The row of a token speaks of the one after it.
         rows = slice(start - 1, start + len(text) - 1)
         target_logits = self._target(token_ids).logits[0, rows].float()
         draft_logits = self._draft(token_ids).logits[0, rows].float()
