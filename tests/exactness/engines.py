@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from drafter_service.engine import BRANCH_CELLS as DRAFT_BRANCH_CELLS
-from drafter_service.engine import Drafter, DraftShare
+from drafter_service.engine import Drafter
 from drafter_service.growth import Candidate
 from drafter_service.session import DrafterSession
 from sybil_engine.core.session import Commit, SessionOpen
