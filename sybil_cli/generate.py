@@ -19,6 +19,7 @@ from sybil_engine.client import connected
 from sybil_engine.core.completion import Completion, Delta
 from sybil_engine.core.errors import SessionLost
 from sybil_engine.core.request import GenerationRequest
+from sybil_engine.core.startup import without_collection
 from sybil_engine.models.presets import Pair
 
 
@@ -103,10 +104,11 @@ async def _generate(
 ) -> int:
     async with AsyncExitStack() as stack:
         if address is None:
-            # torch, which a client of a running coordinator does not need.
-            from sybil_cli.local import local_engine
+            with without_collection():
+                # torch, which a client of a running coordinator does not need.
+                from sybil_cli.local import local_engine
 
-            engine: Engine = await stack.enter_async_context(local_engine(pair, progress))
+                engine: Engine = await stack.enter_async_context(local_engine(pair, progress))
         else:
             with progress.waiting(f"the coordinator at {address}"):
                 engine = await stack.enter_async_context(connected(address))

@@ -38,7 +38,7 @@ async def local_engine(pair: Pair, progress: Progress) -> AsyncIterator[LocalCli
         if not pair.is_embedded:
             await asyncio.to_thread(check, pair)
         draft = None if pair.draft == NO_DRAFTER else pair.draft
-        engine = await asyncio.to_thread(LocalEngine, pair.target, draft, max_sessions=1, warm_up=False)
+        engine = await asyncio.to_thread(LocalEngine, pair.target, draft, max_sessions=1, traced=False)
     try:
         yield LocalClient(engine)
     finally:

@@ -44,7 +44,7 @@ class LocalServices:
             # One after the other: while transformers loads a model, torch's defaults are another's.
             verifying = self._start(
                 "verifier",
-                lambda: Verifier(*host_model(verifier, BRANCH_CELLS, wide_prefill=True), verifier.max_window_tokens),
+                lambda: _verifier(verifier),
             )
             description = replace(verifying.result().description, ready=True)
             drafting = (
@@ -129,6 +129,13 @@ class LocalDrafterStream:
         async for pushes in self._session.events():
             for blocks in pushes:
                 yield blocks
+
+
+def _verifier(settings: VerifierSettings) -> Verifier:
+    most_rows = settings.max_window_tokens + 1
+    return Verifier(
+        *host_model(settings, BRANCH_CELLS, wide_prefill=True, most_rows=most_rows), settings.max_window_tokens
+    )
 
 
 def _offer(session: VerifierSession, blocks: Sequence[Block], arrived_ns: int) -> None:

@@ -11,6 +11,7 @@ from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.emulation import EmulatedRunner
 from sybil_engine.models.loading import device_kind, load
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
+from sybil_engine.models.numerics.probe import TOTALS
 from sybil_engine.models.runner import Runner
 from sybil_engine.serving.service_settings import ServiceSettings
 
@@ -20,12 +21,12 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def host_model(
-    settings: ServiceSettings, branch_cells: int = 0, *, wide_prefill: bool = False
+    settings: ServiceSettings, branch_cells: int = 0, *, wide_prefill: bool = False, most_rows: int = TOTALS[-1]
 ) -> tuple[Runner, ModelDescription]:
     """Load a model and, in exact mode, probe it. Call it on the thread that will run the passes.
 
     Args:
-        branch_cells: see `RunnerOptions`.
+        branch_cells, most_rows: see `RunnerOptions`.
         wide_prefill: on a processor with enough cores for it, feed several chunks of a prompt at the same time.
 
     Raises:
@@ -43,7 +44,7 @@ def host_model(
         keep_total=settings.row_class or None,
         branch_cells=branch_cells,
         traced=settings.traced,
-        warm_up=settings.warm_up,
+        most_rows=most_rows,
         prefill_lanes=_prefill_lanes(cores) if wide_prefill and on_processor else 1,
     )
     runner: Runner = (

@@ -13,7 +13,7 @@ from sybil_engine.models import attention
 from sybil_engine.models.cache import SlottedCache, Turn
 from sybil_engine.models.kernels.wavefront import Wavefront
 from sybil_engine.models.loading import LoadedModel
-from sybil_engine.models.numerics.probe import probe
+from sybil_engine.models.numerics.probe import TOTALS, probe
 from sybil_engine.models.numerics.products import products_of
 from sybil_engine.models.numerics.shape_class import AnyShape, ShapeClass
 from sybil_engine.models.passes.eager import EagerPasses
@@ -42,7 +42,7 @@ class RunnerOptions:
         branch_cells: cells of a slot beyond its context, for the tokens of branches.
         traced: on a processor, replay passes instead of running their Python each time, see `passes.traced`.
         prefill_lanes: chunks of a prompt that are fed at the same time, each on a thread of its own.
-        warm_up: make passes in advance, so that the first session is as quick as later ones.
+        most_rows: that a session has in any pass.
     """
 
     max_sessions: int = 8
@@ -53,7 +53,7 @@ class RunnerOptions:
     branch_cells: int = 0
     traced: bool = True
     prefill_lanes: int = 1
-    warm_up: bool = True
+    most_rows: int = TOTALS[-1]
 
 
 class ModelRunner:
@@ -96,12 +96,12 @@ class ModelRunner:
         compare_with_plain_pass(self, plain_logits, loaded.description)
         self._shapes: ShapeClass | AnyShape = AnyShape(self.chunk_tokens)
         if options.numerics == "exact":
-            self._shapes = probe(self, products_of(loaded.model), options.keep_total)
+            # Several sessions fill larger passes than one does.
+            most_rows = options.most_rows if options.max_sessions == 1 else TOTALS[-1]
+            self._shapes = probe(self, products_of(loaded.model), options.keep_total, most_rows)
         if options.traced and ours and self.device.type == "cpu":
             self._execution = TracedPasses(loaded.model, groups)
-        self._warms_up = options.warm_up
-        if self._warms_up:
-            self._warm_up()
+        self._warm_up()
 
     @property
     def row_class(self) -> tuple[int, ...]:
@@ -224,8 +224,6 @@ class ModelRunner:
 
     def warm_up_trees(self, most_rows: int) -> None:
         """See `Runner.warm_up_trees`; for all but very long contexts."""
-        if not self._warms_up:
-            return
         last = min(self.tree_cells - 2 * most_rows, _WARM_TILES * attention.TILE_CELLS)
         for start in self._execution.rehearsals(last):
             for rows in (1, 2, most_rows):

@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.descriptor import FileDescriptor
 
 from sybil_engine.core.errors import InvalidRequest, ModelError, SybilError, Unavailable
+from sybil_engine.core.startup import without_collection
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import Engine, EngineThread
@@ -83,7 +84,8 @@ async def serve_model(
             bound(server.port)
             _log.info("listening on %s:%d, loading %s", settings.host, server.port, description.model_id)
             loaded = asyncio.wrap_future(thread.start())
-            await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
+            with without_collection():
+                await asyncio.wait((loaded, stopped), return_when=asyncio.FIRST_COMPLETED)
             if loaded.done():
                 hosted.description = replace(loaded.result().description, ready=True)
                 await server.set_serving(True)

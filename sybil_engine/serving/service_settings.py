@@ -37,9 +37,6 @@ class ServiceSettings(Settings):
     traced: bool = Field(
         default=True, description="replay passes instead of running their Python each time (on a processor)"
     )
-    warm_up: bool = Field(
-        default=True, description="make passes in advance, so that the first session is as quick as later ones"
-    )
     emulate_pass_ms: float = Field(
         default=0.0, ge=0, description="make every pass take at least this long, idle meanwhile"
     )

@@ -46,7 +46,12 @@ class _Measured:
 
 
 @torch.inference_mode()
-def probe(runner: ProbedRunner, products: Sequence[Product] = (), keep_total: int | None = None) -> ShapeClass:
+def probe(
+    runner: ProbedRunner,
+    products: Sequence[Product] = (),
+    keep_total: int | None = None,
+    most_rows: int = TOTALS[-1],
+) -> ShapeClass:
     """Find the shapes that agree, and choose the class to keep.
 
     The rule: the class with the most of `SINGLE_SESSION_TOTALS`, on a tie the one of the smaller passes. No time
@@ -57,6 +62,7 @@ def probe(runner: ProbedRunner, products: Sequence[Product] = (), keep_total: in
     Args:
         products: of the runner's model.
         keep_total: a row count whose class to keep, whatever the rule says.
+        most_rows: of any pass that will be made; larger ones are not tried.
 
     Raises:
         InexactDevice: no class has `LEAST_ROWS` rows, or none holds `keep_total`.
@@ -64,7 +70,7 @@ def probe(runner: ProbedRunner, products: Sequence[Product] = (), keep_total: in
     if keep_total and keep_total not in TOTALS:
         raise InexactDevice(f"passes of {keep_total} rows are never made; name one of {', '.join(map(str, TOTALS))}")
     generator = torch.Generator().manual_seed(_SEED)
-    measured = _measure(runner, products, generator)
+    measured = _measure(runner, products, most_rows, generator)
     groups = [
         group
         for group in _agreeing(measured)
@@ -84,9 +90,11 @@ def probe(runner: ProbedRunner, products: Sequence[Product] = (), keep_total: in
     )
 
 
-def _measure(runner: ProbedRunner, products: Sequence[Product], generator: torch.Generator) -> list[_Measured]:
+def _measure(
+    runner: ProbedRunner, products: Sequence[Product], most_rows: int, generator: torch.Generator
+) -> list[_Measured]:
     """Run every total twice as [1, total], and each product alone; keep totals that repeat their own bits."""
-    most = min(TOTALS[-1], runner.chunk_tokens, runner.context_tokens // 2)
+    most = min(most_rows, runner.chunk_tokens, runner.context_tokens // 2)
     rows = scatter(runner, 0, min(runner.context_tokens - most, 300), most, generator)
     inputs_of = [(product, telling_inputs(product, TOTALS[-1], generator)) for product in products]
     first: dict[int, FedRows] = {}
