@@ -2,94 +2,86 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-
-import grpc
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import asdict, dataclass
 
 from benchmarks.measurement import Measurement
-from sybil_engine.core.errors import Unavailable
-from sybil_engine.core.types import SamplingParams, Speculation
-from sybil_engine.rpc.v1 import generation_service_pb2 as wire
-from sybil_engine.rpc.v1 import generation_service_pb2_grpc as wire_grpc
-from sybil_engine.rpc.v1 import types_pb2 as types
-from sybil_engine.serving.convert import sampling_to_wire, speculation_to_wire
+from sybil_engine.core.completion import Completion, Delta
+from sybil_engine.core.request import GenerationRequest
+from sybil_engine.core.types import SamplingParams, Speculation, TokenOrigin
+
+
+@dataclass(frozen=True, slots=True)
+class BenchTask:
+    """One prompt to complete.
+
+    Attributes:
+        prompt_id: of a built-in prompt; else empty.
+    """
+
+    prompt: tuple[int, ...]
+    seed: int
+    category: str = ""
+    prompt_id: str = ""
 
 
 class Arm(ABC):
-    """Completes prompts, one at a time."""
+    """Completes prompts, one at a time.
+
+    Attributes:
+        speculation: None for a peer.
+        window_tokens: the most drafted tokens of a pass; 0: the policy decides.
+    """
 
     name: str
+    speculation: Speculation | None = None
+    window_tokens: int = 0
 
     @abstractmethod
-    async def complete(
-        self, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams, seed: int
-    ) -> Measurement:
-        """Complete one prompt, to the models' own end of text or `max_tokens`."""
+    async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
+        """Complete one prompt, to the model's own end of text or `max_tokens`."""
+
+
+Generate = Callable[[GenerationRequest], AsyncGenerator[Delta, None]]
 
 
 class EngineArm(Arm):
-    """This engine, over its public gRPC port."""
+    """This engine: over its public gRPC port, or in this process."""
 
-    def __init__(self, channel: grpc.aio.Channel, speculation: Speculation, window_tokens: int, name: str = "") -> None:
-        self.name = name or speculation.value
+    def __init__(self, generate: Generate, name: str, speculation: Speculation, window_tokens: int) -> None:
+        self.name = name
         self.speculation = speculation
         self.window_tokens = window_tokens
-        self._stub = wire_grpc.GenerationServiceStub(channel)
+        self._generate = generate
 
-    async def complete(
-        self, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams, seed: int
-    ) -> Measurement:
-        request = wire.GenerateRequest(
-            token_ids=wire.TokenIds(ids=prompt),
-            sampling=sampling_to_wire(sampling),
-            seed=seed,
-            max_tokens=max_tokens,
-            speculation=speculation_to_wire(self.speculation),
+    async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
+        request = GenerationRequest(
+            task.prompt,
+            sampling,
+            task.seed,
+            max_tokens,
+            speculation=self.speculation,
             window_tokens=self.window_tokens,
         )
-        token_ids: list[int] = []
-        origins: list[int] = []
-        usage = wire.Usage()
         start = time.perf_counter()
-        try:
-            async for response in self._stub.Generate(request):
-                token_ids += response.token_ids
-                origins += response.origins
-                if response.HasField("completion"):
-                    usage = response.completion.usage
-        except grpc.aio.AioRpcError as error:
-            raise Unavailable(
-                f"the arm {self.name} ended after {len(token_ids)} tokens: {error.details() or error.code().name}"
-            ) from error
+        deltas = [delta async for delta in self._generate(request)]
         duration_s = time.perf_counter() - start
-        counts = {descriptor.name: float(getattr(usage, descriptor.name)) for descriptor in usage.DESCRIPTOR.fields}
-        counts["first_tokens"] = first_commit_tokens(origins)
-        return Measurement(tuple(token_ids), duration_s, counts)
+        completion = Completion.joined(deltas)
+        counts = {name: float(count) for name, count in asdict(completion.ending.usage).items()}
+        counts["first_tokens"] = first_commit_tokens(completion.origins)
+        return Measurement(completion.token_ids, duration_s, counts)
 
 
-def first_commit_tokens(origins: Sequence[int]) -> int:
-    """How many tokens the first pass committed: up to its own one, which ends every commit but a session's last.
+def first_commit_tokens(origins: Sequence[TokenOrigin]) -> int:
+    """How many tokens the first pass committed: up to the target's own, which ends every commit but a session's last.
 
     Args:
-        origins: [tokens], of a completion, as on the wire.
+        origins: [tokens], of a completion.
     """
-    own: int = types.TOKEN_ORIGIN_TARGET
+    own = TokenOrigin.TARGET
     return origins.index(own) + 1 if own in origins else len(origins)
 
 
 def lockstep_name(window_tokens: int) -> str:
-    """The name of the lockstep arm with this window, while the best one is being searched."""
+    """The name of the lockstep arm with this window, until the fastest one is known."""
     return f"{Speculation.LOCKSTEP.value}-{window_tokens}"
-
-
-def engine_arms(
-    channel: grpc.aio.Channel, speculations: Sequence[Speculation], lockstep_windows: Sequence[int], window_tokens: int
-) -> list[EngineArm]:
-    """An arm for each kind of speculation; for lockstep, one for each of its windows."""
-    arms = []
-    for speculation in speculations:
-        if speculation is Speculation.LOCKSTEP:
-            arms += [EngineArm(channel, speculation, each, lockstep_name(each)) for each in lockstep_windows]
-        else:
-            arms.append(EngineArm(channel, speculation, window_tokens))
-    return arms

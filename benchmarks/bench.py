@@ -1,26 +1,23 @@
-"""One run of the instrument, from the start of the services to the last plot."""
+"""One run of the instrument, from the start of the engine to the last plot."""
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 from rich.console import Console
 from rich.text import Text
 from tokenizers import Tokenizer
 
 from benchmarks.anatomy import Anatomy, anatomy_figures
-from benchmarks.arms import Arm, EngineArm, engine_arms
-from benchmarks.differences import TargetJudge, find_differences
+from benchmarks.arms import Arm, BenchTask, lockstep_name
+from benchmarks.differences import find_differences, target_margin
+from benchmarks.engine import BenchEngine, running_engine
 from benchmarks.figures import (
     Measured,
     arm_figures,
     by_category,
-    fastest,
     machine,
     measured_figures,
     measurement_figures,
@@ -32,11 +29,7 @@ from benchmarks.page import ReportedRun, write_report
 from benchmarks.peers import TUNED, Found, PeerModels, PeerSearch, TransformersArm
 from benchmarks.plan import Plan
 from benchmarks.progress import BenchProgress
-from benchmarks.remarks import remarks_on
-from benchmarks.run import Task, run_interleaved, warm_up
-from benchmarks.services import RunningServices, running_services
-from benchmarks.tables import category_table, table
-from benchmarks.trace import Tracer
+from benchmarks.summary import summary
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.plan import HEDGED_DRAFT_ROWS
 from sybil_engine.core.types import ModelDescription, SamplingParams, Speculation
@@ -56,14 +49,10 @@ async def bench(plan: Plan, output: Console, remarks: Console) -> bool:
     """
     progress = BenchProgress(remarks)
     with progress.shown():
-        run = await _Run.prepared(plan, output, progress)
-        async with AsyncExitStack() as stack:
-            services = await stack.enter_async_context(
-                running_services(plan.environment, plan.verifier_arguments, plan.drafter_arguments, progress.say)
-            )
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(services.coordinator))
-            reported = [await run.measure(temperature, services, channel) for temperature in plan.temperatures]
-    await asyncio.to_thread(_write, plan, run.document([each.figures for each in reported]), reported, output)
+        run = _Run.prepared(plan, output, progress)
+        async with running_engine(plan, progress.say) as engine:
+            reported = [await run.measure(temperature, engine) for temperature in plan.temperatures]
+    _write(plan, run.document([each.figures for each in reported]), reported, output)
     return not any(each.figures["differences"]["count"] for each in reported)
 
 
@@ -75,21 +64,20 @@ def _write(plan: Plan, document: Mapping[str, Any], reported: Sequence[ReportedR
         output.print(f"Report: {page}", soft_wrap=True)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Run:
     """What all temperatures of a run share."""
 
     plan: Plan
     output: Console
     progress: BenchProgress
-    target: ModelDescription
-    draft: ModelDescription | None
-    tasks: list[Task]
+    pair: dict[str, Any]
+    tasks: list[BenchTask]
     machine: dict[str, Any]
-    peer_models: PeerModels | None = None
+    models: PeerModels
 
     @classmethod
-    async def prepared(cls, plan: Plan, output: Console, progress: BenchProgress) -> "_Run":
+    def prepared(cls, plan: Plan, output: Console, progress: BenchProgress) -> "_Run":
         """Find or grow the models, and tokenize the prompts; starts no service.
 
         Raises:
@@ -99,43 +87,44 @@ class _Run:
         from sybil_engine.models.finding import find_folder
         from sybil_engine.models.loading import describe
 
+        # Before anything here loads the machine.
         described = machine()
         if plan.settings.grow_target or plan.settings.grow_draft:
             progress.say("growing the models")
-            await asyncio.to_thread(lambda: (plan.target, plan.draft))
         target = describe(plan.target, dtype=plan.settings.dtype)
         draft = describe(plan.draft, dtype=plan.draft_dtype) if plan.drafts else None
-        tokenizer = Tokenizer.from_file(str(find_folder(plan.target) / "tokenizer.json"))
-        prompts = [(tuple(tokenizer.encode(prompt.text).ids), prompt) for prompt in plan.prompts]
-        context_tokens = min(each.context_tokens for each in (target, draft) if each)
-        for number, (token_ids, _) in enumerate(prompts, start=1):
-            if len(token_ids) + plan.settings.max_tokens > context_tokens:
-                raise InvalidSettings(
-                    f"prompt {number} has {len(token_ids)} tokens, which with --max-tokens {plan.settings.max_tokens} "
-                    f"do not fit the models' context of {context_tokens}; shorten one of them"
-                )
-        tasks = [
-            Task(token_ids, seed=1000 * repeat + number, category=prompt.category, prompt_id=prompt.id)
-            for repeat in range(plan.settings.repeat)
-            for number, (token_ids, prompt) in enumerate(prompts)
-        ]
-        return cls(plan, output, progress, target, draft, tasks, described)
+        folder = find_folder(plan.target)
+        return cls(
+            plan,
+            output,
+            progress,
+            {
+                "target": _model_figures(target, plan.pair.target, plan.settings.grow_target),
+                "draft": _model_figures(draft, plan.pair.draft, plan.settings.grow_draft) if draft else None,
+            },
+            _tasks(
+                plan,
+                Tokenizer.from_file(str(folder / "tokenizer.json")),
+                min(each.context_tokens for each in (target, draft) if each),
+            ),
+            described,
+            PeerModels(folder, find_folder(plan.draft) if plan.drafts else None, plan.environment.peer_device),
+        )
 
-    async def measure(self, temperature: float, services: RunningServices, channel: grpc.aio.Channel) -> ReportedRun:
+    async def measure(self, temperature: float, engine: BenchEngine) -> ReportedRun:
         """Measure every arm and peer at one temperature."""
-        plan, settings = self.plan, self.plan.settings
+        plan = self.plan
         sampling = SamplingParams(temperature=temperature)
-        ours = engine_arms(channel, plan.speculations, plan.lockstep_windows, settings.window)
+        ours = self._engine_arms(engine)
         found = await self._search_peers(sampling)
         peers = self._peer_arms(found)
-        arms: list[Arm] = [*ours, *peers]
-        await warm_up(arms, self.tasks[0], sampling, settings.max_tokens, self.progress.say)
-        every = await self._interleaved(arms, sampling)
-        measured, window_tokens = with_best_lockstep(every, plan.lockstep_windows)
-        anatomies = await self._trace(ours, measured, window_tokens, services, sampling) if settings.report else {}
+        every = await self._interleaved([*ours, *peers], sampling)
+        measured, best_window = with_best_lockstep(every, plan.lockstep_windows)
+        anatomies = await self._trace(engine, ours, best_window, sampling) if plan.settings.report else {}
+        categories = by_category(measured, self.tasks)
         figures: dict[str, Any] = {
             "environment": plan.environment.description,
-            "pair": self._pair(),
+            "pair": self.pair,
             "temperature": temperature,
             **measured_figures(measured),
             "lockstep_windows": [
@@ -148,27 +137,38 @@ class _Run:
                 every,
                 [arm.name for arm in ours],
                 # Peers draw with noise of their own.
-                [arm.name for arm in peers if arm.setting.dtype == settings.dtype] if sampling.greedy else [],
+                [arm.name for arm in peers if arm.setting.dtype == plan.settings.dtype] if sampling.greedy else [],
                 sampling,
             ),
-            "categories": {name: measured_figures(each) for name, each in by_category(measured, self.tasks).items()},
+            "categories": {name: measured_figures(each) for name, each in categories.items()},
             "measurements": {name: measurement_figures(each) for name, each in every.items()},
             "traces": {name: anatomy_figures(each) for name, each in anatomies.items()},
         }
-        if window_tokens is not None:
-            figures["arms"][Speculation.LOCKSTEP.value]["window_tokens"] = window_tokens
-        self._print(temperature, measured, figures)
-        return ReportedRun(figures, anatomies)
+        if best_window is not None:
+            figures["arms"][Speculation.LOCKSTEP.value]["window_tokens"] = best_window
+        title = f"{plan.environment.label}; temperature {temperature:g}; medians with 95 % intervals"
+        shown = summary(title, measured, categories, figures, plan.lockstep_windows)
+        for part in shown:
+            self.output.print(part, soft_wrap=isinstance(part, Text))
+        self.output.print()
+        return ReportedRun(figures, shown, anatomies)
 
     def document(self, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What the JSON file says. With a single temperature, its figures stand at the top as well."""
+        # torch, which bad settings do not need.
+        from verifier_service.policy.rows import MOST_BRANCHES
+
         shared = {
             "environment": self.plan.environment.description,
-            "pair": self._pair(),
+            "pair": self.pair,
             "machine": self.machine,
             "versions": versions(),
             "settings": self.plan.settings.model_dump(by_alias=True),
-            "limits": _limits(self.plan),
+            "limits": {
+                "max_window_tokens": self.plan.max_window_tokens,
+                "draft_rows": HEDGED_DRAFT_ROWS,
+                "branches": MOST_BRANCHES,
+            },
             "tasks": [
                 {"prompt_id": task.prompt_id or None, "category": task.category, "seed": task.seed}
                 for task in self.tasks
@@ -177,12 +177,21 @@ class _Run:
         }
         return {**shared, **runs[0]} if len(runs) == 1 else shared
 
+    def _engine_arms(self, engine: BenchEngine) -> list[Arm]:
+        """An arm for each kind of speculation; for lockstep, one for each of its windows."""
+        arms = []
+        for speculation in self.plan.speculations:
+            if speculation is Speculation.LOCKSTEP:
+                windows = self.plan.lockstep_windows
+                arms += [engine.arm(lockstep_name(window), speculation, window) for window in windows]
+            else:
+                arms.append(engine.arm(speculation.value, speculation, self.plan.settings.window))
+        return arms
+
     async def _search_peers(self, sampling: SamplingParams) -> dict[str, Found]:
         plan = self.plan
-        if not plan.peers:
-            return {}
         search = PeerSearch(
-            self._loaded_peers(),
+            self.models,
             plan.peer_dtype,
             plan.settings.peer_dtypes,
             self.tasks[:_SEARCHED_PROMPTS],
@@ -192,60 +201,55 @@ class _Run:
         )
         return {name: await search.find(name) for name in plan.peers}
 
-    def _loaded_peers(self) -> PeerModels:
-        from sybil_engine.models.finding import find_folder
-
-        if self.peer_models is None:
-            draft = find_folder(self.plan.draft) if self.plan.drafts else None
-            self.peer_models = PeerModels(find_folder(self.plan.target), draft, self.plan.environment.peer_device)
-        return self.peer_models
-
     def _peer_arms(self, found: Mapping[str, Found]) -> list[TransformersArm]:
         """Each peer with its defaults and, if that is something else, with its best setting."""
         arms = []
         for name, each in found.items():
-            arms.append(TransformersArm(name, self._loaded_peers(), each.default))
+            arms.append(TransformersArm(name, self.models, each.default))
             if each.best != each.default:
-                arms.append(TransformersArm(name + TUNED, self._loaded_peers(), each.best))
+                arms.append(TransformersArm(name + TUNED, self.models, each.best))
         return arms
 
     async def _interleaved(self, arms: Sequence[Arm], sampling: SamplingParams) -> dict[str, list[Measurement]]:
-        so_far: dict[str, list[Measurement]] = {arm.name: [] for arm in arms}
+        """Complete every task with every arm, the arms taking turns at going first.
+
+        One completion of each arm goes unmeasured before.
+
+        Returns:
+            By arm, one measurement a task, in order.
+        """
+        max_tokens = self.plan.settings.max_tokens
+        for arm in arms:
+            self.progress.say(f"warming up {arm.name}")
+            await arm.complete(self.tasks[0], sampling, max_tokens)
+        measured: dict[str, list[Measurement]] = {arm.name: [] for arm in arms}
         self.progress.begin(len(self.tasks) * len(arms))
-
-        def completed(number: int, arm: Arm, measurement: Measurement) -> None:
-            so_far[arm.name].append(measurement)
-            what = f"temperature {sampling.temperature:g}, prompt {number + 1} of {len(self.tasks)}"
-            self.progress.advance(what, so_far, all(len(each) > number for each in so_far.values()))
-
-        return await run_interleaved(arms, self.tasks, sampling, self.plan.settings.max_tokens, completed)
+        for number, task in enumerate(self.tasks):
+            step = f"temperature {sampling.temperature:g}, prompt {number + 1} of {len(self.tasks)}"
+            turn = number % len(arms)
+            for arm in (*arms[turn:], *arms[:turn]):
+                measured[arm.name].append(await arm.complete(task, sampling, max_tokens))
+                self.progress.advance(step)
+            self.progress.finish_prompt(step, measured)
+        return measured
 
     async def _trace(
-        self,
-        ours: Sequence[EngineArm],
-        measured: Measured,
-        window_tokens: int | None,
-        services: RunningServices,
-        sampling: SamplingParams,
+        self, engine: BenchEngine, ours: Sequence[Arm], best_window: int | None, sampling: SamplingParams
     ) -> dict[str, list[Anatomy]]:
         """Run some tasks again with every message written down; these are not timed."""
-        tracer = Tracer(services, self.plan.environment.delay_ns)
         anatomies: dict[str, list[Anatomy]] = {}
         for arm in ours:
-            lockstep = arm.speculation is Speculation.LOCKSTEP
-            if lockstep and arm.window_tokens != window_tokens:
+            if arm.speculation is None or (
+                arm.speculation is Speculation.LOCKSTEP and arm.window_tokens != best_window
+            ):
                 continue
             name = arm.speculation.value
-            assert name in measured
             self.progress.say(f"tracing {name}")
-            anatomies[name] = [
-                Anatomy(
-                    await tracer.run(
-                        name, arm.speculation, arm.window_tokens, task, sampling, self.plan.settings.max_tokens
-                    )
-                )
+            traces = [
+                await engine.trace(arm, task, sampling, self.plan.settings.max_tokens)
                 for task in self.tasks[:_TRACED_PROMPTS]
             ]
+            anatomies[name] = [Anatomy(trace) for trace in traces if trace]
         return anatomies
 
     def _differences(
@@ -256,14 +260,11 @@ class _Run:
         Args:
             peers: arms of which the same tokens are expected, not promised.
         """
-        from sybil_engine.models.finding import find_folder
-
         reference = Speculation.OFF.value if Speculation.OFF.value in ours else ours[0]
-        others = [name for name in ours if name != reference]
-        judge = TargetJudge(find_folder(self.plan.target), sampling)
+        margin = target_margin(self.models, sampling)
 
         def compared(names: Sequence[str]) -> dict[str, Any]:
-            different = find_differences(measured, reference, names, self.tasks, judge)
+            different = find_differences(measured, reference, names, self.tasks, margin)
             return {
                 "compared": len(names) * len(self.tasks),
                 "count": len(different),
@@ -274,48 +275,31 @@ class _Run:
         return {
             "numerics": self.plan.settings.numerics,
             "reference": reference,
-            **compared(others),
+            **compared([name for name in ours if name != reference]),
             "peers": compared(peers),
         }
 
-    def _pair(self) -> dict[str, Any]:
-        settings = self.plan.settings
 
-        def model(description: ModelDescription, ref: str, grown: str) -> dict[str, Any]:
-            return {
-                "model": f"{ref} grown to {grown}" if grown else ref,
-                "parameters": description.parameters,
-                "architecture": description.architecture,
-                "dtype": description.dtype,
-                "tokenizer_fingerprint": description.tokenizer_fingerprint,
-            }
-
-        return {
-            "target": model(self.target, self.plan.pair.target, settings.grow_target),
-            "draft": model(self.draft, self.plan.pair.draft, settings.grow_draft) if self.draft else None,
-        }
-
-    def _print(self, temperature: float, measured: Measured, figures: Mapping[str, Any]) -> None:
-        best_peer = fastest(measured, [name for name in measured if name.partition("-")[0] == "transformers"])
-        wanted = (Speculation.OFF.value, Speculation.LOCKSTEP.value, best_peer or "")
-        against = [name for name in wanted if name in measured] or [next(iter(measured))]
-        title = f"{self.plan.environment.label}; temperature {temperature:g}; medians with 95 % intervals"
-        self.output.print(table(title, measured, against))
-        categories = by_category(measured, self.tasks)
-        if len(categories) > 1:
-            self.output.print(category_table("tokens/s by prompt category", categories, against[0]))
-        for line in remarks_on(figures, self.plan.lockstep_windows):
-            self.output.print(Text(line), soft_wrap=True)
-        self.output.print()
-
-
-def _limits(plan: Plan) -> dict[str, int]:
-    """What bounds the passes of our arms."""
-    # torch, which bad settings do not need.
-    from verifier_service.policy.rows import MOST_BRANCHES
-
+def _model_figures(description: ModelDescription, ref: str, grown: str) -> dict[str, Any]:
     return {
-        "max_window_tokens": plan.max_window_tokens,
-        "draft_rows": HEDGED_DRAFT_ROWS,
-        "branches": MOST_BRANCHES,
+        "model": f"{ref} grown to {grown}" if grown else ref,
+        "parameters": description.parameters,
+        "architecture": description.architecture,
+        "dtype": description.dtype,
+        "tokenizer_fingerprint": description.tokenizer_fingerprint,
     }
+
+
+def _tasks(plan: Plan, tokenizer: Tokenizer, context_tokens: int) -> list[BenchTask]:
+    prompts = [tuple(tokenizer.encode(prompt.prompt).ids) for prompt in plan.prompts]
+    for number, token_ids in enumerate(prompts, start=1):
+        if len(token_ids) + plan.settings.max_tokens > context_tokens:
+            raise InvalidSettings(
+                f"prompt {number} has {len(token_ids)} tokens, which with --max-tokens {plan.settings.max_tokens} "
+                f"do not fit the models' context of {context_tokens}; shorten one of them"
+            )
+    return [
+        BenchTask(token_ids, seed=1000 * repeat + number, category=prompt.category, prompt_id=prompt.id)
+        for repeat in range(plan.settings.repeat)
+        for number, (token_ids, prompt) in enumerate(zip(prompts, plan.prompts, strict=True))
+    ]

@@ -1,4 +1,4 @@
-"""Where the services of a run are: on which cores or devices, behind which link, with passes of which duration."""
+"""Where the engine of a run is: on which cores or devices, behind which link, with passes of which duration."""
 
 import os
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ _EMULATED_MS = {"verify_ms": 30.0, "draft_ms": 3.0, "rtt_ms": 1.0, "row_ms": 0.0
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """One of the four, as flags and cores.
+    """One of those that --env offers, as flags and cores.
 
     Attributes:
-        description: what JSON and report say of it.
+        label: what stands above every table and plot.
+        description: what JSON says of it.
         verifier_arguments, drafter_arguments: flags of the services.
         verifier_cores, drafter_cores: processors that they are pinned to; none: all. The coordinator stands with the
             drafter.
@@ -23,6 +24,7 @@ class Environment:
         peer_device: where the peers run.
     """
 
+    label: str
     description: dict[str, Any]
     verifier_arguments: tuple[str, ...] = ()
     drafter_arguments: tuple[str, ...] = ()
@@ -30,25 +32,6 @@ class Environment:
     drafter_cores: tuple[int, ...] = ()
     delay_ns: int = 0
     peer_device: str = "cpu"
-
-    @property
-    def name(self) -> str:
-        return str(self.description["name"])
-
-    @property
-    def label(self) -> str:
-        """What stands above every table and plot."""
-        match self.name:
-            case "emulated":
-                times = {name: self.description[name] for name in _EMULATED_MS}
-                return (
-                    f"EMULATED devices: verify pass {times['verify_ms']:g} ms + {times['row_ms']:g} ms a further row, "
-                    f"draft pass {times['draft_ms']:g} ms, round trip {times['rtt_ms']:g} ms"
-                )
-            case "two-hosts":
-                return f"two hosts: verifier on cores {self.verifier_cores}, drafter on cores {self.drafter_cores}"
-            case _:
-                return self.name
 
 
 def environment_of(settings: BenchSettings) -> Environment:
@@ -62,8 +45,10 @@ def environment_of(settings: BenchSettings) -> Environment:
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise InvalidSettings(f"{flags} is for --env emulated, but --env is {settings.env}; leave one of them out")
     match settings.env:
+        case "local":
+            return Environment("local: one process", {"name": "local", "emulated": False})
         case "native":
-            return Environment({"name": "native", "emulated": False})
+            return Environment("native", {"name": "native", "emulated": False})
         case "two-hosts":
             return _two_hosts()
         case "emulated":
@@ -82,6 +67,7 @@ def _two_hosts() -> Environment:
     half = (len(cores) + 1) // 2
     verifier_cores, drafter_cores = tuple(cores[:half]), tuple(cores[half:])
     return Environment(
+        f"two hosts: verifier on cores {verifier_cores}, drafter on cores {drafter_cores}",
         {
             "name": "two-hosts",
             "emulated": False,
@@ -98,17 +84,17 @@ def _two_hosts() -> Environment:
 
 
 def _emulated(settings: BenchSettings) -> Environment:
-    times_ms = {
-        name: default if getattr(settings, name) is None else float(getattr(settings, name))
-        for name, default in _EMULATED_MS.items()
-    }
-    delay_ms = times_ms["rtt_ms"] / 2
-    verifier = {"pass": times_ms["verify_ms"], "row": times_ms["row_ms"], "delay": delay_ms}
+    given = {name: getattr(settings, name) for name in _EMULATED_MS}
+    times_ms = {name: _EMULATED_MS[name] if ms is None else float(ms) for name, ms in given.items()}
+    verify_ms, draft_ms, rtt_ms, row_ms = times_ms.values()
+    verifier = {"--emulate-pass-ms": verify_ms, "--emulate-row-ms": row_ms, "--emulate-delay-ms": rtt_ms / 2}
     return Environment(
+        f"EMULATED devices: verify pass {verify_ms:g} ms + {row_ms:g} ms a further row, draft pass {draft_ms:g} ms, "
+        f"round trip {rtt_ms:g} ms",
         {"name": "emulated", "emulated": True, **times_ms},
-        verifier_arguments=tuple(part for name, ms in verifier.items() for part in (f"--emulate-{name}-ms", repr(ms))),
-        drafter_arguments=("--emulate-pass-ms", repr(times_ms["draft_ms"])),
-        delay_ns=round(delay_ms * 1e6),
+        verifier_arguments=tuple(part for flag, ms in verifier.items() for part in (flag, repr(ms))),
+        drafter_arguments=("--emulate-pass-ms", repr(draft_ms)),
+        delay_ns=round(rtt_ms / 2 * 1e6),
     )
 
 
@@ -117,13 +103,10 @@ def _gpu(settings: BenchSettings) -> Environment:
 
     if not torch.cuda.is_available():
         raise InvalidSettings("--env gpu needs a CUDA device, and torch sees none here; choose another --env")
+    devices = {"device": torch.cuda.get_device_name(), "draft_device": settings.draft_device}
     return Environment(
-        {
-            "name": "gpu",
-            "emulated": False,
-            "device": torch.cuda.get_device_name(),
-            "draft_device": settings.draft_device,
-        },
+        "gpu",
+        {"name": "gpu", "emulated": False, **devices},
         verifier_arguments=("--device", "cuda"),
         drafter_arguments=("--device", settings.draft_device),
         peer_device="cuda",

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 from sybil_engine.core.errors import SybilError
@@ -72,13 +73,11 @@ async def _host_coordinator(arguments: Sequence[str], stop: asyncio.Event) -> No
             await stop.wait()
 
     serving, stopping = asyncio.create_task(serve()), asyncio.create_task(stop.wait())
-    # It may be told to stop while it still waits for the services.
+    # Stdin may end while it still waits for the services.
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if not serving.done():
-        serving.cancel()
-    await asyncio.wait((serving,))
-    if not serving.cancelled():
+    serving.cancel()
+    with suppress(asyncio.CancelledError):
         await serving
 
 

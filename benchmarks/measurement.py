@@ -1,9 +1,12 @@
 """One timed completion, and what a set of them says."""
 
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
+
+_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
+class MedianInterval:
     """A median and its 95 % bootstrap interval."""
 
     median: float
@@ -34,25 +37,22 @@ class Interval:
     high: float
 
 
-_RESAMPLES = 2_000
-
-
-def median_interval(values: Sequence[float], seed: int = 0) -> Interval:
+def median_interval(values: Sequence[float], seed: int = 0) -> MedianInterval:
     """The median of values, and where 95 of 100 resamples put it.
 
     Source: Efron 1979 (percentile bootstrap).
     """
-    generator = random.Random(seed)
-    medians = sorted(statistics.median(generator.choices(values, k=len(values))) for _ in range(_RESAMPLES))
-    return Interval(statistics.median(values), medians[_RESAMPLES // 40], medians[-_RESAMPLES // 40 - 1])
+    resamples = np.random.default_rng(seed).choice(values, (_RESAMPLES, len(values)))
+    low, high = np.quantile(np.median(resamples, axis=1), (0.025, 0.975))
+    return MedianInterval(statistics.median(values), float(low), float(high))
 
 
 def median_speed(measurements: Sequence[Measurement]) -> float:
-    """The middle completion's tokens per second."""
+    """The median completion's tokens per second."""
     return statistics.median(each.tokens_per_second for each in measurements)
 
 
-def speed_ratio(numerator: Sequence[Measurement], denominator: Sequence[Measurement]) -> Interval:
+def speed_ratio(numerator: Sequence[Measurement], denominator: Sequence[Measurement]) -> MedianInterval:
     """How much faster one arm is than another, prompt by prompt.
 
     Args:

@@ -2,30 +2,32 @@
 
 import base64
 import html
+import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console, RenderableType
+
 from benchmarks.anatomy import Anatomy
 
+_COLUMNS = 160
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1d2327; }
-table { border-collapse: collapse; margin: 1rem 0; }
-td, th { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right; }
-td:first-child, th:first-child { text-align: left; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #1d2327; }
 img { max-width: 100%; }
-pre { background: #f5f6f7; padding: 1rem; overflow-x: auto; }
+pre { background: #f5f6f7; padding: 1rem; overflow-x: auto; font-size: 12px; }
 .label { font-weight: 600; }
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
-    """The figures of one temperature, and the traces of its arms."""
+    """The figures of one temperature, what the run said of them, and the traces of its arms."""
 
     figures: Mapping[str, Any]
+    summary: Sequence[RenderableType]
     anatomies: Mapping[str, Sequence[Anatomy]]
 
 
@@ -42,13 +44,12 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
     parts = [_heading(document, label)]
     for run in runs:
         temperature = f"{run.figures['temperature']:g}"
-        parts.append(f"<h2>Temperature {temperature}</h2>{_table(run.figures['arms'])}")
+        parts.append(f"<h2>Temperature {temperature}</h2>{_as_html(run.summary)}")
         for caption, path in _plots(run, f"{label}, temperature {temperature}", folder, temperature):
             title = html.escape(caption)
             encoded = base64.b64encode(path.read_bytes()).decode()
             parts.append(f'<h3>{title}</h3><img src="data:image/png;base64,{encoded}" alt="{title}">')
-        parts.append(f"<h3>Ratios of speeds</h3>{_ratios(run.figures['ratios'], list(run.figures['arms']))}")
-    shown = {key: document[key] for key in ("pair", "settings", "machine", "versions") if key in document}
+    shown = {key: document[key] for key in ("pair", "settings", "machine", "versions")}
     parts.append(f"<h2>Settings</h2><pre>{html.escape(json.dumps(shown, indent=2))}</pre>")
     page = folder / "index.html"
     page.write_text(
@@ -56,6 +57,23 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
     )
     return page
+
+
+def _heading(document: Mapping[str, Any], label: str) -> str:
+    pair = document["pair"]
+    return (
+        f'<h1>sybil bench</h1><p class="label">{html.escape(label)}</p>'
+        f"<p>{html.escape(pair['target']['model'])} ({pair['target']['parameters'] / 1e6:.0f}M parameters), drafts by "
+        f"{html.escape(pair['draft']['model'] if pair['draft'] else 'nobody')}; "
+        f"{html.escape(str(document['machine']['processor']))}, {document['machine']['usable_cores']} cores.</p>"
+    )
+
+
+def _as_html(parts: Sequence[RenderableType]) -> str:
+    console = Console(record=True, width=_COLUMNS, file=io.StringIO(), highlight=False)
+    for part in parts:
+        console.print(part)
+    return console.export_html(code_format="<pre>{code}</pre>", inline_styles=True)
 
 
 def _plots(run: ReportedRun, title: str, folder: Path, temperature: str) -> list[tuple[str, Path]]:
@@ -76,54 +94,8 @@ def _plots(run: ReportedRun, title: str, folder: Path, temperature: str) -> list
         ("Acceptance by position in the window, in traced sessions", path("acceptance")),
         ("Where a pass's time goes, in traced sessions", path("pass-time")),
     ]
-    for name, each in anatomies.items():
-        if each and each[0].trace.blocks and each[0].passes:
-            plots.timeline(each[0], f"{name}: {title}", path(f"timeline-{name}"))
+    for name, (first, *_) in anatomies.items():
+        if first.drafted and first.passes:
+            plots.timeline(first, f"{name}: {title}", path(f"timeline-{name}"))
             drawn.append((f"Timeline of a session: {name}", path(f"timeline-{name}")))
     return drawn
-
-
-def _heading(document: Mapping[str, Any], label: str) -> str:
-    pair = document["pair"]
-    return (
-        f'<h1>sybil bench</h1><p class="label">{html.escape(label)}</p>'
-        f"<p>{html.escape(pair['target']['model'])} ({pair['target']['parameters'] / 1e6:.0f}M parameters), drafts by "
-        f"{html.escape(pair['draft']['model'] if pair['draft'] else 'nobody')}; "
-        f"{html.escape(str(document['machine']['processor']))}, {document['machine']['usable_cores']} cores.</p>"
-    )
-
-
-def _table(arms: Mapping[str, Any]) -> str:
-    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        "tokens/s": lambda arm: "{median:.1f} [{low:.1f}, {high:.1f}]".format(**arm["tokens_per_second"]),
-        "acceptance": lambda arm: _number(arm["acceptance_rate"], ".2f"),
-        "tokens/pass": lambda arm: _number(arm["tokens_per_pass"], ".2f"),
-        "verifier idle": lambda arm: _number(arm["verifier_idle"], ".1%"),
-        "gap between passes, ms": lambda arm: _number(arm["gap_between_passes_ns"], ".2f", 1e6),
-    }
-    rows = [["arm", *columns]]
-    rows += [[name, *(column(arm) for column in columns.values())] for name, arm in arms.items()]
-    return _html_table(rows)
-
-
-def _ratios(ratios: Mapping[str, Any], names: Sequence[str]) -> str:
-    rows = [["row / column", *names]]
-    for one in names:
-        cells = []
-        for other in names:
-            ratio = ratios.get(f"{one}/{other}")
-            cells.append("{median:.2f} [{low:.2f}, {high:.2f}]".format(**ratio) if ratio else "")
-        rows.append([one, *cells])
-    return _html_table(rows)
-
-
-def _html_table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = rows
-    written = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    for row in body:
-        written += "</tr><tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-    return f"<table><tr>{written}</tr></table>"
-
-
-def _number(value: float | None, spec: str, unit: float = 1.0) -> str:
-    return "" if value is None else format(value / unit, spec)

@@ -8,9 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import Arm
+from benchmarks.arms import Arm, BenchTask
 from benchmarks.measurement import Measurement, median_speed
-from benchmarks.run import Task
 from sybil_engine.core.types import SamplingParams
 
 TUNED = "-tuned"
@@ -27,7 +26,7 @@ class PeerSetting:
 
     Attributes:
         threads: processor threads of a pass.
-        assistant_tokens: how many tokens the assistant guesses, always as many; None: transformers' own rule.
+        assistant_tokens: how many tokens the assistant guesses every time; None: transformers' own rule.
         lookup_tokens: how many tokens are copied from the prompt; 0: none.
     """
 
@@ -85,28 +84,26 @@ class TransformersArm(Arm):
         self.setting = setting
         self._models = models
 
-    async def complete(
-        self, prompt: Sequence[int], max_tokens: int, sampling: SamplingParams, seed: int
-    ) -> Measurement:
+    async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
         import torch
 
         target = self._models.model("target", self.setting.dtype)
         options = self._options()
-        drawing = {} if sampling.greedy else {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-        inputs = torch.tensor([list(prompt)], device=self._models.device)
+        if not sampling.greedy:
+            options |= {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        inputs = torch.tensor([task.prompt], device=self._models.device)
         torch.set_num_threads(self.setting.threads)
-        torch.manual_seed(seed)
+        torch.manual_seed(task.seed)
         start = time.perf_counter()
         output = target.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=max_tokens,
             do_sample=not sampling.greedy,
-            **drawing,
             **options,
         )
         # Fetching the tokens waits for a GPU.
-        token_ids = tuple(output[0, len(prompt) :].tolist())
+        token_ids = tuple(output[0, len(task.prompt) :].tolist())
         return Measurement(token_ids, time.perf_counter() - start)
 
     def _options(self) -> dict[str, Any]:
@@ -125,14 +122,14 @@ class TransformersArm(Arm):
 
 
 class PeerSearch:
-    """Finds each peer's best setting: type and threads first, then what is its own."""
+    """Finds each peer's best setting: type and threads first, then its own options."""
 
     def __init__(
         self,
         models: PeerModels,
         dtype: str,
         dtypes: Sequence[str],
-        tasks: Sequence[Task],
+        tasks: Sequence[BenchTask],
         sampling: SamplingParams,
         max_tokens: int,
         progress: Callable[[str], None],
@@ -140,7 +137,7 @@ class PeerSearch:
         """
         Args:
             dtype: of the defaults.
-            dtypes: tried beside it.
+            dtypes: tried as well.
             tasks: what each setting is timed on.
         """
         cores = os.cpu_count() or 1
@@ -182,8 +179,7 @@ class PeerSearch:
             arm = TransformersArm(name, self._models, setting)
             # The first completion warms up.
             timed = [
-                await arm.complete(task.prompt, self._max_tokens, self._sampling, task.seed)
-                for task in (self._tasks[0], *self._tasks)
+                await arm.complete(task, self._sampling, self._max_tokens) for task in (self._tasks[0], *self._tasks)
             ]
             searched.append((setting, median_speed(timed[1:])))
         best, _ = max(searched, key=lambda pair: pair[1])

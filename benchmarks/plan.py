@@ -8,12 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.environments import Environment, environment_of
-from benchmarks.prompts import BenchPrompt, read_prompts
+from benchmarks.prompts import read_prompts
 from benchmarks.settings import PEER_DTYPES, PEERS, BenchSettings
 from drafter_service.settings import DrafterSettings
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import Speculation
 from sybil_engine.models.presets import NO_DRAFTER, Pair, pair_of
+from sybil_engine.prompts import Prompt
 from sybil_engine.serving.service_settings import ServiceSettings
 from sybil_engine.settings import parse
 from verifier_service.settings import VerifierSettings
@@ -25,13 +26,17 @@ class Plan:
 
     Attributes:
         peers: none, if there is nobody to compare with.
+        lockstep_windows: in tokens; 0 leaves it to the policy.
     """
 
     settings: BenchSettings
     environment: Environment
     pair: Pair
-    prompts: tuple[BenchPrompt, ...]
+    prompts: tuple[Prompt, ...]
     peers: tuple[str, ...]
+    speculations: tuple[Speculation, ...]
+    lockstep_windows: tuple[int, ...]
+    temperatures: tuple[float, ...]
 
     @classmethod
     def of(cls, settings: BenchSettings) -> "Plan":
@@ -46,24 +51,15 @@ class Plan:
             pair_of(settings.preset, settings.target, settings.draft),
             tuple(read_prompts(settings.prompts, settings.count)),
             _peers(settings),
+            tuple(dict.fromkeys(map(Speculation, settings.arms))),
+            tuple(dict.fromkeys(map(int, settings.lockstep_windows))) or (0,),
+            tuple(dict.fromkeys(map(float, settings.temperatures))),
         )
-        _check_arguments(settings)
+        _check_arguments("--verifier-arguments", VerifierSettings, settings.verifier_arguments)
+        _check_arguments("--drafter-arguments", DrafterSettings, settings.drafter_arguments)
         plan._check_pair()
         _check_outputs(settings)
         return plan
-
-    @property
-    def speculations(self) -> tuple[Speculation, ...]:
-        return tuple(Speculation(name) for name in dict.fromkeys(self.settings.arms))
-
-    @property
-    def lockstep_windows(self) -> tuple[int, ...]:
-        """In tokens; 0 leaves it to the policy."""
-        return tuple(dict.fromkeys(map(int, self.settings.lockstep_windows))) or (0,)
-
-    @property
-    def temperatures(self) -> tuple[float, ...]:
-        return tuple(dict.fromkeys(map(float, self.settings.temperatures)))
 
     @property
     def drafts(self) -> bool:
@@ -101,20 +97,25 @@ class Plan:
         return (
             *("--model", self.target, "--dtype", settings.dtype, "--numerics", settings.numerics),
             *("--max-window-tokens", str(self.max_window_tokens)),
-            *(("--threads", str(settings.target_threads)) if settings.target_threads else ()),
+            *_threads(settings.target_threads),
             *settings.verifier_arguments,
         )
 
     @property
     def drafter_arguments(self) -> tuple[str, ...] | None:
         """The drafter's; None if there is none."""
-        settings = self.settings
         if not self.drafts:
             return None
+        threads = _threads(self.settings.draft_threads)
+        return ("--model", self.draft, "--dtype", self.draft_dtype, *threads, *self.settings.drafter_arguments)
+
+    @property
+    def service_settings(self) -> tuple[VerifierSettings, DrafterSettings | None]:
+        """The services' settings, for an engine in this process."""
+        drafter = self.drafter_arguments
         return (
-            *("--model", self.draft, "--dtype", self.draft_dtype),
-            *(("--threads", str(settings.draft_threads)) if settings.draft_threads else ()),
-            *settings.drafter_arguments,
+            parse(VerifierSettings, self.verifier_arguments, {}),
+            None if drafter is None else parse(DrafterSettings, drafter, {}),
         )
 
     def _check_pair(self) -> None:
@@ -128,12 +129,11 @@ class Plan:
                     f"--draft none leaves {', '.join(drafting)} without a draft model; name one, or choose --arms off "
                     "and other --peers"
                 )
-        if settings.grow_target or settings.grow_draft:
-            from benchmarks.grown import check_growth
+        for ref, size in ((self.pair.target, settings.grow_target), (self.pair.draft, settings.grow_draft)):
+            if size:
+                from benchmarks.grown import check_growth
 
-            for ref, size in ((self.pair.target, settings.grow_target), (self.pair.draft, settings.grow_draft)):
-                if size:
-                    check_growth(ref, size)
+                check_growth(ref, size)
         if not self.pair.is_embedded:
             # The check of the coordinator, which would refuse the pair later.
             from coordinator.pairing import check_pair
@@ -151,48 +151,39 @@ def _grown(ref: str, size: str) -> str:
     return str(grow(ref, size))
 
 
+def _threads(count: int) -> tuple[str, ...]:
+    return ("--threads", str(count)) if count else ()
+
+
 def _peers(settings: BenchSettings) -> tuple[str, ...]:
-    named = settings.peers
-    if named is None:
-        emulated, alone = settings.env == "emulated", settings.draft == NO_DRAFTER
-        left_out = {*(PEERS if emulated else ()), *(("transformers-assisted",) if alone else ())}
-        named = tuple(peer for peer in PEERS if peer not in left_out)
-    named = tuple(peer for peer in dict.fromkeys(named) if peer != "none")
-    if named and settings.env == "emulated":
+    emulated = settings.env == "emulated"
+    if settings.peers is None:
+        left_out = "transformers-assisted" if settings.draft == NO_DRAFTER else ""
+        return () if emulated else tuple(peer for peer in PEERS if peer != left_out)
+    named = tuple(peer for peer in dict.fromkeys(settings.peers) if peer != "none")
+    if named and emulated:
         raise InvalidSettings(
             f"--peers {','.join(named)} cannot run under --env emulated: their passes have no set duration; leave "
             "--peers out"
         )
-    for peer in named:
-        package = peer.partition("-")[0]
-        if find_spec(package) is None:
-            raise InvalidSettings(
-                f"--peers {peer} needs the package {package}, which is not installed; install it with "
-                f"`pip install {package}`, or say --peers none"
-            )
     return named
 
 
-def _check_arguments(settings: BenchSettings) -> None:
+def _check_arguments(name: str, service: type[ServiceSettings], argv: tuple[str, ...]) -> None:
     """Refuse flags that a service would refuse."""
-    services: tuple[tuple[str, type[ServiceSettings], tuple[str, ...]], ...] = (
-        ("--verifier-arguments", VerifierSettings, settings.verifier_arguments),
-        ("--drafter-arguments", DrafterSettings, settings.drafter_arguments),
-    )
-    for name, service, argv in services:
-        try:
-            parse(service, argv, {})
-        except InvalidSettings as error:
-            raise InvalidSettings(f"{name}: {error}") from error
+    try:
+        parse(service, argv, {})
+    except InvalidSettings as error:
+        raise InvalidSettings(f"{name}: {error}") from error
 
 
 def _check_outputs(settings: BenchSettings) -> None:
     """Refuse to measure what could not be written down."""
     if settings.json_file:
-        file = Path(settings.json_file)
-        folder_fits = file.absolute().parent.is_dir() and os.access(file.absolute().parent, os.W_OK)
-        if file.is_dir() or not folder_fits or (file.exists() and not os.access(file, os.W_OK)):
-            raise InvalidSettings(f"--json {file} cannot be written; name a file in a folder that can be")
+        file = Path(settings.json_file).absolute()
+        writable = os.access(file if file.exists() else file.parent, os.W_OK)
+        if file.is_dir() or not file.parent.is_dir() or not writable:
+            raise InvalidSettings(f"--json {settings.json_file} cannot be written; name a file in a folder that can be")
     if settings.report:
         if find_spec("matplotlib") is None:
             raise InvalidSettings(

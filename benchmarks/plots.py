@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.anatomy import PARTS, Anatomy, Fate, acceptance_by_position, pass_parts
+from benchmarks.anatomy import PARTS, Anatomy, DraftedToken, Fate, VerifyPass, acceptance_by_position, pass_parts
 from sybil_engine.core.types import BlockOrigin
 
 _DPI = 130
@@ -21,48 +21,33 @@ _FATE_COLOURS = {
 }
 _PART_COLOURS = dict(zip(PARTS, ("#c9cdd2", "#edae49", "#8d96a3", "#33658a", "#86bbd8"), strict=True))
 _PART_NAMES = dict(zip(PARTS, ("queue", "wait for draft", "wire", "forward", "sampling"), strict=True))
-_BAR = "#33658a"
-_COMMIT_COLOUR = "#33658a"
+_BLUE = "#33658a"
+_BELOW: dict[str, Any] = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
 _SHOWN_PASSES = 8
 _SKIPPED_PASSES = 4
 
 
 def throughput(arms: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
     """Tokens per second of each arm, with intervals."""
-    figure, axes = _figure(title, width=max(6.0, 1.1 * len(arms)))
-    speeds = [figures["tokens_per_second"] for figures in arms.values()]
-    medians = [speed["median"] for speed in speeds]
-    errors = [
-        [speed["median"] - speed["low"] for speed in speeds],
-        [speed["high"] - speed["median"] for speed in speeds],
-    ]
-    bars = axes.bar(list(arms), medians, yerr=errors, capsize=4, color=_BAR)
-    axes.bar_label(bars, [f"{median:.1f}" for median in medians], padding=3, fontsize=8)
-    axes.set_ylabel("tokens/s, median and 95 % interval")
-    _slant(axes)
-    _save(figure, path)
+    speeds = {name: figures["tokens_per_second"] for name, figures in arms.items()}
+    medians = {name: speed["median"] for name, speed in speeds.items()}
+    errors = [[abs(speed["median"] - speed[end]) for speed in speeds.values()] for end in ("low", "high")]
+    _bars(medians, "{:.1f}", "tokens/s, median and 95 % interval", title, path, yerr=errors, capsize=4)
 
 
 def tokens_per_pass(arms: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
     """Committed tokens per verify pass of each of our arms."""
     values = {name: figures["tokens_per_pass"] for name, figures in arms.items() if figures["tokens_per_pass"]}
-    figure, axes = _figure(title)
-    bars = axes.bar(list(values), list(values.values()), color=_BAR)
-    axes.bar_label(bars, [f"{value:.2f}" for value in values.values()], padding=3, fontsize=8)
-    axes.set_ylabel("tokens per verify pass")
-    _slant(axes)
-    _save(figure, path)
+    _bars(values, "{:.2f}", "tokens per verify pass", title, path)
 
 
 def acceptance(anatomies: Mapping[str, Sequence[Anatomy]], title: str, path: Path) -> None:
     """Share of tested tokens that were accepted, by position in the window."""
     figure, axes = _figure(title)
     for name, each in anatomies.items():
-        counts = acceptance_by_position(each)
-        if counts:
-            axes.plot(
-                range(1, len(counts) + 1), [accepted / tested for tested, accepted in counts], marker="o", label=name
-            )
+        rates = [accepted / tested for tested, accepted in acceptance_by_position(each)]
+        if rates:
+            axes.plot(range(1, len(rates) + 1), rates, marker="o", label=name)
     axes.set_xlabel("position in the window")
     axes.set_ylabel("acceptance rate of the tested")
     axes.set_ylim(-0.03, 1.05)
@@ -75,72 +60,78 @@ def acceptance(anatomies: Mapping[str, Sequence[Anatomy]], title: str, path: Pat
 def pass_time(anatomies: Mapping[str, Sequence[Anatomy]], title: str, path: Path) -> None:
     """Where the mean time from one commit to the next goes."""
     figure, axes = _figure(title)
-    names = list(anatomies)
-    left_ms = [0.0] * len(names)
-    parts = {name: pass_parts(each) for name, each in anatomies.items()}
-    for part in PARTS:
-        widths_ms = [parts[name][part] / 1e6 for name in names]
-        axes.barh(names, widths_ms, left=left_ms, color=_PART_COLOURS[part], label=_PART_NAMES[part])
-        left_ms = [left + width for left, width in zip(left_ms, widths_ms, strict=True)]
+    for name, each in anatomies.items():
+        left_ms = 0.0
+        for part, mean_ns in pass_parts(each).items():
+            axes.barh(name, mean_ns / 1e6, left=left_ms, color=_PART_COLOURS[part])
+            left_ms += mean_ns / 1e6
     axes.invert_yaxis()
     axes.set_xlabel("ms from one commit to the next, mean")
-    axes.legend(fontsize=8, ncols=len(PARTS), loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    handles = [Patch(color=_PART_COLOURS[part], label=_PART_NAMES[part]) for part in PARTS]
+    axes.legend(handles=handles, ncols=len(PARTS), **_BELOW)
     _save(figure, path)
 
 
 def timeline(anatomy: Anatomy, title: str, path: Path) -> None:
     """A stretch of one session: drafter, wire and verifier; each drafted token coloured by its fate."""
-    passes = anatomy.passes
-    first = min(_SKIPPED_PASSES, max(0, len(passes) - _SHOWN_PASSES))
-    shown = passes[first : first + _SHOWN_PASSES]
-    if not shown:
-        return
-    origin_ns, end_ns = passes[max(0, first - 1)].end_ns, shown[-1].end_ns + anatomy.trace.verifier_wire_ns
+    first = min(_SKIPPED_PASSES, max(0, len(anatomy.passes) - _SHOWN_PASSES))
+    shown = anatomy.passes[first : first + _SHOWN_PASSES]
+    verifier_wire_ns = anatomy.trace.verifier_wire_ns
+    origin_ns, end_ns = anatomy.passes[max(0, first - 1)].end_ns, shown[-1].end_ns + verifier_wire_ns
     figure, axes = _figure(title, width=13.0, height=3.8)
-
-    def ms(at_ns: int) -> float:
-        return (at_ns - origin_ns) / 1e6
-
     for token in anatomy.drafted:
-        if token.end_ns < origin_ns or token.start_ns > end_ns:
-            continue
-        colour = _FATE_COLOURS[token.fate]
-        hatch = "///" if token.origin is BlockOrigin.HEDGE else None
-        bottom = 2.0 if token.origin is BlockOrigin.TRUNK else 2.45
-        width = max(ms(token.end_ns) - ms(token.start_ns), 0.02)
-        axes.broken_barh(
-            [(ms(token.start_ns), width)], (bottom, 0.4), facecolors=colour, edgecolors="white", hatch=hatch, lw=0.6
-        )
-        if token.at_verifier_ns is not None:
-            axes.plot([ms(token.end_ns), ms(token.at_verifier_ns)], [1.9, 1.1], color=colour, lw=1.0)
+        if token.end_ns >= origin_ns and token.start_ns <= end_ns:
+            _draw_token(axes, token, origin_ns)
     for each in shown:
-        forward_end_ns = each.end_ns - each.sampling_ns
-        axes.broken_barh(
-            [
-                (ms(each.start_ns), ms(forward_end_ns) - ms(each.start_ns)),
-                (ms(forward_end_ns), ms(each.end_ns) - ms(forward_end_ns)),
-            ],
-            (0.1, 0.8),
-            facecolors=[_PART_COLOURS["forward_ns"], _PART_COLOURS["sampling_ns"]],
-        )
-        axes.text(
-            (ms(each.start_ns) + ms(each.end_ns)) / 2,
-            0.5,
-            f"{each.accepted_tokens}/{each.window_tokens}",
-            ha="center",
-            va="center",
-            color="white",
-            fontsize=8,
-        )
-        commit_end_ns = each.end_ns + anatomy.trace.verifier_wire_ns + anatomy.trace.drafter_wire_ns
-        axes.plot([ms(each.end_ns), ms(commit_end_ns)], [1.1, 1.9], color=_COMMIT_COLOUR, lw=1.2, ls=":")
+        _draw_pass(axes, each, origin_ns, verifier_wire_ns + anatomy.trace.drafter_wire_ns)
     axes.set_yticks([0.5, 1.5, 2.4], ["verifier\n(accepted/judged)", "wire", "drafter\n(hedges above)"])
     axes.set_ylim(0, 3)
-    axes.set_xlim(0, ms(end_ns))
+    axes.set_xlim(0, (end_ns - origin_ns) / 1e6)
     axes.set_xlabel("ms")
     handles = [Patch(color=colour, label=fate.value) for fate, colour in _FATE_COLOURS.items()]
-    handles += [Patch(color=_COMMIT_COLOUR, label="verify pass; dotted: commit")]
-    axes.legend(handles=handles, fontsize=8, ncols=len(handles), loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    handles += [Patch(color=_BLUE, label="verify pass; dotted: commit")]
+    axes.legend(handles=handles, ncols=len(handles), **_BELOW)
+    _save(figure, path)
+
+
+def _draw_token(axes: Axes, token: DraftedToken, origin_ns: int) -> None:
+    """A drafted token in the drafter's lane, and its way to the verifier."""
+    start_ms, end_ms = (token.start_ns - origin_ns) / 1e6, (token.end_ns - origin_ns) / 1e6
+    colour = _FATE_COLOURS[token.fate]
+    hedge = token.origin is BlockOrigin.HEDGE
+    axes.broken_barh(
+        [(start_ms, max(end_ms - start_ms, 0.02))],
+        (2.45 if hedge else 2.0, 0.4),
+        facecolors=colour,
+        edgecolors="white",
+        hatch="///" if hedge else None,
+        lw=0.6,
+    )
+    if token.at_verifier_ns is not None:
+        axes.plot([end_ms, (token.at_verifier_ns - origin_ns) / 1e6], [1.9, 1.1], color=colour, lw=1.0)
+
+
+def _draw_pass(axes: Axes, each: VerifyPass, origin_ns: int, wire_ns: int) -> None:
+    """A pass in the verifier's lane, and its commit's way to the drafter."""
+    start_ms, end_ms = (each.start_ns - origin_ns) / 1e6, (each.end_ns - origin_ns) / 1e6
+    sampling_ms = each.sampling_ns / 1e6
+    axes.broken_barh(
+        [(start_ms, end_ms - sampling_ms - start_ms), (end_ms - sampling_ms, sampling_ms)],
+        (0.1, 0.8),
+        facecolors=[_PART_COLOURS["forward_ns"], _PART_COLOURS["sampling_ns"]],
+    )
+    counts = f"{each.accepted}/{each.judged}"
+    axes.text((start_ms + end_ms) / 2, 0.5, counts, ha="center", va="center", color="white", fontsize=8)
+    axes.plot([end_ms, end_ms + wire_ns / 1e6], [1.1, 1.9], color=_BLUE, lw=1.2, ls=":")
+
+
+def _bars(values: Mapping[str, float], label: str, unit: str, title: str, path: Path, **options: Any) -> None:
+    figure, axes = _figure(title, width=max(7.5, 1.1 * len(values)))
+    bars = axes.bar(list(values), list(values.values()), color=_BLUE, **options)
+    axes.bar_label(bars, [label.format(value) for value in values.values()], padding=3, fontsize=8)
+    axes.set_ylabel(unit)
+    axes.tick_params(axis="x", labelsize=8)
+    figure.autofmt_xdate(rotation=25)
     _save(figure, path)
 
 
@@ -150,12 +141,6 @@ def _figure(title: str, width: float = 7.5, height: float = 4.2) -> tuple[Figure
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _slant(axes: Axes) -> None:
-    axes.tick_params(axis="x", labelrotation=25, labelsize=8)
-    for label in axes.get_xticklabels():
-        label.set_horizontalalignment("right")
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -44,22 +44,25 @@ class BenchProgress:
 
     def say(self, step: str) -> None:
         """Something is being waited for."""
-        if self._console.is_terminal:
-            self._bar.update(self._task, description=step)
-            return
-        now_s = time.monotonic()
-        if step.split(" (")[0] != self._step or now_s - self._said_s > _REPEAT_S:
-            self._step, self._said_s = step.split(" (")[0], now_s
-            self._console.print(Text(f"sybil: {step}"), soft_wrap=True)
+        self._bar.update(self._task, description=step)
+        what, now_s = step.split(" (")[0], time.monotonic()
+        if what != self._step or now_s - self._said_s > _REPEAT_S:
+            self._step, self._said_s = what, now_s
+            self._print(step)
 
     def begin(self, completions: int) -> None:
-        """So many completions follow."""
+        """This many completions follow."""
         self._bar.reset(self._task, total=completions)
 
-    def advance(self, what: str, speeds: Mapping[str, Sequence[Measurement]], prompt_ended: bool) -> None:
+    def advance(self, step: str) -> None:
         """One completion is done."""
-        so_far = ", ".join(f"{name} {median_speed(each):.1f}" for name, each in speeds.items() if each)
-        if self._console.is_terminal:
-            self._bar.update(self._task, advance=1, description=what)
-        elif prompt_ended:
-            self._console.print(Text(f"sybil: {what}; tokens/s so far: {so_far}"), soft_wrap=True)
+        self._bar.update(self._task, advance=1, description=step)
+
+    def finish_prompt(self, step: str, measured: Mapping[str, Sequence[Measurement]]) -> None:
+        """Every arm has completed a prompt."""
+        speeds = ", ".join(f"{name} {median_speed(each):.1f}" for name, each in measured.items())
+        self._print(f"{step}; tokens/s so far: {speeds}")
+
+    def _print(self, line: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(Text(f"sybil: {line}"), soft_wrap=True)

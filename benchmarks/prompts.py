@@ -1,31 +1,16 @@
 """What is completed: the built-in prompts, or those of a file."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.prompts import built_in_prompts, mixed
+from sybil_engine.prompts import Prompt, built_in_prompts, mixed
 
 UNSORTED = "prompts"
 
 
-@dataclass(frozen=True, slots=True)
-class BenchPrompt:
-    """One prompt.
-
-    Attributes:
-        category: prompts of one category are reported together; the built-in ones are code, docstring or doctest.
-        id: of a built-in one; else empty.
-    """
-
-    text: str
-    category: str = UNSORTED
-    id: str = ""
-
-
-def read_prompts(file: str, count: int) -> list[BenchPrompt]:
+def read_prompts(file: str, count: int) -> list[Prompt]:
     """The first few prompts of a file, or of the built-in ones, a category at a time.
 
     Args:
@@ -34,14 +19,10 @@ def read_prompts(file: str, count: int) -> list[BenchPrompt]:
     Raises:
         InvalidSettings: the file cannot be read, or a line is no prompt.
     """
-    if file:
-        prompts = _from_file(Path(file))
-    else:
-        prompts = [BenchPrompt(prompt.prompt, prompt.category, prompt.id) for prompt in built_in_prompts()]
-    return mixed(prompts, count)
+    return mixed(_from_file(Path(file)) if file else built_in_prompts(), count)
 
 
-def _from_file(file: Path) -> list[BenchPrompt]:
+def _from_file(file: Path) -> list[Prompt]:
     try:
         lines = file.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -53,7 +34,7 @@ def _from_file(file: Path) -> list[BenchPrompt]:
     return prompts
 
 
-def _prompt(file: Path, number: int, line: str) -> BenchPrompt:
+def _prompt(file: Path, number: int, line: str) -> Prompt:
     try:
         record: Any = json.loads(line)
     except ValueError:
@@ -62,4 +43,4 @@ def _prompt(file: Path, number: int, line: str) -> BenchPrompt:
         raise InvalidSettings(
             f"line {number} of {file} is not a prompt; each line must be a JSON object with a text called `prompt`"
         )
-    return BenchPrompt(record["prompt"], str(record.get("category", UNSORTED)))
+    return Prompt("", str(record.get("category", UNSORTED)), "", record["prompt"])

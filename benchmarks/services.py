@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ from typing import IO, Any
 
 from benchmarks.environments import Environment
 from benchmarks.hosted import COORDINATOR
+from coordinator.progress import Report
 from sybil_engine.core.errors import Unavailable
 
-Report = Callable[[str], None]
 _START_S = 900
 _STOP_S = 20.0
 
@@ -44,7 +44,7 @@ async def running_services(
 
     Args:
         verifier_arguments, drafter_arguments: their flags, which win over the environment's; None: no drafter.
-        report: told in words what is being waited for.
+        report: called with what is being waited for, in words.
 
     Raises:
         Unavailable: one of them does not come up.
@@ -57,24 +57,23 @@ async def running_services(
             argv = (*environment.drafter_arguments, *drafter_arguments)
             drafter = await stack.enter_async_context(hosted("drafter", environment.drafter_cores, argv))
             processes.append(drafter)
-        addresses = [await each.address(report, processes) for each in processes]
-        flags = ["--verifiers", addresses[0], "--start-s", str(_START_S), "--drafter-start-s", str(_START_S)]
-        if drafter_arguments is not None:
-            flags += ["--drafters", addresses[1]]
+        address, *drafters = [await each.address(report, processes) for each in processes]
+        flags = ["--verifiers", address, "--start-s", str(_START_S), "--drafter-start-s", str(_START_S)]
+        flags += ["--drafters", *drafters] if drafters else []
         coordinator = await stack.enter_async_context(hosted(COORDINATOR, environment.drafter_cores, flags))
-        address = await coordinator.address(report, [*processes, coordinator])
-        yield RunningServices(address, addresses[0], addresses[1] if drafter_arguments is not None else None)
+        served = await coordinator.address(report, [*processes, coordinator])
+        yield RunningServices(served, address, next(iter(drafters), None))
 
 
 @dataclass(slots=True)
-class HostedService:
+class ServiceProcess:
     """A process that hosts a service."""
 
     kind: str
     process: Process
     errors: IO[bytes]
 
-    async def address(self, report: Report, others: Sequence["HostedService"]) -> str:
+    async def address(self, report: Report, others: Sequence["ServiceProcess"]) -> str:
         """Where it listens, as soon as it says so.
 
         Args:
@@ -113,7 +112,7 @@ class HostedService:
 
 
 @asynccontextmanager
-async def hosted(kind: str, cores: Sequence[int], arguments: Sequence[str]) -> AsyncIterator[HostedService]:
+async def hosted(kind: str, cores: Sequence[int], arguments: Sequence[str]) -> AsyncIterator[ServiceProcess]:
     """A service in a process of its own, which ends with the block."""
     with tempfile.TemporaryFile() as errors:
         process = await asyncio.create_subprocess_exec(
@@ -131,7 +130,7 @@ async def hosted(kind: str, cores: Sequence[int], arguments: Sequence[str]) -> A
             start_new_session=True,
         )
         try:
-            yield HostedService(kind, process, errors)
+            yield ServiceProcess(kind, process, errors)
         finally:
             await _end(process)
 

@@ -40,11 +40,11 @@ class BenchSettings(Settings):
 
     model_config = SettingsConfigDict(env_prefix="SYBIL_BENCH_")
 
-    env: Literal["native", "two-hosts", "emulated", "gpu"] = Field(
+    env: Literal["local", "native", "two-hosts", "emulated", "gpu"] = Field(
         default="native",
         description=(
-            "native: this machine; two-hosts: drafter and verifier on different cores; emulated: passes and "
-            "messages of set durations; gpu: both models on a GPU"
+            "local: the whole engine in one process; native: services on this machine; two-hosts: drafter and verifier "
+            "on different cores; emulated: passes and messages of set durations; gpu: both models on a GPU"
         ),
     )
     arms: Annotated[Words, _some_of(ARMS)] = Field(default=ARMS, description="speculation to measure")

@@ -4,19 +4,21 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import cast
 
-from coordinator.policies import policy
-
-from benchmarks.run import Task
+from benchmarks.arms import Arm, BenchTask
 from benchmarks.services import RunningServices
 from coordinator.clients import DrafterClient, VerifierClient
 from coordinator.patience import Patience
-from coordinator.pipeline import DrafterStream, Pipeline, VerifierStream
+from coordinator.pipeline import DrafterStream, PassingBlock, Pipeline, VerifierStream
 from coordinator.usage import Meter
 from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.plan import first_plan
 from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import Block, SamplingParams, Speculation
+from sybil_engine.core.types import Block, SamplingParams
+from sybil_engine.rpc.v1 import types_pb2
+from sybil_engine.serving.convert import block_from_wire
 
 _PINGS = 15
 
@@ -26,10 +28,12 @@ class BlockEvent:
     """A block on its way, by this process's clock.
 
     Attributes:
+        message: as it passes.
         arrived_ns: from the drafter.
         offered_ns: written on to the verifier; None if it never was.
     """
 
+    message: PassingBlock
     block: Block
     arrived_ns: int
     offered_ns: int | None = None
@@ -44,7 +48,7 @@ class CommitEvent:
 
 
 @dataclass(slots=True)
-class Trace:
+class SessionTrace:
     """All blocks and commits of one session, in the order in which they arrived.
 
     Attributes:
@@ -52,124 +56,110 @@ class Trace:
             median round trip of an empty call.
     """
 
-    arm: str
-    task: Task
+    task: BenchTask
     verifier_wire_ns: int
     drafter_wire_ns: int
     blocks: list[BlockEvent] = field(default_factory=list)
     commits: list[CommitEvent] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
 class RecordedVerifier:
     """A verifier stream that notes what passes; implements the pipeline's VerifierStream."""
 
-    def __init__(self, stream: VerifierStream, trace: Trace) -> None:
-        self._stream = stream
-        self._trace = trace
+    stream: VerifierStream
+    trace: SessionTrace
 
     async def open(self, opening: SessionOpen) -> None:
-        await self._stream.open(opening)
+        await self.stream.open(opening)
 
-    async def offer(self, blocks: Sequence[Block]) -> None:
+    async def offer(self, blocks: Sequence[PassingBlock]) -> None:
         offered_ns = time.perf_counter_ns()
-        await self._stream.offer(blocks)
+        await self.stream.offer(blocks)
         # The pipeline hands on the very blocks that it got.
         offered = {id(block) for block in blocks}
-        for event in reversed(self._trace.blocks):
-            if id(event.block) in offered:
+        for event in self.trace.blocks:
+            if id(event.message) in offered:
                 event.offered_ns = offered_ns
-                offered.remove(id(event.block))
-            if not offered:
-                return
 
     async def commits(self) -> AsyncIterator[Commit]:
-        async for commit in self._stream.commits():
-            self._trace.commits.append(CommitEvent(commit, time.perf_counter_ns()))
+        async for commit in self.stream.commits():
+            self.trace.commits.append(CommitEvent(commit, time.perf_counter_ns()))
             yield commit
 
 
+@dataclass(frozen=True, slots=True)
 class RecordedDrafter:
     """A drafter stream that notes what passes; implements the pipeline's DrafterStream."""
 
-    def __init__(self, stream: DrafterStream, trace: Trace) -> None:
-        self._stream = stream
-        self._trace = trace
+    stream: DrafterStream
+    trace: SessionTrace
 
     async def open(self, opening: SessionOpen) -> None:
-        await self._stream.open(opening)
+        await self.stream.open(opening)
 
     async def advance(self, commits: Sequence[Commit]) -> None:
-        await self._stream.advance(commits)
+        await self.stream.advance(commits)
 
-    async def blocks(self) -> AsyncIterator[Block]:
-        async for block in self._stream.blocks():
-            self._trace.blocks.append(BlockEvent(block, time.perf_counter_ns()))
-            yield block
+    async def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
+        async for blocks in self.stream.blocks():
+            arrived_ns = time.perf_counter_ns()
+            messages = list(blocks)
+            for message in messages:
+                block = block_from_wire(cast(types_pb2.Block, message))
+                self.trace.blocks.append(BlockEvent(message, block, arrived_ns))
+            yield messages
 
 
-class Tracer:
-    """Runs single sessions against a run's services."""
+async def trace_session(
+    services: RunningServices, delay_ns: int, arm: Arm, task: BenchTask, sampling: SamplingParams, max_tokens: int
+) -> SessionTrace:
+    """Complete one task under an arm's policy and return all that was sent.
 
-    def __init__(self, services: RunningServices, delay_ns: int) -> None:
-        """
-        Args:
-            delay_ns: what the emulated link adds to each message from or to the verifier.
-        """
-        self._services = services
-        self._delay_ns = delay_ns
+    Args:
+        delay_ns: what the emulated link adds to each message from or to the verifier.
+    """
+    async with AsyncExitStack() as stack:
+        verifier = VerifierClient(services.verifier)
+        stack.push_async_callback(verifier.close)
+        drafter = DrafterClient(services.drafter) if services.drafter else None
+        if drafter:
+            stack.push_async_callback(drafter.close)
+        trace = SessionTrace(
+            task,
+            verifier_wire_ns=await _one_way_ns(verifier) + delay_ns,
+            drafter_wire_ns=await _one_way_ns(drafter) if drafter else 0,
+        )
+        opening = SessionOpen(
+            token_ids=task.prompt,
+            prompt_tokens=len(task.prompt),
+            sampling=sampling,
+            seed=task.seed,
+            stop_token_ids=frozenset((await verifier.describe()).end_token_ids),
+            max_position=len(task.prompt) + max_tokens,
+            session_id=f"trace-{arm.name}",
+        )
 
-    async def run(
-        self,
-        arm: str,
-        speculation: Speculation,
-        window_tokens: int,
-        task: Task,
-        sampling: SamplingParams,
-        max_tokens: int,
-    ) -> Trace:
-        """Complete one task and return all that was sent."""
-        async with AsyncExitStack() as stack:
-            verifier = VerifierClient(self._services.verifier)
-            stack.push_async_callback(verifier.close)
-            drafter = DrafterClient(self._services.drafter) if self._services.drafter else None
-            if drafter:
-                stack.push_async_callback(drafter.close)
-            trace = Trace(
-                arm,
-                task,
-                verifier_wire_ns=await _one_way_ns(verifier) + self._delay_ns,
-                drafter_wire_ns=await _one_way_ns(drafter) if drafter else 0,
-            )
-            description = await verifier.describe()
-            opening = SessionOpen(
-                token_ids=task.prompt,
-                prompt_tokens=len(task.prompt),
-                sampling=sampling,
-                seed=task.seed,
-                stop_token_ids=frozenset(description.end_token_ids),
-                max_position=len(task.prompt) + max_tokens,
-                session_id=f"trace-{arm}",
-            )
+        @contextmanager
+        def open_verifier() -> Iterator[VerifierStream]:
+            with verifier.session() as stream:
+                yield RecordedVerifier(stream, trace)
 
-            @contextmanager
-            def open_verifier() -> Iterator[VerifierStream]:
-                with verifier.session() as stream:
-                    yield RecordedVerifier(stream, trace)
+        @contextmanager
+        def open_drafter() -> Iterator[DrafterStream]:
+            if drafter is None:
+                raise Unavailable("this run has no drafter")
+            with drafter.session() as stream:
+                yield RecordedDrafter(stream, trace)
 
-            @contextmanager
-            def open_drafter() -> Iterator[DrafterStream]:
-                if drafter is None:
-                    raise Unavailable("this run has no drafter")
-                with drafter.session() as stream:
-                    yield RecordedDrafter(stream, trace)
-
-            pipeline = Pipeline(
-                opening, policy(speculation, window_tokens), open_verifier, open_drafter, Meter(), Patience()
-            )
-            async with aclosing(pipeline.run()) as session:
-                async for _ in session:
-                    pass
-        return trace
+        assert arm.speculation is not None
+        plan = first_plan(arm.speculation, arm.window_tokens)
+        opening = replace(opening, plan=plan, window_tokens=arm.window_tokens)
+        pipeline = Pipeline(opening, open_verifier, open_drafter, Meter(), Patience())
+        async with aclosing(pipeline.run()) as session:
+            async for _ in session:
+                pass
+    return trace
 
 
 async def _one_way_ns(client: VerifierClient | DrafterClient) -> int:

@@ -1,50 +1,26 @@
 """The drafter's engine: feeds prompts, and runs ragged passes by which every session's draft tree grows."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import product
 
 from torch import Tensor
 
 from drafter_service.calibration import Calibration
-from drafter_service.growth import Candidate, Drafted
 from drafter_service.session import DrafterSession, SessionRoom
+from drafter_service.share import MOST_GUESSES, DraftShare, choose_rows
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.plan import HEDGED_DRAFT_ROWS
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import AcceptanceRule, Block, ModelDescription
-from sybil_engine.models.rows import Rows, TreeRows
+from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.opening import check_opening
 
 BRANCH_CELLS = 128
-_GUESSES = 6
-# Hedges grow in the slack: by as many rows as make a pass of the trunk alone longer by a quarter.
-_SLACK = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class DraftShare:
-    """One session's rows in a draft pass.
-
-    Attributes:
-        candidates: what its tree grows by, one a row; empty while the session catches up with its ledger.
-    """
-
-    session: DrafterSession
-    rows: TreeRows
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def guessing_rows(self) -> int:
-        """Rows, its last ones, after which something is guessed."""
-        if self.candidates:
-            return len(self.candidates)
-        return 0 if self.session.unfed_tokens else 1
 
 
 class Drafter:
@@ -112,7 +88,7 @@ class Drafter:
             self._push()
             self._prefill(prefilling[0])
         if ready:
-            self._run_pass([self._share(session, most_rows) for session in ready])
+            self._run_pass([choose_rows(session, most_rows, self._pass_times) for session in ready])
         return 0
 
     def _prefill(self, session: DrafterSession) -> None:
@@ -128,16 +104,6 @@ class Drafter:
         for session in self._sessions.values():
             session.push()
 
-    def _share(self, session: DrafterSession, most_rows: int) -> DraftShare:
-        """Choose a session's rows: the ledger's tokens that have no cell, else what its tree grows by."""
-        cells = session.cells
-        if session.unfed_tokens:
-            return DraftShare(session, cells.feed_ledger(most_rows), ())
-        slack_rows = max(2, self._pass_times.rows_within(_SLACK))
-        rows = int(min(most_rows, slack_rows, session.plan.rows)) if session.growth.hedges else 1
-        candidates = session.growth.take(rows, cells.hedge_cells)
-        return DraftShare(session, cells.feed_candidates(candidates), tuple(candidates))
-
     def _run_pass(self, shares: list[DraftShare]) -> None:
         """Feed each session's rows, and guess what follows them; a session that must still catch up guesses nothing."""
         start_ns = time.monotonic_ns()
@@ -152,7 +118,7 @@ class Drafter:
         for share in shares:
             self._yield_turn(share.session)
             if share.guessing_rows:
-                share.session.drafted(_grow(share, following), draft_ns)
+                share.session.drafted(share.grow(following), draft_ns)
 
     def _guess(self, shares: list[DraftShare], logits: Tensor) -> list[tuple[Guess, ...]]:
         """What follows each row that guesses."""
@@ -169,7 +135,7 @@ class Drafter:
             return []
         if len(rows) < len(logits):
             logits = logits[rows]
-        count = _GUESSES if any(share.session.growth.hedges for share in shares) else 1
+        count = MOST_GUESSES if any(share.session.growth.hedges for share in shares) else 1
         ranked = rank_rows(logits, draws, count)
         cut = {id(share.session.noise) for share in shares if share.session.judge.wants_distributions}
         for row, draw in enumerate(draws):
@@ -180,16 +146,3 @@ class Drafter:
     def _yield_turn(self, session: DrafterSession) -> None:
         """Move a session that was served behind the others, so that none starves."""
         self._sessions[session.slot] = self._sessions.pop(session.slot)
-
-
-def _grow(share: DraftShare, guesses: Iterator[tuple[Guess, ...]]) -> list[Drafted]:
-    """Grow a session's tree by what follows its rows."""
-    session = share.session
-    if not share.candidates:
-        return session.growth.grow_root(next(guesses))
-    grown: list[Drafted] = []
-    for candidate, cell in zip(share.candidates, share.rows.cells, strict=True):
-        node, drafted = session.growth.grow(candidate, next(guesses))
-        session.cells.keep(node, cell)
-        grown += drafted
-    return grown

@@ -36,9 +36,8 @@ def judge(task: Task, params: SamplingParams, text: Tensor, target_logits: Tenso
     scores = draft_shaped
     if not params.greedy:
         noise = NoiseTape(task.seed, vocabulary_size).rows(start, tokens)
-        scores = torch.log_softmax(draft_shaped, dim=-1) + noise
-    shared_scores, shared_ids = _best(scores)
-    _, own_ids = _best(draft_shaped)
+        scores = draft_shaped + noise
+    shared_ids, own_ids = _best(scores), _best(draft_shaped)
     coins = uniform_noise([task.seed] * tokens, range(start, start + tokens), 3, Stream.COIN)
     drafted, wanted = (each.gather(1, text[:, None])[:, 0] for each in (draft_probabilities, target_probabilities))
     accepted = coins[:, 0] * wanted < drafted
@@ -52,9 +51,8 @@ def judge(task: Task, params: SamplingParams, text: Tensor, target_logits: Tenso
         seed=task.seed,
         target_ids=text.numpy(),
         shared_ids=shared_ids.numpy(),
-        shared_scores=shared_scores.numpy(),
+        shared_certainties=torch.softmax(scores, dim=-1).gather(1, shared_ids).numpy(),
         own_ids=own_ids.numpy(),
-        own_probabilities=draft_probabilities.gather(1, own_ids).numpy(),
         overlap=torch.minimum(draft_probabilities, target_probabilities).sum(dim=-1).numpy(),
         accepted=accepted.numpy(),
         own_draft_ids=torch.where(accepted, text, rejected_ids).numpy(),
@@ -69,10 +67,9 @@ def _probabilities(shaped: Tensor, params: SamplingParams) -> Tensor:
     return torch.softmax(shaped, dim=-1)
 
 
-def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The best scores and their tokens; ties go to the lowest token id."""
-    ordered, token_ids = torch.sort(scores, dim=-1, descending=True, stable=True)
-    return ordered[:, :RANKS].contiguous(), token_ids[:, :RANKS].contiguous()
+def _best(scores: Tensor) -> Tensor:
+    """[tokens, 8], the tokens with the best scores; ties go to the lowest token id."""
+    return torch.sort(scores, dim=-1, descending=True, stable=True).indices[:, :RANKS].contiguous()
 
 
 def _draw(weights: Tensor, coins: Tensor) -> Tensor:

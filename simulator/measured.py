@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from simulator.players.player import Outcome
 from simulator.point import Point
-from simulator.storage import model_words
+from simulator.storage import model_words, sentence
 from sybil_engine.core.errors import InvalidRequest
 
-HOW_TO_MEASURE = "sybil bench --env emulated --arms off,lockstep,pipelined,hedged --peers none --json"
+HOW_TO_MEASURE = "sybil bench --env emulated --arms off,lockstep,pipelined,hedged,auto --peers none --json"
 
 
 class UnusableBench(InvalidRequest):
@@ -18,95 +19,30 @@ class UnusableBench(InvalidRequest):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """What was counted of a completion; of several, their sums.
+class MeasuredCompletion:
+    """One completion by one arm; docs/benchmarks.md says what each figure is."""
 
-    Attributes:
-        first_tokens: committed by the first pass.
-        time_to_first_token_ns, total_ns: until the first pass was over, and until the last one was.
-        verify_ns: in verify passes.
-        draft_ns: in draft passes.
-    """
-
+    text_fingerprint: str
     completion_tokens: int
     first_tokens: int
     verify_passes: int
-    drafted_tokens: int
     time_to_first_token_ns: int
     total_ns: int
     verify_ns: int
-    draft_ns: int
+    gap_p50_ns: int
 
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Self:
-        """Read what stands in the file."""
-        return cls(**{each.name: _whole(record[each.name]) for each in fields(cls)})
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+    def __post_init__(self) -> None:
+        for each in fields(self)[1:]:
+            _whole(getattr(self, each.name))
+        if not self.verify_passes:
+            raise ValueError("it holds a completion without a verify pass")
 
     @property
-    def decode_tokens(self) -> int:
-        """Without the first pass."""
-        return self.completion_tokens - self.first_tokens
-
-    @property
-    def decode_ns(self) -> int:
-        """From the end of the first pass to that of the last one."""
-        return self.total_ns - self.time_to_first_token_ns
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredCompletion:
-    """One completion by one arm.
-
-    Attributes:
-        text_fingerprint: of its tokens, prompt excluded.
-        gap_ns: the median time between two of its verify passes.
-    """
-
-    text_fingerprint: int
-    counts: Counts
-    gap_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredRun:
-    """One temperature.
-
-    Attributes:
-        arms: for each arm one completion a task; every lockstep window is an arm of its own, lockstep-5 for example.
-    """
-
-    temperature: float
-    arms: Mapping[str, Sequence[MeasuredCompletion]]
-
-
-@dataclass(frozen=True, slots=True)
-class MeasuredTask:
-    """One prompt.
-
-    Attributes:
-        prompt_id: None if it is no built-in one.
-    """
-
-    prompt_id: str | None
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLimits:
-    """What our arms might do.
-
-    Attributes:
-        max_window_tokens: the most drafted tokens of the trunk that a pass judges.
-        draft_rows: guesses that a draft pass extends when it hedges.
-        branches: judged beside the trunk in a pass.
-    """
-
-    max_window_tokens: int
-    draft_rows: int
-    branches: int
+    def outcome(self) -> Outcome:
+        """The same as a simulation says it; the time before the first pass counts as idle."""
+        total_ms, first_ms = self.total_ns / 1e6, self.time_to_first_token_ns / 1e6
+        idle_ms = total_ms - self.verify_ns / 1e6
+        return Outcome(self.completion_tokens, self.verify_passes, total_ms, idle_ms, self.first_tokens, first_ms)
 
 
 @dataclass(frozen=True)
@@ -117,8 +53,9 @@ class MeasuredBench:
         point: the times that were asked for.
         target, draft: as recordings name them.
         settings: every flag.
-        max_tokens: of a completion.
-        window_tokens: what --window allowed a pass, 0 for what the limits allow.
+        most_tokens: the most drafted tokens of one path that a pass might judge.
+        tasks: each prompt's id, None if it is no built-in one, and its seed.
+        runs: by temperature and arm one completion a task; each lockstep window is an arm, lockstep-5 for example.
     """
 
     file: Path
@@ -126,19 +63,9 @@ class MeasuredBench:
     target: str
     draft: str
     settings: Mapping[str, Any]
-    max_tokens: int
-    window_tokens: int
-    limits: EngineLimits
-    tasks: Sequence[MeasuredTask]
-    runs: Sequence[MeasuredRun]
-
-    def temperatures(self) -> list[float]:
-        """In the order in which they were measured."""
-        return [run.temperature for run in self.runs]
-
-    def at(self, temperature: float) -> MeasuredRun | None:
-        """The run at a temperature."""
-        return next((run for run in self.runs if run.temperature == temperature), None)
+    most_tokens: int
+    tasks: Sequence[tuple[str | None, int]]
+    runs: Mapping[float, Mapping[str, Sequence[MeasuredCompletion]]]
 
 
 def load_bench(file: Path) -> MeasuredBench:
@@ -157,71 +84,50 @@ def load_bench(file: Path) -> MeasuredBench:
             )
         return _bench(file, document)
     except FileNotFoundError:
-        raise UnusableBench(
-            f"no benchmark file {file}; write one with `{HOW_TO_MEASURE} {file}`, or check the path"
-        ) from None
+        raise UnusableBench(f"no benchmark file {file}; write one with `{HOW_TO_MEASURE} {file}`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UnusableBench(
-            f"{file} is not a benchmark's file that can be compared with ({_sentence(error)}); check the path, or "
+            f"{file} is not a benchmark's file that can be compared with ({sentence(error)}); check the path, or "
             f"measure again with `{HOW_TO_MEASURE} FILE`"
         ) from error
 
 
 def _bench(file: Path, document: Mapping[str, Any]) -> MeasuredBench:
-    times, pair, limits = document["environment"], document["pair"], document["limits"]
+    times, pair, settings = document["environment"], document["pair"], dict(document["settings"])
     target, draft = pair["target"], pair["draft"] or {"model": "none", "parameters": 0}
-    settings = dict(document["settings"])
-    tasks = [MeasuredTask(task["prompt_id"], _whole(task["seed"])) for task in document["tasks"]]
+    tasks = [(task["prompt_id"], _whole(task["seed"])) for task in document["tasks"]]
     if not tasks or not document["runs"]:
         raise ValueError("it holds no completion")
+    for name in ("max_tokens", "window"):
+        _whole(settings[name])
     return MeasuredBench(
         file,
         Point(*(float(times[name]) for name in ("verify_ms", "draft_ms", "rtt_ms", "row_ms"))),
         model_words(target["model"], _whole(target["parameters"])),
         model_words(draft["model"], _whole(draft["parameters"])),
         settings,
-        _whole(settings["max_tokens"]),
-        _whole(settings["window"]),
-        EngineLimits(**{each.name: _above_zero(limits[each.name]) for each in fields(EngineLimits)}),
+        _whole(document["limits"]["max_window_tokens"]),
         tasks,
-        [_run(run, len(tasks)) for run in document["runs"]],
+        {float(run["temperature"]): _arms(run["measurements"], len(tasks)) for run in document["runs"]},
     )
 
 
-def _run(record: Mapping[str, Any], tasks: int) -> MeasuredRun:
-    arms = {name: [_completion(each) for each in every] for name, every in record["measurements"].items()}
-    for name, completions in arms.items():
+def _arms(measurements: Mapping[str, Any], tasks: int) -> dict[str, list[MeasuredCompletion]]:
+    names = [each.name for each in fields(MeasuredCompletion)]
+    arms = {
+        arm: [MeasuredCompletion(**{name: record[name] for name in names}) for record in records]
+        for arm, records in measurements.items()
+    }
+    if "off" not in arms:
+        raise ValueError("it holds no arm off, of which all others are multiples")
+    for arm, completions in arms.items():
         if len(completions) != tasks:
-            raise ValueError(f"{name} has {len(completions)} completions of {tasks} prompts")
-    return MeasuredRun(float(record["temperature"]), arms)
-
-
-def _completion(record: Mapping[str, Any]) -> MeasuredCompletion:
-    if not _whole(record["verify_passes"]):
-        raise ValueError("it holds a completion without a verify pass")
-    counts = Counts.of(record)
-    if counts.decode_ns < 0 or counts.decode_tokens < 0:
-        raise ValueError("a completion's first pass ends behind its last one, or commits more than all of them")
-    return MeasuredCompletion(int(record["text_fingerprint"], 16), counts, gap_ns=_whole(record["gap_p50_ns"]))
+            raise ValueError(f"{arm} has {len(completions)} completions of {tasks} prompts")
+    return arms
 
 
 def _whole(value: object) -> int:
-    # True is a whole number, too, to Python.
+    # To Python, True is a whole number, too.
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} stands where a whole number must be")
     return value
-
-
-def _above_zero(value: object) -> int:
-    number = _whole(value)
-    if not number:
-        raise ValueError("0 stands where a number above it must be")
-    return number
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"it lacks {error.args[0]}"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

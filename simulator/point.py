@@ -1,7 +1,7 @@
 """Where a simulation takes place: how long passes and messages take."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sybil_engine.core.errors import InvalidSettings
 
@@ -14,7 +14,7 @@ class Point:
         verify_ms: a verify pass of one row.
         draft_ms: a draft pass, however many tokens it extends.
         round_trip_ms: from drafter to verifier and back.
-        row_ms: what each drafted token adds to the verify pass that judges it.
+        row_ms: what each further row, one for each drafted token, adds to a verify pass.
 
     Raises:
         InvalidSettings: a time is negative or not finite, or a verify pass takes none.
@@ -26,32 +26,29 @@ class Point:
     row_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in self.times().items():
+        times = {"verify": self.verify_ms, "draft": self.draft_ms, "round trip": self.round_trip_ms, "row": self.row_ms}
+        for name, value in times.items():
             if not (math.isfinite(value) and value >= 0):
                 raise InvalidSettings(f"{name} is {value:g} ms; it must be a finite number, 0 or more")
         if self.verify_ms == 0:
             raise InvalidSettings("verify is 0 ms; a verify pass must take some time for anything to be faster than it")
-
-    def times(self) -> dict[str, float]:
-        """Its times by the names that people give them."""
-        return {
-            "verify": self.verify_ms,
-            "draft": self.draft_ms,
-            "round trip": self.round_trip_ms,
-            "row": self.row_ms,
-        }
 
     @property
     def one_way_ms(self) -> float:
         return self.round_trip_ms / 2
 
     def pass_ms(self, drafted_rows: int) -> float:
-        """Time of a verify pass that judges so many drafted tokens."""
+        """Time of a verify pass that judges this many drafted tokens."""
         return self.verify_ms + drafted_rows * self.row_ms
 
-    def without_overhead(self) -> "Point":
-        """The same verifier beside a drafter that takes no time and no way."""
-        return replace(self, draft_ms=0.0, round_trip_ms=0.0)
+    @property
+    def draft_ns(self) -> int:
+        # The engine divides by what its passes take.
+        return max(1, round(self.draft_ms * 1e6))
+
+    def pass_ns(self, rows: int) -> int:
+        """Time of a verify pass of this many rows, in nanoseconds."""
+        return round(self.pass_ms(rows - 1) * 1e6)
 
     def __str__(self) -> str:
         row = f", row {self.row_ms:g} ms" if self.row_ms else ""

@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 from simulator.judging import Task, judge
 from simulator.storage import Recording, model_words
 from simulator.trace import Trace
-from sybil_engine.core.errors import ContextExceeded, InvalidRequest, PairMismatch
+from sybil_engine.core.errors import ContextExceeded, PairMismatch
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.types import SamplingParams
 from sybil_engine.models.finding import find_folder
@@ -48,10 +48,8 @@ class Recorder:
             say: told how far it is.
 
         Raises:
-            ContextExceeded: a prompt leaves no room for so many tokens.
+            ContextExceeded: a prompt leaves no room for that many tokens.
         """
-        if max_tokens < 1:
-            raise InvalidRequest(f"max_tokens is {max_tokens}; it must be at least 1")
         context_tokens = min(self._target_is.context_tokens, self._draft_is.context_tokens)
         for task in tasks:
             if len(task.token_ids) + max_tokens > context_tokens:
@@ -79,7 +77,7 @@ class Recorder:
         text = self._complete(task, params, noise, max_tokens)
         start = len(task.token_ids)
         token_ids = torch.tensor([[*task.token_ids, *text]])
-        # The row of a token speaks of the one behind it.
+        # The row of a token speaks of the one after it.
         rows = slice(start - 1, start + len(text) - 1)
         target_logits = self._target(token_ids).logits[0, rows].float()
         draft_logits = self._draft(token_ids).logits[0, rows].float()

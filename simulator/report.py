@@ -6,22 +6,14 @@ from typing import Any
 
 from rich.table import Table
 
-from simulator.point import Point
 from simulator.storage import Recording
 from simulator.tournament import Match, Score
 from simulator.trace import Trace
 
 
-def point_table(temperature: float, point: Point, subject: str, figures: Sequence[str]) -> Table:
+def table_of(title: str, subject: str, figures: Sequence[str]) -> Table:
     """A table without rows: whom they are about, then figures."""
-    table = Table(
-        title=f"temperature {temperature:g}: {point}",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-    )
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
     table.add_column(subject, no_wrap=True)
     for heading in figures:
         table.add_column(heading, justify="right")
@@ -30,36 +22,22 @@ def point_table(temperature: float, point: Point, subject: str, figures: Sequenc
 
 def match_table(match: Match) -> Table:
     """One point at one temperature, a contender a row."""
-    figures = ("/ plain", "/ lockstep", "tokens/pass", "idle", "limit", "of limit")
-    table = point_table(match.temperature, match.point, "player", figures)
+    figures = ("/ off", "/ lockstep", "tokens/pass", "idle")
+    table = table_of(f"temperature {match.temperature:g}: {match.point}", "player", figures)
     table.add_column("best setting", overflow="fold")
-    best = max(score.outcome.tokens_per_second for score in match.scores)
-    for score in match.scores:
-        speed, limit = score.outcome.tokens_per_second, score.limit_tokens_per_second
+    best = max(score.outcome.tokens_per_second for score in match.scores.values())
+    for name, score in match.scores.items():
+        speed = score.outcome.tokens_per_second
         table.add_row(
-            score.contender,
-            f"{speed / match.plain:.2f}",
+            name,
+            f"{speed / match.off:.2f}",
             f"{speed / match.best_lockstep:.2f}",
             f"{score.outcome.tokens_per_pass:.2f}",
             f"{score.outcome.verifier_idle:.0%}",
-            f"{limit / match.plain:.2f}" if limit else "",
-            f"{speed / limit:.2f}" if limit else "",
             score.setting,
             style="bold" if speed == best else None,
         )
     return table
-
-
-_TRACE_WORDS = {
-    "completions": "completions",
-    "tokens": "tokens",
-    "acceptance_rate_shared_noise": "acceptance rate, shared noise",
-    "acceptance_rate_ratio_test": "acceptance rate, ratio test",
-    "overlap": "its expectation: overlap of the distributions",
-    "bonus_guessed_ratio_test": "a free bonus token is the drafter's own guess",
-    "correction_is_second_guess": "a correction under shared noise is the 2nd guess",
-    "correction_is_second_to_fourth_guess": "... is among the 2nd to 4th guess",
-}
 
 
 def traces_table(recording: Recording) -> Table:
@@ -69,9 +47,10 @@ def traces_table(recording: Recording) -> Table:
     for temperature in recording.temperatures():
         table.add_column(f"{temperature:g}", justify="right")
         columns.append(trace_figures(recording.at(temperature)))
-    for name, words in _TRACE_WORDS.items():
+    for name in columns[0]:
         values = [column[name] for column in columns]
-        table.add_row(words, *(f"{value:,}" if isinstance(value, int) else f"{value:.2f}" for value in values))
+        cells = (f"{value:,}" if isinstance(value, int) else f"{value:.2f}" for value in values)
+        table.add_row(name.replace("_", " "), *cells)
     return table
 
 
@@ -110,19 +89,17 @@ def _match_figures(match: Match) -> dict[str, Any]:
     return {
         "temperature": match.temperature,
         "point": asdict(match.point),
-        "players": {score.contender: _score_figures(match, score) for score in match.scores},
+        "players": {name: _score_figures(match, score) for name, score in match.scores.items()},
     }
 
 
 def _score_figures(match: Match, score: Score) -> dict[str, Any]:
-    speed, limit = score.outcome.tokens_per_second, score.limit_tokens_per_second
+    speed = score.outcome.tokens_per_second
     return {
         "setting": score.setting,
         "tokens_per_second": speed,
-        "ratio_to_plain": speed / match.plain,
+        "ratio_to_off": speed / match.off,
         "ratio_to_best_lockstep": speed / match.best_lockstep,
         "tokens_per_pass": score.outcome.tokens_per_pass,
         "verifier_idle": score.outcome.verifier_idle,
-        "limit_tokens_per_second": limit,
-        "share_of_limit": speed / limit if limit else None,
     }

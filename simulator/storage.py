@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from simulator.trace import RANKS, Trace
 from sybil_engine.core.errors import InvalidRequest
 
-_FORMAT = "sybil-traces-1"
-_WIDE = ("shared_ids", "shared_scores", "own_ids", "own_probabilities")
+_FORMAT = "sybil-traces-2"
+_ABOUT_A_TRACE = {"prompt_id": str, "category": str, "temperature": float, "seed": int}
+_WIDE = ("shared_ids", "shared_certainties", "own_ids")
 _PER_TOKEN = {
     "target_ids": np.int32,
     "shared_ids": np.int32,
-    "shared_scores": np.float32,
+    "shared_certainties": np.float32,
     "own_ids": np.int32,
-    "own_probabilities": np.float32,
     "overlap": np.float32,
     "accepted": np.bool_,
     "own_draft_ids": np.int32,
     "bonus_chance": np.float32,
     "bonus_matched": np.bool_,
 }
-_CHANCES = ("own_probabilities", "overlap", "bonus_chance")
+_CHANCES = ("shared_certainties", "overlap", "bonus_chance")
 # Sums of single precision end a little above 1.
 _MOST_CHANCE = 1.001
 
@@ -63,7 +63,7 @@ def model_words(model: str, parameters: int) -> str:
 
 
 def check_writable(file: Path) -> None:
-    """Refuse a file that could not be written, before an hour's work is lost for it.
+    """Refuse a file that could not be written, before an hour's work is lost.
 
     Raises:
         UnusableTraces: its folder is missing or may not be written to, or it is a folder itself.
@@ -85,13 +85,7 @@ def save(recording: Recording, file: Path) -> None:
         "format": _FORMAT,
         "about": dict(recording.about),
         "completions": [
-            {
-                "prompt_id": trace.prompt_id,
-                "category": trace.category,
-                "temperature": trace.temperature,
-                "seed": trace.seed,
-                "tokens": len(trace),
-            }
+            {**{name: getattr(trace, name) for name in _ABOUT_A_TRACE}, "tokens": len(trace)}
             for trace in recording.traces
         ],
     }
@@ -123,9 +117,7 @@ def load(file: Path) -> Recording:
             arrays = {name: _checked(name, stored[name].astype(dtype)) for name, dtype in _PER_TOKEN.items()}
         return Recording(_cut(header["completions"], arrays), header["about"])
     except FileNotFoundError:
-        raise UnusableTraces(
-            f"no trace file {file}; record one with `sybil simulate record --out {file}`, or check the path"
-        ) from None
+        raise UnusableTraces(f"no trace file {file}; record one with `sybil simulate record --out {file}`") from None
     except (
         OSError,
         ValueError,
@@ -137,7 +129,7 @@ def load(file: Path) -> Recording:
         zlib.error,
     ) as error:
         raise UnusableTraces(
-            f"{file} is not a trace file that can be played ({_sentence(error)}); record it again with "
+            f"{file} is not a trace file that can be played ({sentence(error)}); record it again with "
             "`sybil simulate record`"
         ) from error
 
@@ -163,21 +155,17 @@ def _cut(completions: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[
     traces = []
     start = 0
     for completion, length in zip(completions, lengths, strict=True):
-        part = {name: array[start : start + length] for name, array in arrays.items()}
-        traces.append(
-            Trace(
-                prompt_id=str(completion["prompt_id"]),
-                category=str(completion["category"]),
-                temperature=float(completion["temperature"]),
-                seed=int(completion["seed"]),
-                **part,
-            )
-        )
+        fields: dict[str, Any] = {name: kind(completion[name]) for name, kind in _ABOUT_A_TRACE.items()}
+        fields |= {name: array[start : start + length] for name, array in arrays.items()}
+        traces.append(Trace(**fields))
         start += length
     return traces
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """What is wrong with a file, in a few words."""
     if isinstance(error, KeyError):
         return f"it lacks {error.args[0]}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -30,9 +30,8 @@ class Trace:
     Attributes:
         target_ids: [tokens].
         shared_ids: [tokens, 8], the drafter's guesses under the shared noise, best first.
-        shared_scores: [tokens, 8], their log-probabilities plus noise; logits at temperature 0.
+        shared_certainties: [tokens, 8], its own probabilities for them under that noise; 0 for what is ruled out.
         own_ids: [tokens, 8], the drafter's most likely tokens, without noise.
-        own_probabilities: [tokens, 8].
         overlap: [tokens], sum over tokens of min(draft_prob, target_prob): the ratio test's acceptance.
         accepted: [tokens], whether the ratio test accepted.
         own_draft_ids: [tokens], what the ratio test judged: the target's token where it accepted, else another.
@@ -46,9 +45,8 @@ class Trace:
     seed: int
     target_ids: Ints
     shared_ids: Ints
-    shared_scores: Floats
+    shared_certainties: Floats
     own_ids: Ints
-    own_probabilities: Floats
     overlap: Floats
     accepted: Bools
     own_draft_ids: Ints
@@ -75,11 +73,6 @@ class Trace:
         ranks = _ranks(without_draft, self.target_ids)
         drafts = _ranks(self.own_ids, self.own_draft_ids)
         return [rank - (draft < rank < RANKS) for rank, draft in zip(ranks, drafts, strict=True)]
-
-    @cached_property
-    def shared_rejections(self) -> list[int]:
-        """[tokens + 1], the first position from each one on where the trunk under shared noise is wrong."""
-        return next_failures([rank == 0 for rank in self.shared_ranks])
 
     @cached_property
     def own_rejections(self) -> list[int]:

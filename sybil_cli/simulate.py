@@ -22,10 +22,7 @@ _PLAYED = {
     "point_texts": "--point",
     "row_ms": "--row-ms",
     "replicas": "--replicas",
-    "draft_rows": "--draft-rows",
     "max_window": "--max-window",
-    "branches": "--branches",
-    "tree_rows": "--tree-rows",
 }
 
 
@@ -42,16 +39,8 @@ _PLAYED = {
 @click.option("--temperature", "temperature_texts", multiple=True, metavar="T[,T...]", help="[default: all recorded]")
 @click.option("--replicas", type=_AT_LEAST_1, default=4, show_default=True, help="Targets that DSI runs on.")
 @click.option(
-    "--draft-rows",
-    type=click.IntRange(min=2),
-    multiple=True,
-    default=(8, 32),
-    show_default=True,
-    help="Guesses that one draft pass extends when hedging; may be repeated.",
+    "--max-window", type=_AT_LEAST_1, default=15, show_default=True, help="Largest window that a pass judges."
 )
-@click.option("--max-window", type=_AT_LEAST_1, default=16, show_default=True, help="Largest window that is searched.")
-@click.option("--branches", type=_AT_LEAST_1, default=3, show_default=True, help="Judged beside the trunk in a pass.")
-@click.option("--tree-rows", type=_AT_LEAST_1, default=32, show_default=True, help="Rows of a tree that a pass judges.")
 @click.option(
     "--against",
     "bench_file",
@@ -127,7 +116,7 @@ def _play(trace_file: Path, options: dict[str, Any]) -> int:
     # NumPy, which `sybil --help` does not need.
     from simulator.report import figures, match_table
     from simulator.storage import check_writable, load
-    from simulator.tournament import Limits, play_match
+    from simulator.tournament import play_match
 
     points = _points(options["point_texts"], options["row_ms"])
     json_file: Path | None = options["json_file"]
@@ -136,13 +125,6 @@ def _play(trace_file: Path, options: dict[str, Any]) -> int:
     recording = load(trace_file)
     temperatures = _temperatures(options["temperature_texts"]) or recording.temperatures()
     _check_recorded(recording, temperatures, trace_file)
-    limits = Limits(
-        most_window_tokens=options["max_window"],
-        most_branches=options["branches"],
-        most_tree_rows=options["tree_rows"],
-        draft_rows=tuple(dict.fromkeys(options["draft_rows"])),
-        replicas=options["replicas"],
-    )
     output = _output()
     progress = Progress(Console(stderr=True, highlight=False))
     _describe(recording, output)
@@ -150,14 +132,12 @@ def _play(trace_file: Path, options: dict[str, Any]) -> int:
     matches = []
     for number, (temperature, point) in enumerate(places):
         with progress.waiting(f"{number + 1} of {len(places)}: temperature {temperature:g}, {point}"):
-            match = play_match(recording.at(temperature), point, limits)
+            match = play_match(recording.at(temperature), point, options["max_window"], options["replicas"])
         output.print()
         output.print(match_table(match))
         matches.append(match)
     if json_file:
-        settings = {
-            name: options[name] for name in ("row_ms", "replicas", "draft_rows", "max_window", "branches", "tree_rows")
-        }
+        settings = {name: options[name] for name in ("row_ms", "replicas", "max_window")}
         json_file.write_text(json.dumps(figures(recording, matches, settings), indent=2) + "\n")
     return SUCCESS
 
@@ -177,7 +157,7 @@ def _check_recorded(recording: Any, temperatures: list[float], trace_file: Path)
 
 def _check(trace_file: Path, bench_file: Path, options: dict[str, Any]) -> int:
     # NumPy, which `sybil --help` does not need.
-    from simulator.check import check_run, check_same
+    from simulator.check import EngineCheck, check_same
     from simulator.check_report import check_figures, check_table, remarks_on
     from simulator.measured import load_bench
     from simulator.storage import check_writable, load
@@ -186,13 +166,13 @@ def _check(trace_file: Path, bench_file: Path, options: dict[str, Any]) -> int:
     if json_file:
         check_writable(json_file)
     recording, bench = load(trace_file), load_bench(bench_file)
-    temperatures = _temperatures(options["temperature_texts"]) or bench.temperatures()
+    temperatures = _temperatures(options["temperature_texts"]) or list(bench.runs)
     check_same(recording, trace_file, bench, temperatures)
     progress = Progress(Console(stderr=True, highlight=False))
-    runs = []
+    check, runs = EngineCheck(bench), []
     for temperature in temperatures:
         with progress.waiting(f"temperature {temperature:g}"):
-            runs.append(check_run(bench, temperature, recording.at(temperature)))
+            runs.append(check.run(temperature, recording.at(temperature)))
     output = _output()
     _describe(recording, output)
     for run in runs:

@@ -78,11 +78,24 @@ class LocalEngine:
         }
         verifier = VerifierSettings(model=target, dtype=dtype, threads=threads, numerics=numerics, **shared)
         drafter = DrafterSettings(model=draft, dtype=draft_dtype or dtype, **shared) if draft else None
-        defaults = Defaults(_speculation(speculation))
-        self._services = LocalServices(verifier, drafter)
+        self._start(LocalServices(verifier, drafter), Defaults(_speculation(speculation)))
+
+    @classmethod
+    def from_settings(cls, verifier: VerifierSettings, drafter: DrafterSettings | None) -> Self:
+        """Start with everything that can be set of the services; host and port are not read.
+
+        Raises:
+            See the constructor.
+        """
+        engine = cls.__new__(cls)
+        engine._start(LocalServices(verifier, drafter), Defaults())
+        return engine
+
+    def _start(self, services: LocalServices, defaults: Defaults) -> None:
+        self._services = services
         admission = Admission(_MAX_WAITING)
-        admission.resize(max_sessions)
-        self._generation = Generation(self._services, admission, defaults, Patience())
+        admission.resize(services.target.description.max_sessions)
+        self._generation = Generation(services, admission, defaults, Patience())
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sybil-local", daemon=True)
         self._thread.start()

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import torch
 
+from sybil_engine.prompts import built_in_prompts
 from training.card import write_card
 from training.corpus import TEST_SPLITS, Corpus, CorpusMismatch, Split, check_manifest, read_corpus, write_manifest
-from training.draft import PLAN as DRAFT_PLAN
-from training.draft import train_draft
 from training.evaluation import evaluate
-from training.pair import train_pair
-from training.prompts import cut_prompts, read_prompts, write_prompts
-from training.target import CYCLES, save_model, train_target
+from training.models import save_model
+from training.prompts import cut_prompts, write_prompts
+from training.stages import train_draft, train_pair, train_target
 from training.tokenizer import load_tokenizer, train_tokenizer
 from training.windows import encode_documents
 
@@ -51,7 +50,7 @@ class Training:
         """Train the target and save it."""
         tokenizer = load_tokenizer(self._work / "tokenizer")
         documents = encode_documents(tokenizer, self._corpus.of("train"))
-        model = train_target(tokenizer, documents, CYCLES, self._work)
+        model = train_target(tokenizer, documents, self._work)
         save_model(model, tokenizer, self._work / "alone" / "target")
 
     def draft(self) -> None:
@@ -59,7 +58,7 @@ class Training:
         target = self._work / "alone" / "target"
         tokenizer = load_tokenizer(target)
         documents = encode_documents(tokenizer, self._corpus.of("train"))
-        model = train_draft(target, tokenizer, documents, DRAFT_PLAN, self._work / "draft.pt")
+        model = train_draft(target, tokenizer, documents, self._work)
         save_model(model, tokenizer, self._work / "alone" / "draft")
 
     def pair(self) -> None:
@@ -85,7 +84,7 @@ class Training:
             self._embedded / "target",
             self._embedded / "draft",
             self._corpus.of("left_out"),
-            read_prompts(self._embedded / "prompts.jsonl"),
+            built_in_prompts(self._embedded / "prompts.jsonl"),
             load_tokenizer(self._embedded / "target"),
         )
         (self._work / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training.corpus import LICENCE, TEST_SPLITS, Corpus
 from training.evaluation import Acceptance, Evaluation
-from training.pair import BEST_GUESS_WEIGHTS, CYCLES, FOLLOWING_PLAN
+from training.stages import FOLLOWING_PLANS, PAIR_CYCLES
 
 
 def write_card(evaluation: Evaluation, corpus: Corpus, python_version: str, path: Path) -> None:
@@ -26,7 +26,7 @@ def write_card(evaluation: Evaluation, corpus: Corpus, python_version: str, path
         f"| weights, MB | {megabytes['target']:.1f} | {megabytes['draft']:.1f} |",
         f"| pass of one row, ms | {evaluation.target_pass_ms:.2f} | {evaluation.draft_pass_ms:.2f} |\n",
         f"A drafter pass takes 1/{evaluation.target_pass_ms / evaluation.draft_pass_ms:.1f} of a target pass (plain "
-        "transformers, median of passes in turns behind 256 cached tokens, two processor threads). Context: 1,024 "
+        "transformers, median of passes in turns after 256 cached tokens, two processor threads). Context: 1,024 "
         "tokens. Both share one byte-level BPE tokenizer of 4,096 tokens, in which every byte has a token; "
         "`<|endoftext|>` ends a file.\n",
         "## Loss of the target on left-out modules\n",
@@ -40,10 +40,21 @@ def write_card(evaluation: Evaluation, corpus: Corpus, python_version: str, path
         "Teacher-forced: both models see the same tokens before each tested position. Shared noise is counted, the "
         "ratio test (draft cut to its most likely 64 tokens) is its exact expectation. At temperature 0 both rules "
         "are agreement of the most likely tokens.\n",
-        "### Behind left-out text\n",
+        "### After left-out text\n",
         *_acceptance_table(evaluation.text_acceptance),
-        "\n### Behind the target's own continuations of the built-in prompts\n",
+        "\n### After the target's own continuations of the built-in prompts\n",
         *_acceptance_table(evaluation.continuation_acceptance),
+        *_origin_and_limits(corpus, python_version),
+        "## Samples: left-out modules, temperature 0.7, the first 96 tokens\n",
+    ]
+    for prompt, completion in evaluation.samples:
+        parts.append(f"`{prompt.id}` from `{prompt.module}`; the target's part begins after `⟦`:\n")
+        parts.append(f"````python\n{prompt.prompt}⟦{completion}\n````\n")
+    path.write_text("\n".join(parts))
+
+
+def _origin_and_limits(corpus: Corpus, python_version: str) -> list[str]:
+    return [
         "\n## Training data and licence\n",
         f"Source text of the standard library of CPython {python_version}: "
         f"{sum(file.size_bytes for file in corpus.of('train')) / 1e6:.1f} MB to train on, "
@@ -57,21 +68,16 @@ def write_card(evaluation: Evaluation, corpus: Corpus, python_version: str, path
         "prompts (`prompts.jsonl`) are cut from these.\n",
         "## Limits\n",
         "The target saw 7.7 million tokens of the library alone, its 2.5 million three times, and "
-        f"{sum(cycle.plan.tokens for cycle in CYCLES) / 1e6:.1f} million of library and tests together with the "
+        f"{sum(cycle.plan.tokens for cycle in PAIR_CYCLES) / 1e6:.1f} million of library and tests together with the "
         "drafter, which then saw "
-        f"{len(BEST_GUESS_WEIGHTS) * FOLLOWING_PLAN.tokens / 1e6:.1f} million more. The target knows Python's layout, "
+        f"{sum(plan.tokens for plan in FOLLOWING_PLANS) / 1e6:.1f} million more. The target knows Python's layout, "
         "its idioms and the library's habits; it does not know what code should compute, and its prose drifts. At "
         "temperature 0 it often "
         "ends in a loop. It may repeat passages of the standard library. It is a test subject for decoding, not an "
         "assistant; do not run what it writes.\n",
         "The two were trained together at the end, the target paying for disagreement too: it is more predictable than "
         "a target that never met its drafter, and acceptance is higher than distilling alone would give.\n",
-        "## Samples: left-out modules, temperature 0.7, the first 96 tokens\n",
     ]
-    for prompt, completion in evaluation.samples:
-        parts.append(f"`{prompt.id}` from `{prompt.module}`; the target's part begins after `⟦`:\n")
-        parts.append(f"````python\n{prompt.prompt}⟦{completion}\n````\n")
-    path.write_text("\n".join(parts))
 
 
 def _acceptance_table(rows: Sequence[Acceptance]) -> list[str]:

@@ -8,6 +8,7 @@ import random
 import sys
 import sysconfig
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -98,11 +99,8 @@ class Corpus:
         return tuple(sorted({file.module for file in self.of(split)}))
 
 
-def read_corpus(stdlib: Path | None = None) -> Corpus:
+def read_corpus() -> Corpus:
     """Read the standard library of the running interpreter and split it by top-level module.
-
-    Args:
-        stdlib: folder to read; the interpreter's own if not given.
 
     Raises:
         CorpusMismatch: the interpreter is not Python 3.11.
@@ -113,8 +111,7 @@ def read_corpus(stdlib: Path | None = None) -> Corpus:
             f"the embedded pair is trained on Python 3.11's standard library, and this is Python {found}: "
             "run `python3.11 -m training`"
         )
-    root = stdlib if stdlib is not None else Path(sysconfig.get_paths()["stdlib"])
-    texts = _read_texts(root)
+    texts = _read_texts(Path(sysconfig.get_paths()["stdlib"]))
     tests = [path for path in sorted(texts) if not TEST_FOLDERS.isdisjoint(path.split("/")[:-1])]
     library = sorted(texts.keys() - set(tests))
     left_out = choose_left_out(library)
@@ -170,18 +167,18 @@ def check_manifest(corpus: Corpus, path: Path) -> None:
 
 
 def _read_texts(root: Path) -> dict[str, str]:
-    """Read every wanted file, by relative path; of identical files only the first."""
+    """Read every wanted file that is UTF-8, by relative path; of identical files only the first."""
     texts: dict[str, str] = {}
     seen: set[str] = set()
     for file in sorted(root.rglob("*.py")):
         relative = file.relative_to(root)
         if not _is_wanted(relative):
             continue
-        text = _decode(file.read_bytes())
-        if text is None or not text.strip() or text in seen:
-            continue
-        seen.add(text)
-        texts[relative.as_posix()] = text
+        with suppress(UnicodeDecodeError):
+            text = file.read_bytes().decode()
+            if text.strip() and text not in seen:
+                texts[relative.as_posix()] = text
+                seen.add(text)
     return texts
 
 
@@ -193,14 +190,6 @@ def _is_wanted(relative: Path) -> bool:
         and not top.startswith(SKIPPED_PREFIXES)
         and relative.as_posix() not in SKIPPED_FILES
     )
-
-
-def _decode(content: bytes) -> str | None:
-    """Text of a file, or None if it is not UTF-8."""
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def _named_modules(path: str) -> set[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -17,11 +18,11 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sybil_engine.core.noise import gumbel_noise
 from sybil_engine.core.types import SamplingParams
-from sybil_engine.sampling.draw import CUT_TOKENS, draw_tokens
+from sybil_engine.prompts import Prompt
+from sybil_engine.sampling.draw import draw_tokens
 from sybil_engine.sampling.shaping import shape_logits
 from training.corpus import SourceFile
-from training.prompts import Prompt
-from training.tokenizer import CONTEXT_TOKENS, end_of_text_id
+from training.tokenizer import CONTEXT_TOKENS
 
 TEMPERATURES = (0.0, 0.7, 1.0)
 STRIDE_TOKENS = 512
@@ -35,6 +36,7 @@ CONTINUED_EVERY_PROMPTS = 3
 SAMPLE_TEMPERATURE = 0.7
 SAMPLE_TOKENS = 96
 NOISE_SEED = 7
+RATIO_TEST_TOKENS = 64
 TIMED_PASSES = 200
 TIMED_CONTEXT_TOKENS = 256
 
@@ -126,7 +128,9 @@ def evaluate(
     tokenizer: PreTrainedTokenizerFast,
 ) -> Evaluation:
     """Evaluate saved weights on left-out files."""
-    target, draft = load_model(target_folder), load_model(draft_folder)
+    target, draft = (
+        LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (target_folder, draft_folder)
+    )
     windows = text_windows(files, tokenizer)
     prompts = prompts[::CONTINUED_EVERY_PROMPTS]
     continuations = {
@@ -155,18 +159,12 @@ def evaluate(
     )
 
 
-def load_model(folder: Path) -> LlamaForCausalLM:
-    """Load saved weights, to compute with in float32."""
-    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model
-
-
 def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast) -> list[Window]:
     """Cut files into windows of the whole context, of which the second half counts (of a file's first window, all).
 
     Each file stands between two end-of-text tokens; predicting the second one counts.
     """
-    end = end_of_text_id(tokenizer)
+    end = tokenizer.eos_token_id
     windows = []
     for file in files:
         token_ids = (end, *tokenizer(file.text, verbose=False).input_ids, end)
@@ -183,7 +181,7 @@ def continue_prompts(
     target: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], temperature: float
 ) -> list[Window]:
     """Let the target continue each prompt by up to 256 tokens; what it wrote counts."""
-    end = end_of_text_id(tokenizer)
+    end = tokenizer.eos_token_id
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.eos_token
     torch.manual_seed(NOISE_SEED)
@@ -218,14 +216,9 @@ def counted_logits(model: LlamaForCausalLM, window: Window) -> Tensor:
 
 
 def thin(windows: Sequence[Window], every: int) -> list[Window]:
-    """Keep of every group the first window and each `every`-th after it."""
-    seen: Counter[str] = Counter()
-    kept = []
-    for window in windows:
-        if seen[window.group] % every == 0:
-            kept.append(window)
-        seen[window.group] += 1
-    return kept
+    """Keep of every group the first window and each `every`-th after it; a group's windows are neighbours."""
+    groups = (list(group) for _, group in groupby(windows, key=lambda window: window.group))
+    return [window for group in groups for window in group[::every]]
 
 
 def measure_loss(target: LlamaForCausalLM, windows: Sequence[Window], tokenizer: PreTrainedTokenizerFast) -> TextLoss:
@@ -248,35 +241,53 @@ def measure_loss(target: LlamaForCausalLM, windows: Sequence[Window], tokenizer:
     )
 
 
+@torch.inference_mode()
 def measure_acceptance(
     target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[Window], temperatures: Sequence[float]
 ) -> list[Acceptance]:
     """Measure how often the drafter's token stands, given the same text before it (teacher forcing)."""
     shared: dict[float, list[Tensor]] = defaultdict(list)
-    ratio: dict[float, list[float]] = defaultdict(list)
-    for index, (target_logits, draft_logits) in enumerate(_tested_logits(target, draft, windows)):
-        noise = gumbel_noise(
-            [NOISE_SEED + index] * len(target_logits), range(len(target_logits)), target_logits.shape[1]
+    ratio: dict[float, list[Tensor]] = defaultdict(list)
+    for index, window in enumerate(track(windows, description="acceptance")):
+        target_logits, draft_logits = (
+            counted_logits(model, window)[::TESTED_EVERY_TOKENS] for model in (target, draft)
         )
+        rows, vocabulary_size = target_logits.shape
+        noise = gumbel_noise([NOISE_SEED + index] * rows, range(rows), vocabulary_size)
         for temperature in temperatures:
             params = SamplingParams(temperature=temperature)
             target_shaped = shape_logits(target_logits, params)
             draft_shaped = shape_logits(draft_logits, params)
             draw_noise = None if params.greedy else noise
-            stands = draw_tokens(draft_shaped, draw_noise) == draw_tokens(target_shaped, draw_noise)
-            shared[temperature].append(stands.float())
-            ratio[temperature].extend(stands.tolist() if params.greedy else _overlaps(draft_shaped, target_shaped))
+            stands = (draw_tokens(draft_shaped, draw_noise) == draw_tokens(target_shaped, draw_noise)).float()
+            shared[temperature].append(stands)
+            ratio[temperature].append(stands if params.greedy else _overlaps(draft_shaped, target_shaped))
     return [
         Acceptance(
             temperature=temperature,
             shared_noise=torch.cat(shared[temperature]).mean().item(),
-            ratio_test=statistics.fmean(ratio[temperature]),
-            tested_tokens=len(ratio[temperature]),
+            ratio_test=torch.cat(ratio[temperature]).mean().item(),
+            tested_tokens=sum(map(len, ratio[temperature])),
         )
         for temperature in temperatures
     ]
 
 
+def _overlaps(draft_shaped: Tensor, target_shaped: Tensor) -> Tensor:
+    """Chance that the ratio test accepts: the sum of the smaller of the two probabilities, the draft cut to its top 64.
+
+    Args:
+        draft_shaped, target_shaped: [rows, vocabulary], shaped logits.
+
+    Returns:
+        [rows], float32.
+    """
+    draft_probs, token_ids = torch.softmax(draft_shaped, dim=-1).topk(RATIO_TEST_TOKENS)
+    target_probs = torch.softmax(target_shaped, dim=-1).gather(1, token_ids)
+    return torch.minimum(draft_probs / draft_probs.sum(-1, keepdim=True), target_probs).sum(-1)
+
+
+@torch.inference_mode()
 def time_passes(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> tuple[float, float]:
     """Time passes of one row after 256 cached tokens, in turns, so that other load hits both models alike.
 
@@ -285,47 +296,24 @@ def time_passes(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> tuple[floa
     """
     decode_target, decode_draft = _decoder(target), _decoder(draft)
     times_ms = [(_time_ms(decode_target), _time_ms(decode_draft)) for _ in range(TIMED_PASSES)]
-    target_ms, draft_ms = (statistics.median(column) for column in zip(*times_ms, strict=True))
+    target_ms, draft_ms = (statistics.median(column) for column in zip(*times_ms[1:], strict=True))
     return target_ms, draft_ms
 
 
-def _decoder(model: LlamaForCausalLM) -> Callable[[], None]:
-    """Make the call that is timed: one pass of one row."""
+def _decoder(model: LlamaForCausalLM) -> Callable[[], object]:
+    """Make the call that is timed: one pass of one row, whose cell is overwritten by the next."""
     cache = DynamicCache(config=model.config)
-    context = torch.arange(TIMED_CONTEXT_TOKENS).unsqueeze(0)
+    context = torch.arange(TIMED_CONTEXT_TOKENS + 1).unsqueeze(0)
+    model(input_ids=context, past_key_values=cache, use_cache=True)
 
-    @torch.inference_mode()
     def decode() -> None:
-        model(input_ids=context[:, :1], past_key_values=cache, use_cache=True)
         cache.crop(-1)
+        model(input_ids=context[:, :1], past_key_values=cache, use_cache=True)
 
-    with torch.inference_mode():
-        model(input_ids=context, past_key_values=cache, use_cache=True)
-    decode()
     return decode
 
 
-def _tested_logits(
-    target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[Window]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Both models' logits at the tested tokens, window by window."""
-    for window in track(windows, description="acceptance"):
-        yield (
-            counted_logits(target, window)[::TESTED_EVERY_TOKENS],
-            counted_logits(draft, window)[::TESTED_EVERY_TOKENS],
-        )
-
-
-def _overlaps(draft_shaped: Tensor, target_shaped: Tensor) -> list[float]:
-    """Chance that the ratio test accepts, row by row: the sum of the smaller of the two probabilities."""
-    kept, token_ids = draft_shaped.topk(CUT_TOKENS, dim=-1)
-    drafted_with = torch.softmax(kept, dim=-1)
-    wanted_with = torch.softmax(target_shaped, dim=-1).gather(-1, token_ids)
-    overlaps: list[float] = torch.minimum(drafted_with, wanted_with).sum(dim=-1).tolist()
-    return overlaps
-
-
-def _time_ms(call: Callable[[], None]) -> float:
+def _time_ms(call: Callable[[], object]) -> float:
     started_ns = time.perf_counter_ns()
     call()
     return (time.perf_counter_ns() - started_ns) / 1e6

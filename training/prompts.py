@@ -10,13 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from transformers import PreTrainedTokenizerFast
 
+from sybil_engine.prompts import Prompt
 from training.corpus import SourceFile
-
-Category = Literal["code", "docstring", "doctest"]
 
 SEED = 64
 PROMPTS_PER_CATEGORY = 22
@@ -30,27 +28,10 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """One built-in prompt.
-
-    Attributes:
-        id: category and number.
-        category: what is in the middle of being written where the prompt ends.
-        module: the left-out module that it is cut from.
-        prompt: the text.
-    """
-
-    id: str
-    category: Category
-    module: str
-    prompt: str
-
-
-@dataclass(frozen=True, slots=True)
 class Cut:
     """A possible prompt: lines `first_line` to `last_line` of a file, counted from 0, both included."""
 
-    category: Category
+    category: str
     file: SourceFile
     first_line: int
     last_line: int
@@ -94,28 +75,30 @@ def write_prompts(prompts: Sequence[Prompt], path: Path) -> None:
     path.write_text("".join(json.dumps(asdict(prompt)) + "\n" for prompt in prompts))
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """Read what `write_prompts` wrote."""
-    return [Prompt(**json.loads(line)) for line in path.read_text().splitlines()]
-
-
 def _is_demonstration(cut: Cut) -> bool:
     module, beginning = DEMONSTRATION
     return cut.file.module == module and cut.text().lstrip().startswith(beginning)
 
 
 def _definitions(file: SourceFile) -> Iterator[Definition]:
-    for node in ast.walk(ast.parse(file.text)):
-        if isinstance(node, Definition):
-            yield node
+    return (node for node in ast.walk(ast.parse(file.text)) if isinstance(node, Definition))
 
 
 def _docstring(node: Definition | ast.Module) -> ast.Expr | None:
-    first = node.body[0] if node.body else None
-    is_docstring = (
-        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
-    )
-    return first if is_docstring and isinstance(first, ast.Expr) else None
+    match node.body:
+        case [ast.Expr(ast.Constant(str())) as docstring, *_]:
+            return docstring
+    return None
+
+
+def _docstring_lines(file: SourceFile) -> Iterator[tuple[int, int]]:
+    """The first line of a definition, and each line inside its docstring, counted from 0."""
+    for node in (ast.parse(file.text), *_definitions(file)):
+        docstring = _docstring(node)
+        if docstring is not None and docstring.end_lineno is not None:
+            first = 0 if isinstance(node, ast.Module) else node.lineno - 1
+            for line in range(docstring.lineno, docstring.end_lineno - 2):
+                yield first, line
 
 
 def _code_cuts(file: SourceFile) -> Iterator[Cut]:
@@ -134,25 +117,15 @@ def _code_cuts(file: SourceFile) -> Iterator[Cut]:
 def _docstring_cuts(file: SourceFile) -> Iterator[Cut]:
     """From the first line of a definition into the prose of its docstring."""
     lines = file.text.split("\n")
-    for node in (ast.parse(file.text), *_definitions(file)):
-        docstring = _docstring(node)
-        if docstring is None or docstring.end_lineno is None:
-            continue
-        first = 0 if isinstance(node, ast.Module) else node.lineno - 1
-        for last in range(docstring.lineno, docstring.end_lineno - 2):
-            if len(lines[last].split()) > 5 and re.search(r"[a-z,]$", lines[last]) and ">>>" not in lines[last]:
-                yield Cut("docstring", file, first, last)
+    for first, last in _docstring_lines(file):
+        if len(lines[last].split()) > 5 and re.search(r"[a-z,]$", lines[last]) and ">>>" not in lines[last]:
+            yield Cut("docstring", file, first, last)
 
 
 def _doctest_cuts(file: SourceFile) -> Iterator[Cut]:
     """From the beginning of a docstring's dialogue to an expression whose value comes next."""
     lines = file.text.split("\n")
-    for node in (ast.parse(file.text), *_definitions(file)):
-        docstring = _docstring(node)
-        if docstring is None or docstring.end_lineno is None:
-            continue
-        for last in range(docstring.lineno, docstring.end_lineno - 2):
-            follower = lines[last + 1].strip()
-            if lines[last].lstrip().startswith(">>> ") and follower and not follower.startswith((">>>", "...")):
-                earliest = 0 if isinstance(node, ast.Module) else node.lineno - 1
-                yield Cut("doctest", file, max(earliest, last - 14), last)
+    for first, last in _docstring_lines(file):
+        follower = lines[last + 1].strip()
+        if lines[last].lstrip().startswith(">>> ") and follower and not follower.startswith((">>>", "...")):
+            yield Cut("doctest", file, max(first, last - 14), last)

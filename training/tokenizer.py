@@ -37,11 +37,3 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load a tokenizer that was saved with `save_pretrained`."""
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     return tokenizer
-
-
-def end_of_text_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Id of the token that ends a file."""
-    token_id = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    if not isinstance(token_id, int):
-        raise TypeError(f"{END_OF_TEXT} is not one token of this tokenizer: train it again")
-    return token_id

@@ -11,14 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from training.corpus import SourceFile
-from training.tokenizer import end_of_text_id
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerFast, files: Sequence[SourceFile]) -> list[list[int]]:
     """Token ids of each file, each ended by end-of-text."""
-    end = end_of_text_id(tokenizer)
     encoded = tokenizer([file.text for file in files], verbose=False)
-    return [[*ids, end] for ids in encoded["input_ids"]]
+    return [[*ids, tokenizer.eos_token_id] for ids in encoded["input_ids"]]
 
 
 class Windows:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from multiprocessing.queues import Queue
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.multiprocessing
@@ -31,7 +30,7 @@ class GradientWorkers:
     def __init__(self, model: nn.Module, make_loss: LossFactory, processes: int):
         model.share_memory()
         self._parameters = list(model.parameters())
-        self._gradients = [[_shared_zeros(p) for p in self._parameters] for _ in range(processes)]
+        self._gradients = [[torch.zeros_like(p).share_memory_() for p in self._parameters] for _ in range(processes)]
         context = torch.multiprocessing.get_context("spawn")
         self._pieces: Queue[tuple[Piece, float] | None] = context.Queue()
         self._losses: Queue[float] = context.Queue()
@@ -40,7 +39,7 @@ class GradientWorkers:
             for gradients in self._gradients
         ]
 
-    def start(self, piece: Piece) -> None:
+    def _start(self, piece: Piece) -> None:
         """Start the first process, let it compile for a piece, then start the others, which find what it compiled."""
         for process in self._processes:
             process.start()
@@ -54,6 +53,8 @@ class GradientWorkers:
         Returns:
             The mean loss.
         """
+        if self._processes[0].pid is None:
+            self._start(pieces[0])
         for piece in pieces:
             self._pieces.put((piece, 1.0 / len(pieces)))
         total = sum(self._losses.get() for _ in pieces)
@@ -69,24 +70,15 @@ class GradientWorkers:
         for gradients in self._gradients:
             torch._foreach_zero_(gradients)
 
-    def __enter__(self) -> GradientWorkers:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for _ in self._processes:
             self._pieces.put(None)
         for process in self._processes:
             if process.pid is not None:
                 process.join()
-
-
-def _shared_zeros(parameter: Tensor) -> Tensor:
-    """Zeros of a parameter's shape that other processes can write to."""
-    zeros = torch.zeros_like(parameter)
-    zeros.share_memory_()
-    return zeros
 
 
 def _work(

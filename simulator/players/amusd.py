@@ -9,7 +9,7 @@ from simulator.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class Amusd:
-    """A pass judges every drafted token there is, at least one. The token that it yields behind an accepted window is
+    """A pass judges every drafted token there is, at least one. The token that it yields after an accepted window is
     compared with the drafter's own guess: if they differ, all that is in flight dies.
 
     Published for greedy decoding. Played at other temperatures with the ratio test, where the drafter's own guess is an

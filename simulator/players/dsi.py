@@ -11,7 +11,7 @@ from simulator.trace import Trace
 @dataclass(frozen=True, slots=True)
 class Dsi:
     """A replica starts a pass whenever another few tokens are drafted; the first starts with none. The pass that covers
-    the first wrong token yields its correction, whereupon everything behind it ends.
+    the first wrong token yields its correction, and everything after it is dropped.
 
     How few tokens: as few as leave a replica free each time.
 

@@ -1,7 +1,8 @@
 """What every player is: a policy that turns a trace and a point into a time."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from typing import Protocol
 
 from simulator.point import Point
@@ -27,14 +28,7 @@ class Outcome:
     first_ms: float = 0.0
 
     def __add__(self, other: "Outcome") -> "Outcome":
-        return Outcome(
-            self.tokens + other.tokens,
-            self.passes + other.passes,
-            self.duration_ms + other.duration_ms,
-            self.idle_ms + other.idle_ms,
-            self.first_tokens + other.first_tokens,
-            self.first_ms + other.first_ms,
-        )
+        return Outcome(*map(add, astuple(self), astuple(other)))
 
     @property
     def tokens_per_second(self) -> float:
@@ -48,6 +42,11 @@ class Outcome:
     @property
     def tokens_per_pass(self) -> float:
         return self.tokens / self.passes
+
+    @property
+    def pass_ms(self) -> float:
+        """Mean time of a verify pass."""
+        return (self.duration_ms - self.idle_ms) / self.passes
 
     @property
     def verifier_idle(self) -> float:

@@ -14,14 +14,14 @@ UNIFORM_GUESSES = 3
 @dataclass(frozen=True, slots=True)
 class Ssd:
     """An outcome is how many tokens were accepted and which token follows them. For each number of accepted tokens the
-    drafter prepares a window behind its most likely next tokens. If the outcome is among them, its window leaves at
+    drafter prepares a window after its most likely next tokens. If the outcome is among them, its window leaves at
     once; if not, one is drafted while the verifier waits.
 
     Preparing takes one pass that feeds the window on its way, and one for each token of the next windows, all outcomes
     at once, for the same time. After a miss, preparing is dropped at once.
 
     Args:
-        fan_outs: [window + 1], guesses prepared behind each number of accepted tokens.
+        fan_outs: [window + 1], guesses prepared after each number of accepted tokens.
 
     Source: Kumar, Dao, May 2026 (arXiv 2603.03251), without its sampling that trades acceptance for hits.
     """
@@ -62,7 +62,7 @@ class Ssd:
 
 
 def uniform_fan_outs(window_tokens: int) -> tuple[int, ...]:
-    """Three guesses behind each number of accepted tokens."""
+    """Three guesses after each number of accepted tokens."""
     return (UNIFORM_GUESSES,) * (window_tokens + 1)
 
 

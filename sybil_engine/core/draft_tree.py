@@ -133,7 +133,11 @@ class DraftTree:
             self._by_fingerprint[fingerprint] = child
         if on_trunk:
             parent.trunk_child = child
-        self._trunk = None
+        if self._trunk is not None:
+            if parent is (self._trunk[-1] if self._trunk else self._root) and not child.children:
+                self._trunk.append(child)
+            else:
+                self._trunk = None
         return child
 
     def advance(self) -> int:

@@ -54,11 +54,10 @@ def fold_mask(hidden: Tensor, *, groups: int, kv_heads: int, dtype: torch.dtype)
     Returns:
         As `visibility`.
     """
-    sessions, rows, _ = hidden.shape
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, float("-inf"))
-    mask = mask.repeat(1, groups, 1)
-    if groups * rows < LEAST_FOLDED_ROWS:
-        mask = functional.pad(mask, (0, 0, 0, LEAST_FOLDED_ROWS - groups * rows))
+    sessions, rows, span = hidden.shape
+    folded_rows = groups * rows
+    mask = torch.zeros(sessions, max(folded_rows, LEAST_FOLDED_ROWS), span, dtype=dtype, device=hidden.device)
+    mask[:, :folded_rows].unflatten(1, (groups, rows)).masked_fill_(hidden.unsqueeze(1), float("-inf"))
     folded = mask.unsqueeze(1).expand(-1, kv_heads, -1, -1)
     return folded if sessions == 1 else folded.contiguous()
 

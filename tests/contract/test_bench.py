@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import benchmarks.bench
+import benchmarks.engine
 from benchmarks.bench import bench
 from benchmarks.environments import Environment
 from benchmarks.plan import Plan
-from benchmarks.services import Report, RunningServices, hosted, running_services
+from benchmarks.services import RunningServices, hosted, running_services
 from benchmarks.settings import BenchSettings
+from coordinator.progress import Report
 from coordinator.routing import RoutingTable
 from coordinator.service import running_coordinator
 from coordinator.settings import CoordinatorSettings
@@ -69,7 +70,7 @@ def ran(folder: Path, *argv: str) -> Ran:
 
 @pytest.fixture(autouse=True)
 def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarks.bench, "running_services", toys)
+    monkeypatch.setattr(benchmarks.engine, "running_services", toys)
 
 
 def test_a_run_says_all_that_it_promises(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_tokens_that_differ_are_an_error_with_a_place_and_a_margin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(opening: SessionOpen, *arguments: Any) -> Commit:
-        seed = opening.seed + (opening.speculation is Speculation.PIPELINED)
+        seed = opening.seed + (opening.plan.speculation is Speculation.PIPELINED)
         return judged(replace(opening, seed=seed), *arguments)
 
     monkeypatch.setattr(toy_services, "judged", wrong)
@@ -159,7 +160,7 @@ def test_a_hosted_service_ends_with_its_block() -> None:
 def test_a_service_that_does_not_start_says_why() -> None:
     async def run() -> None:
         argv = ("--model", "/no/such/model")
-        async with running_services(Environment({"name": "native"}), argv, None, lambda line: None):
+        async with running_services(Environment("native", {"name": "native"}), argv, None, lambda line: None):
             pass
 
     with pytest.raises(Unavailable, match="the verifier ended at its start: no folder /no/such/model"):

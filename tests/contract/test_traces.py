@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 from benchmarks.anatomy import PARTS, Anatomy, acceptance_by_position, anatomy_figures
+from benchmarks.arms import BenchTask
+from benchmarks.engine import ServedEngine
 from benchmarks.figures import machine, measured_figures, versions
 from benchmarks.measurement import Measurement
 from benchmarks.page import ReportedRun, write_report
-from benchmarks.run import Task
 from benchmarks.services import RunningServices
-from benchmarks.trace import Trace, Tracer
+from benchmarks.trace import SessionTrace
+from sybil_engine.client import connected
 from sybil_engine.core.types import SamplingParams, Speculation, TokenOrigin
 from tests.contract.coordinator.services import ToyDrafter, ToyVerifier, serving
 from tests.unit.coordinator.toy import toy_completion
@@ -25,13 +28,15 @@ TOKENS = 40
 
 
 def traced(*speculations: Speculation) -> dict[str, Anatomy]:
-    async def run() -> dict[str, Trace]:
+    async def run() -> dict[str, SessionTrace]:
         async with serving(ToyVerifier(pass_s=0.004), ToyDrafter(step_s=0.001)) as (verifier, drafter):
-            tracer = Tracer(RunningServices("", verifier.address, drafter.address), delay_ns=0)
-            return {
-                each.value: await tracer.run(each.value, each, 0, Task(PROMPT, SEED), SamplingParams(), TOKENS)
-                for each in speculations
-            }
+            services = RunningServices("", verifier.address, drafter.address)
+            async with connected(verifier.address) as client:
+                engine = ServedEngine(services, client, delay_ns=0)
+                arms = [engine.arm(each.value, each, 0) for each in speculations]
+                task = BenchTask(PROMPT, SEED)
+                traces = {arm.name: await engine.trace(arm, task, SamplingParams(), TOKENS) for arm in arms}
+                return {name: trace for name, trace in traces.items() if trace}
 
     return {name: Anatomy(trace) for name, trace in asyncio.run(run()).items()}
 
@@ -51,7 +56,8 @@ def test_every_drafted_token_has_a_fate_and_the_accepted_ones_are_the_committed_
     fates = Counter(token.fate.value for token in anatomy.drafted)
     assert dict(fates) == {fate: count for fate, count in anatomy.fates.items() if count}
     assert sum(fates.values()) == sum(len(event.block.token_ids) for event in anatomy.trace.blocks)
-    drafted = sum(event.commit.origins.count(TokenOrigin.DRAFTED) for event in anatomy.trace.commits)
+    tokens = [token for event in anatomy.trace.commits for token in event.commit.tokens]
+    drafted = sum(token.origin is TokenOrigin.DRAFTED for token in tokens)
     assert fates["accepted"] == drafted
     if speculation is Speculation.LOCKSTEP:
         # Every window is judged; here, one token of seven is wrong.
@@ -63,7 +69,7 @@ def test_a_passs_parts_are_its_time() -> None:
     for each in anatomy.passes:
         assert min(getattr(each, part) for part in PARTS) >= 0
         assert each.end_ns - each.start_ns == each.forward_ns + each.sampling_ns
-        assert each.accepted_tokens <= each.window_tokens
+        assert each.accepted <= each.judged
     counts = acceptance_by_position([anatomy])
     assert [tested for tested, _ in counts] == sorted((tested for tested, _ in counts), reverse=True)
     assert all(accepted <= tested for tested, accepted in counts)
@@ -84,7 +90,9 @@ def test_the_report_holds_every_plot_in_one_page(tmp_path: Path) -> None:
         "settings": {},
         "runs": [figures],
     }
-    page = write_report(document, [ReportedRun(figures, anatomies)], "EMULATED & more", tmp_path)
+    page = write_report(
+        document, [ReportedRun(figures, [Text("a remark & more")], anatomies)], "EMULATED & more", tmp_path
+    )
     written = page.read_text()
     plots = sorted(path.name for path in tmp_path.glob("*.png"))
     assert plots == [
@@ -96,5 +104,6 @@ def test_the_report_holds_every_plot_in_one_page(tmp_path: Path) -> None:
     ]
     assert written.count("data:image/png;base64,") == len(plots)
     assert "EMULATED &amp; more" in written
+    assert "a remark &amp; more" in written
     assert "http" not in written
     json.dumps(document)

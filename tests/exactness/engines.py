@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from drafter_service.engine import BRANCH_CELLS as DRAFT_BRANCH_CELLS
-from drafter_service.engine import Drafter, DraftShare
+from drafter_service.engine import Drafter
 from drafter_service.growth import Candidate
 from drafter_service.session import DrafterSession
+from drafter_service.share import DraftShare
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import Block, ModelDescription, Speculation
 from sybil_engine.models.loading import LoadedModel

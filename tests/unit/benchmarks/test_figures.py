@@ -2,12 +2,11 @@
 
 import pytest
 
-from benchmarks.arms import first_commit_tokens
+from benchmarks.arms import BenchTask, first_commit_tokens
 from benchmarks.differences import find_differences
 from benchmarks.figures import by_category, measured_figures, measurement_figures, verifier_idle, with_best_lockstep
 from benchmarks.measurement import Measurement, median_interval, speed_ratio
-from benchmarks.run import Task
-from sybil_engine.rpc.v1 import types_pb2 as types
+from sybil_engine.core.types import TokenOrigin
 
 
 def measurement(tokens: int, duration_s: float, **counts: float) -> Measurement:
@@ -68,7 +67,7 @@ def test_rates_are_those_of_all_completions_together() -> None:
 
 
 def test_a_first_commit_ends_with_the_targets_own_token() -> None:
-    drafted, own = types.TOKEN_ORIGIN_DRAFTED, types.TOKEN_ORIGIN_TARGET
+    drafted, own = TokenOrigin.DRAFTED, TokenOrigin.TARGET
     assert first_commit_tokens([own, own]) == 1
     assert first_commit_tokens([drafted, drafted, own, drafted, own]) == 3
     # A session that its first pass ends within the window.
@@ -89,7 +88,7 @@ def test_each_completion_stands_by_itself_with_all_that_was_counted() -> None:
 
 
 def test_each_category_keeps_its_own_measurements() -> None:
-    tasks = [Task((1,), 0, "code"), Task((2,), 1, "doctest"), Task((3,), 2, "code")]
+    tasks = [BenchTask((1,), 0, "code"), BenchTask((2,), 1, "doctest"), BenchTask((3,), 2, "code")]
     measured = {"off": [measurement(1, 1), measurement(2, 1), measurement(3, 1)]}
     categories = by_category(measured, tasks)
     assert [len(each.token_ids) for each in categories["code"]["off"]] == [1, 3]
@@ -97,15 +96,15 @@ def test_each_category_keeps_its_own_measurements() -> None:
 
 
 def test_a_difference_names_its_place_and_its_margin() -> None:
-    tasks = [Task((1,), 0), Task((2,), 1), Task((3,), 2)]
+    tasks = [BenchTask((1,), 0), BenchTask((2,), 1), BenchTask((3,), 2)]
     off = [Measurement((7, 8, 9), 1), Measurement((7, 8, 9), 1), Measurement((7, 8, 9), 1)]
     auto = [Measurement((7, 8, 9), 1), Measurement((7, 5, 9), 1), Measurement((7, 8), 1)]
     asked = []
 
-    def judge(task: Task, generated: tuple[int, ...], token_id: int, other_token_id: int) -> float:
+    def margin(task: BenchTask, generated: tuple[int, ...], token_id: int, other_token_id: int) -> float:
         asked.append((task, generated, token_id, other_token_id))
         return 0.25
 
-    found = find_differences({"off": off, "auto": auto}, "off", ["auto"], tasks, judge)
+    found = find_differences({"off": off, "auto": auto}, "off", ["auto"], tasks, margin)
     assert [(each.task, each.index, each.margin) for each in found] == [(1, 1, 0.25), (2, 2, None)]
     assert asked == [(tasks[1], (7,), 5, 8)]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.arms import BenchTask
 from benchmarks.peers import PeerModels, PeerSearch, PeerSetting, TransformersArm
-from benchmarks.run import Task
 from sybil_engine.core.types import SamplingParams
 from tests.unit.models.random_models import save_folder
 
-TASKS = [Task((5, 6, 7, 5, 6, 7, 5, 6), seed=3), Task((9, 8, 9, 8, 9, 8), seed=4)]
+TASKS = [BenchTask((5, 6, 7, 5, 6, 7, 5, 6), seed=3), BenchTask((9, 8, 9, 8, 9, 8), seed=4)]
 PLAIN = PeerSetting("float32", threads=1)
 
 
@@ -30,7 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> PeerModels:
 )
 def test_a_peers_greedy_tokens_are_the_targets_whatever_its_setting(setting: PeerSetting, models: PeerModels) -> None:
     async def tokens(each: PeerSetting) -> tuple[int, ...]:
-        measurement = await TransformersArm("peer", models, each).complete(TASKS[0].prompt, 16, SamplingParams(), 3)
+        measurement = await TransformersArm("peer", models, each).complete(TASKS[0], SamplingParams(), 16)
         return measurement.token_ids
 
     plain = asyncio.run(tokens(PLAIN))

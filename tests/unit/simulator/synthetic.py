@@ -10,7 +10,12 @@ _VOCABULARY = 1_000
 
 
 def synthetic_trace(
-    tokens: int, rank_chances: Sequence[float], seed: int = 0, *, bonus_chance: float | None = None
+    tokens: int,
+    rank_chances: Sequence[float],
+    seed: int = 0,
+    *,
+    bonus_chance: float | None = None,
+    temperature: float = 0.0,
 ) -> Trace:
     """A trace whose target token has each rank with its chance, independently at every position.
 
@@ -35,13 +40,12 @@ def synthetic_trace(
     return Trace(
         prompt_id=f"synthetic-{seed}",
         category="synthetic",
-        temperature=0.0,
+        temperature=temperature,
         seed=seed,
         target_ids=target_ids,
         shared_ids=guesses,
-        shared_scores=np.tile(-np.arange(RANKS, dtype=np.float32), (tokens, 1)),
+        shared_certainties=np.tile(chances[:RANKS], (tokens, 1)),
         own_ids=guesses,
-        own_probabilities=np.tile(chances[:RANKS], (tokens, 1)),
         overlap=np.full(tokens, acceptance),
         accepted=accepted,
         own_draft_ids=np.where(accepted, target_ids, guesses[:, 0]),

@@ -1,0 +1,66 @@
+"""One session's rows in a draft pass: which they are, and what its tree gains by them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from drafter_service.growth import Candidate, Drafted
+from drafter_service.session import DrafterSession
+from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.models.rows import TreeRows
+from sybil_engine.sampling.draw import Guess
+
+MOST_GUESSES = 6
+"""Guesses that are looked at after each row of a hedged session; without hedges there is one."""
+
+# Hedges grow in the slack: by as many rows as make a pass of the trunk alone longer by a quarter.
+_SLACK = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class DraftShare:
+    """One session's rows in a draft pass.
+
+    Attributes:
+        candidates: what its tree grows by, one a row; empty while the session catches up with its ledger.
+    """
+
+    session: DrafterSession
+    rows: TreeRows
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def guessing_rows(self) -> int:
+        """Rows, its last ones, after which something is guessed."""
+        if self.candidates:
+            return len(self.candidates)
+        return 0 if self.session.unfed_tokens else 1
+
+    def grow(self, guesses: Iterator[tuple[Guess, ...]]) -> list[Drafted]:
+        """Grow the session's tree by what follows its guessing rows.
+
+        Args:
+            guesses: best first, for each guessing row; those of later shares follow.
+        """
+        if not self.candidates:
+            return self.session.growth.grow_root(next(guesses))
+        grown: list[Drafted] = []
+        for candidate, cell in zip(self.candidates, self.rows.cells, strict=True):
+            node, drafted = self.session.growth.grow(candidate, next(guesses))
+            self.session.cells.keep(node, cell)
+            grown += drafted
+        return grown
+
+
+def choose_rows(session: DrafterSession, most_rows: int, pass_times: PassTimes) -> DraftShare:
+    """Choose a session's rows: the ledger's tokens that have no cell, else what its tree grows by.
+
+    Args:
+        pass_times: of draft passes; they say how many rows the slack has room for.
+    """
+    cells = session.cells
+    if session.unfed_tokens:
+        return DraftShare(session, cells.feed_ledger(most_rows), ())
+    slack_rows = max(2, pass_times.rows_within(_SLACK))
+    rows = int(min(most_rows, slack_rows, session.plan.rows)) if session.growth.hedges else 1
+    candidates = session.growth.take(rows, cells.hedge_cells)
+    return DraftShare(session, cells.feed_candidates(candidates), tuple(candidates))

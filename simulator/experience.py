@@ -1,0 +1,29 @@
+"""What a verifier and a drafter learn over all their sessions."""
+
+from dataclasses import dataclass, field
+
+from drafter_service.calibration import Calibration
+from sybil_engine.core.pass_times import PassTimes
+from verifier_service.policy.choice import Choice
+
+
+@dataclass(eq=False)
+class Experience:
+    """What one verifier and one drafter have learned since they started; every session adds to it.
+
+    Attributes:
+        pass_times: of verify passes during which the drafter works ahead.
+        alone_times: of the other verify passes.
+        draft_times: of draft passes.
+        calibrations: what certainty means, by whether tokens are drawn without noise.
+        choice: what adaptive sessions have compared.
+    """
+
+    pass_times: PassTimes = field(default_factory=PassTimes)
+    alone_times: PassTimes = field(default_factory=PassTimes)
+    draft_times: PassTimes = field(default_factory=PassTimes)
+    calibrations: dict[bool, Calibration] = field(default_factory=lambda: {False: Calibration(), True: Calibration()})
+    choice: Choice = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.choice = Choice(pass_times=self.pass_times)
