@@ -46,7 +46,9 @@ def draw_hops(axes: Axes, at_us: float, hops: tuple[tuple[int, int, int], ...]) 
             axes.text(middle, start - 0.2, str(cost_us), ha="center", va="center", fontsize=8)
         else:
             side = 1 if end > start else -1
-            axes.text(middle + 20 * side, (start + end) / 2, str(cost_us), ha="left" if side > 0 else "right", fontsize=8)
+            axes.text(
+                middle + 20 * side, (start + end) / 2, str(cost_us), ha="left" if side > 0 else "right", fontsize=8
+            )
         at_us += cost_us
     return at_us
 
