@@ -42,6 +42,7 @@ def arm_figures(measurements: Sequence[Measurement]) -> dict[str, Any]:
         "verifier_idle": verifier_idle(measurements),
         "verify_pass_ns": rate("verify_ns", "verify_passes"),
         "gap_between_passes_ns": median("gap_p50_ns"),
+        "round": round_figures(measurements),
         "overlap": rate("overlap_ns", "verify_ns") if drafted_tokens else None,
         "wasted_draft_tokens": drafted_tokens - sum(values("tested_tokens")) if drafted_tokens else None,
         "relay_ns": median("relay_p50_ns"),
@@ -75,6 +76,22 @@ def verifier_idle(measurements: Sequence[Measurement]) -> float | None:
             decode_ns += counts["total_ns"] - counts["time_to_first_token_ns"]
             busy_ns += counts["verify_ns"] * (passes - 1) / passes
     return max(0.0, 1 - busy_ns / decode_ns) if decode_ns > 0 else None
+
+
+def round_figures(measurements: Sequence[Measurement]) -> dict[str, float] | None:
+    """The mean round from one verify pass to the next, and how much of it no model worked, in nanoseconds.
+
+    What is left besides both models' passes is messages and Python. None for an arm that reports no passes; only of an
+    arm whose models take turns does it say anything.
+    """
+    rounds = round_ns = models_ns = 0.0
+    for counts in (each.counts for each in measurements):
+        passes = counts.get("verify_passes", 0)
+        if passes > 1:
+            rounds += passes - 1
+            round_ns += counts["total_ns"] - counts["time_to_first_token_ns"]
+            models_ns += (counts["verify_ns"] + counts.get("draft_ns", 0)) * (passes - 1) / passes
+    return {"mean_ns": round_ns / rounds, "without_models_ns": (round_ns - models_ns) / rounds} if rounds else None
 
 
 def with_best_lockstep(measured: Measured, windows: Sequence[int]) -> tuple[Measured, int | None]:

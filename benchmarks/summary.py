@@ -87,6 +87,9 @@ def _remarks(figures: Mapping[str, Any], windows: Sequence[int]) -> Iterator[str
         best = lockstep["window_tokens"]
         edge = "; it is the longest tried, a longer one may be faster" if best == max(windows) else ""
         yield f"lockstep: a window of {best} tokens is the fastest of {', '.join(map(str, windows))}{edge}"
+    if lockstep and lockstep["round"]:
+        mean_ms, rest_ms = (lockstep["round"][name] / 1e6 for name in ("mean_ns", "without_models_ns"))
+        yield f"lockstep: of a round of {mean_ms:.1f} ms, {rest_ms:.1f} ms are messages and Python between passes"
     for name, peer in figures["peers"].items():
         changed = {key: value for key, value in peer["best"].items() if value != peer["default"][key]}
         setting = ", ".join(f"{key} {value}" for key, value in changed.items()) or "the default"

@@ -4,7 +4,14 @@ import pytest
 
 from benchmarks.arms import BenchTask, first_commit_tokens
 from benchmarks.differences import find_differences
-from benchmarks.figures import by_category, measured_figures, measurement_figures, verifier_idle, with_best_lockstep
+from benchmarks.figures import (
+    by_category,
+    measured_figures,
+    measurement_figures,
+    round_figures,
+    verifier_idle,
+    with_best_lockstep,
+)
 from benchmarks.measurement import Measurement, median_interval, speed_ratio
 from sybil_engine.core.types import TokenOrigin
 
@@ -108,3 +115,17 @@ def test_a_difference_names_its_place_and_its_margin() -> None:
     found = find_differences({"off": off, "auto": auto}, "off", ["auto"], tasks, margin)
     assert [(each.task, each.index, each.margin) for each in found] == [(1, 1, 0.25), (2, 2, None)]
     assert asked == [(tasks[1], (7,), 5, 8)]
+
+
+def test_a_rounds_rest_is_what_neither_model_worked() -> None:
+    # 5 passes: the first is the prompt's; 4 rounds of 10 ms, of which passes take 4 and drafts 3.
+    counts = {
+        "verify_passes": 5.0,
+        "total_ns": 90e6,
+        "time_to_first_token_ns": 50e6,
+        "verify_ns": 20e6,
+        "draft_ns": 15e6,
+    }
+    figures = round_figures([measurement(8, 1, **counts), measurement(8, 1, **counts)])
+    assert figures == {"mean_ns": pytest.approx(10e6), "without_models_ns": pytest.approx(3e6)}
+    assert round_figures([measurement(8, 1)]) is None
