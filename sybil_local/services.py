@@ -17,6 +17,7 @@ from drafter_service.settings import DrafterSettings
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.session import Advance, Commit, SessionOpen
 from sybil_engine.core.types import Block, ModelDescription
+from sybil_engine.models.finding import find_folder
 from sybil_engine.models.hosting import host_model
 from sybil_engine.models.loading import tokenizer_json
 from sybil_engine.serving.engine_thread import EngineThread
@@ -42,10 +43,9 @@ class LocalServices:
         self._threads: list[EngineThread[Any]] = []
         try:
             # One after the other: while transformers loads a model, torch's defaults are another's.
-            verifying = self._start(
-                "verifier",
-                lambda: _verifier(verifier),
-            )
+            if drafter:
+                find_folder(drafter.model)  # missing: known before the target has been loaded
+            verifying = self._start("verifier", lambda: _verifier(verifier))
             description = replace(verifying.result().description, ready=True)
             drafting = (
                 self._start("drafter", lambda: Drafter(*host_model(drafter, DRAFT_BRANCH_CELLS))) if drafter else None

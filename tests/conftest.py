@@ -18,6 +18,7 @@ settings.load_profile("patient")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--compose", action="store_true", help="run the tests that need Docker, too")
+    parser.addoption("--full", action="store_true", help="compare tokens over all prompts, not a sample of them")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
