@@ -114,7 +114,7 @@ class DrafterClient:
         await self._channel.close(None)
 
 
-class _Stream(Generic[Request, Response]):
+class _GrpcStream(Generic[Request, Response]):
     """A bidirectional call whose failures are SybilErrors."""
 
     def __init__(self, call: grpc.aio.StreamStreamCall[Request, Response], address: str) -> None:
@@ -145,7 +145,7 @@ class _Stream(Generic[Request, Response]):
             _fail(error, self._address)
 
 
-class GrpcVerifierStream(_Stream[verifier_service_pb2.VerifyRequest, verifier_service_pb2.VerifyResponse]):
+class GrpcVerifierStream(_GrpcStream[verifier_service_pb2.VerifyRequest, verifier_service_pb2.VerifyResponse]):
     """Implements the pipeline's VerifierStream."""
 
     async def open(self, opening: SessionOpen) -> None:
@@ -164,7 +164,7 @@ class GrpcVerifierStream(_Stream[verifier_service_pb2.VerifyRequest, verifier_se
                 self._opened.set()
 
 
-class GrpcDrafterStream(_Stream[drafter_service_pb2.DraftRequest, drafter_service_pb2.DraftResponse]):
+class GrpcDrafterStream(_GrpcStream[drafter_service_pb2.DraftRequest, drafter_service_pb2.DraftResponse]):
     """Implements the pipeline's DrafterStream."""
 
     async def open(self, opening: SessionOpen) -> None:

@@ -12,15 +12,15 @@ from sybil_engine.core.types import ModelDescription
 
 logger = logging.getLogger(__name__)
 
-Stream_co = TypeVar("Stream_co", covariant=True)
-Stream = TypeVar("Stream")
+StreamType_co = TypeVar("StreamType_co", covariant=True)
+StreamType = TypeVar("StreamType")
 
 # For this long, an endpoint that broke or refused a session is chosen only if there is no other.
 _AVOID_S = 2.0
 _CHECK_S = 0.2
 
 
-class ServiceClient(Protocol[Stream_co]):
+class ServiceClient(Protocol[StreamType_co]):
     """What an endpoint needs of a service's client."""
 
     address: str
@@ -31,14 +31,14 @@ class ServiceClient(Protocol[Stream_co]):
     def serving(self) -> AsyncGenerator[bool, None]:
         """Whether it serves, now and at each change."""
 
-    def session(self) -> AbstractContextManager[Stream_co]:
+    def session(self) -> AbstractContextManager[StreamType_co]:
         """A stream, ended when the block is left."""
 
     async def close(self) -> None:
         """Close the connection."""
 
 
-class Endpoint(Generic[Stream]):
+class Endpoint(Generic[StreamType]):
     """A service that is watched for as long as it is in the routing table.
 
     Attributes:
@@ -51,7 +51,7 @@ class Endpoint(Generic[Stream]):
 
     def __init__(
         self,
-        client: ServiceClient[Stream],
+        client: ServiceClient[StreamType],
         accept: Callable[[ModelDescription], Awaitable[None]],
         changed: Callable[[], None],
     ) -> None:
@@ -88,7 +88,7 @@ class Endpoint(Generic[Stream]):
         return time.monotonic() < self._avoided_until_s
 
     @contextmanager
-    def session(self) -> Iterator[Stream]:
+    def session(self) -> Iterator[StreamType]:
         """A stream for one session, ended when the block is left."""
         self.sessions += 1
         self._idle.clear()

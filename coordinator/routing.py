@@ -16,7 +16,7 @@ from coordinator.tokenizer import Tokenizer
 from sybil_engine.core.errors import Exhausted, Unavailable
 from sybil_engine.core.types import ModelDescription
 
-Stream = TypeVar("Stream")
+StreamType = TypeVar("StreamType")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +128,9 @@ class Router:
 
     def _replace(
         self,
-        endpoints: dict[str, Endpoint[Stream]],
+        endpoints: dict[str, Endpoint[StreamType]],
         addresses: Sequence[str],
-        add: Callable[[str], Endpoint[Stream]],
+        add: Callable[[str], Endpoint[StreamType]],
     ) -> None:
         for address in [known for known in endpoints if known not in addresses]:
             closing = asyncio.create_task(endpoints.pop(address).close())
@@ -175,7 +175,7 @@ class Router:
         check_vocabulary(description, self.target.tokenizer.size)
 
 
-def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stream]:
+def _best(kind: str, endpoints: Mapping[str, Endpoint[StreamType]]) -> Endpoint[StreamType]:
     """The live endpoint with the fewest sessions; one that broke or refused a session lately is the last choice."""
     live = [each for each in endpoints.values() if each.live]
     if not live:
@@ -187,7 +187,7 @@ def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stre
 
 
 def _waiting_for(
-    what: str, endpoints: Mapping[str, Endpoint[Stream]], enough: Callable[[Sequence[bool]], bool]
+    what: str, endpoints: Mapping[str, Endpoint[StreamType]], enough: Callable[[Sequence[bool]], bool]
 ) -> str | None:
     """Which endpoints are missing, or None; raises the error that makes waiting useless."""
     for each in endpoints.values():
@@ -198,7 +198,7 @@ def _waiting_for(
     return f"{what}: {_troubles(endpoints)}"
 
 
-def _troubles(endpoints: Mapping[str, Endpoint[Stream]]) -> str:
+def _troubles(endpoints: Mapping[str, Endpoint[StreamType]]) -> str:
     troubles = [
         each.trouble if each.address in each.trouble else f"{each.address}: {each.trouble}"
         for each in endpoints.values()

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sybil_cli.comparison import ARMS, Comparison
 from sybil_cli.exits import FAILURE, SUCCESS
-from sybil_cli.generate import Engine, complete
+from sybil_cli.generate import Completer, complete
 from sybil_cli.options import model_options, pair_from
 from sybil_cli.parameters import DEFAULT_COORDINATOR
 from sybil_cli.printing import SilentPrinter, described, number, printer_for
@@ -61,7 +61,7 @@ async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
     return SUCCESS if comparison.differences == 0 else FAILURE
 
 
-async def _show(engine: Engine, prompt: Prompt, output: Console, progress: Progress) -> None:
+async def _show(engine: Completer, prompt: Prompt, output: Console, progress: Progress) -> None:
     output.print(_title(f"One completion of code from `{prompt.module}`, by the engine in this process"))
     printer = printer_for(output, output, as_json=False, with_prompt=True)
     await complete(engine, _request(prompt, Speculation.AUTO, 0.0, _SHOWN_TOKENS), printer, progress)

@@ -34,7 +34,7 @@ _KINDS = {"int": "a whole number", "float": "a finite number", "finite": "a fini
 
 
 @dataclass(frozen=True)
-class Rule:
+class Constraint:
     """A rule that `Field` cannot state: `allowed` completes "it must be ...", `holds` judges a value of the type."""
 
     allowed: str
@@ -169,7 +169,7 @@ def _allowed(field: FieldInfo) -> str:
     at_most = next((each.le for each in field.metadata if hasattr(each, "le")), None)
     if at_least is not None:
         return f"at least {at_least}" if at_most is None else f"between {at_least} and {at_most}"
-    return next((each.allowed for each in field.metadata if isinstance(each, Rule)), "")
+    return next((each.allowed for each in field.metadata if isinstance(each, Constraint)), "")
 
 
 def _kind(field: FieldInfo) -> Any:

@@ -42,7 +42,7 @@ TIMED_CONTEXT_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TextWindow:
     """A piece of text and the part of it that counts.
 
     Attributes:
@@ -159,7 +159,7 @@ def evaluate(
     )
 
 
-def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast) -> list[Window]:
+def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast) -> list[TextWindow]:
     """Cut files into windows of the whole context, of which the second half counts (of a file's first window, all).
 
     Each file stands between two end-of-text tokens; predicting the second one counts.
@@ -171,7 +171,7 @@ def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast
         counted = 1
         while counted < len(token_ids):
             start = max(0, counted - STRIDE_TOKENS)
-            windows.append(Window(file.module, token_ids[start : start + CONTEXT_TOKENS], counted - start))
+            windows.append(TextWindow(file.module, token_ids[start : start + CONTEXT_TOKENS], counted - start))
             counted = start + CONTEXT_TOKENS
     return windows
 
@@ -179,7 +179,7 @@ def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast
 @torch.inference_mode()
 def continue_prompts(
     target: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], temperature: float
-) -> list[Window]:
+) -> list[TextWindow]:
     """Let the target continue each prompt by up to 256 tokens; what it wrote counts."""
     end = tokenizer.eos_token_id
     tokenizer.padding_side = "left"
@@ -200,12 +200,12 @@ def continue_prompts(
         continuation = row[len(mask) :]
         if end in continuation:
             continuation = continuation[: continuation.index(end) + 1]
-        windows.append(Window(prompt.id, (*context, *continuation), len(context)))
+        windows.append(TextWindow(prompt.id, (*context, *continuation), len(context)))
     return windows
 
 
 @torch.inference_mode()
-def counted_logits(model: LlamaForCausalLM, window: Window) -> Tensor:
+def counted_logits(model: LlamaForCausalLM, window: TextWindow) -> Tensor:
     """Logits that predict a window's counted tokens.
 
     Returns:
@@ -215,13 +215,15 @@ def counted_logits(model: LlamaForCausalLM, window: Window) -> Tensor:
     return logits[0, window.first_counted - 1 :]
 
 
-def thin(windows: Sequence[Window], every: int) -> list[Window]:
+def thin(windows: Sequence[TextWindow], every: int) -> list[TextWindow]:
     """Keep of every group the first window and each `every`-th after it; a group's windows are neighbours."""
     groups = (list(group) for _, group in groupby(windows, key=lambda window: window.group))
     return [window for group in groups for window in group[::every]]
 
 
-def measure_loss(target: LlamaForCausalLM, windows: Sequence[Window], tokenizer: PreTrainedTokenizerFast) -> TextLoss:
+def measure_loss(
+    target: LlamaForCausalLM, windows: Sequence[TextWindow], tokenizer: PreTrainedTokenizerFast
+) -> TextLoss:
     """Measure the loss of the windows' counted tokens."""
     nats: dict[str, float] = defaultdict(float)
     tokens: dict[str, int] = defaultdict(int)
@@ -243,7 +245,7 @@ def measure_loss(target: LlamaForCausalLM, windows: Sequence[Window], tokenizer:
 
 @torch.inference_mode()
 def measure_acceptance(
-    target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[Window], temperatures: Sequence[float]
+    target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[TextWindow], temperatures: Sequence[float]
 ) -> list[Acceptance]:
     """Measure how often the drafter's token stands, given the same text before it (teacher forcing)."""
     shared: dict[float, list[Tensor]] = defaultdict(list)

@@ -17,10 +17,10 @@ from sybil_engine.models.cache import Turn
 _Chunk = TypeVar("_Chunk")
 
 
-class _Turn:
+class _ChunkTurn:
     """A chunk's place in the wavefront."""
 
-    def __init__(self, before: "_Turn | None", layers: int) -> None:
+    def __init__(self, before: "_ChunkTurn | None", layers: int) -> None:
         self._before = before
         self._taken = [threading.Event() for _ in range(layers)]
 
@@ -61,9 +61,9 @@ class Wavefront:
             What the first chunk that failed raised, once all have ended.
         """
         assert len(chunks) <= self._lanes, "a chunk for each lane"
-        turns: list[_Turn] = []
+        turns: list[_ChunkTurn] = []
         for _ in chunks:
-            turns.append(_Turn(turns[-1] if turns else None, self._layers))
+            turns.append(_ChunkTurn(turns[-1] if turns else None, self._layers))
 
         def feed_one(place: int) -> None:
             try:
