@@ -753,7 +753,7 @@ def test_a_drafter_is_trusted_again_though_none_of_its_tokens_got_a_row(
 ) -> None:
     client, runner, own = hedged_client(1, clock)
     pace = client.session.rule.pace
-    pace._told_error.value, pace.acceptance_rate.value = 0.16, 0.0
+    pace._excess_error.value, pace.acceptance_rate.value = 0.16, 0.0
     for rows in range(1, 30):
         client.verifier._pass_times.add(rows, 10_000_000 + 2_000_000 * rows)
     monkeypatch.setattr(client.verifier._pass_times, "add", lambda rows, pass_ns: None)
