@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 StreamType_co = TypeVar("StreamType_co", covariant=True)
 StreamType = TypeVar("StreamType")
 
-# For this long, an endpoint that broke or refused a session is chosen only if there is no other.
+# An endpoint that broke or refused a session is chosen only if there is no other, for this long.
 _AVOID_S = 2.0
 _CHECK_S = 0.2
 
@@ -39,7 +39,7 @@ class ServiceClient(Protocol[StreamType_co]):
 
 
 class Endpoint(Generic[StreamType]):
-    """A service that is watched for as long as it is in the routing table.
+    """A service, watched while it is in the routing table.
 
     Attributes:
         description: what it hosts; None until it answered and was accepted.
@@ -79,7 +79,7 @@ class Endpoint(Generic[StreamType]):
 
     @property
     def slots(self) -> int:
-        """Sessions that fit at the same time."""
+        """How many sessions it can hold at the same time."""
         return self.description.max_sessions if self.description else 0
 
     @property
@@ -108,13 +108,13 @@ class Endpoint(Generic[StreamType]):
                 self._idle.set()
 
     def check_again(self, trouble: str) -> None:
-        """Do not use the service until it has said again what it hosts and that it serves."""
+        """Stop using the service until it has described itself again and reports SERVING."""
         self._set_live(False, trouble)
         self._watch.cancel()
         self._watch = asyncio.create_task(self._keep_watching())
 
     async def close(self) -> None:
-        """Stop watching; the connection stays for as long as sessions use it."""
+        """Stop watching. The connection stays open while sessions use it."""
         await self._stop_watching()
         await self._idle.wait()
         # A session that was lost meanwhile has started the watch again.

@@ -92,7 +92,7 @@ class PassTimes:
         return max(mean_ns + row_ns * (rows - mean_rows), mean_ns / 10)
 
     def _through(self) -> tuple[float, float, float]:
-        """The line: mean rows, mean nanoseconds, nanoseconds a row. Each size weighs as many as its passes."""
+        """The line: mean rows, mean nanoseconds, nanoseconds a row. A size's weight is its number of passes."""
         if self._line is None:
             points = [
                 (fmean(seen.rows), seen.median_ns, len(seen.rows)) for seen in self._seen.values() if self._recent(seen)
