@@ -1,4 +1,4 @@
-"""What can be set for a benchmark run."""
+"""The settings of a benchmark run."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ from sybil_engine.settings import Constraint, Settings, Words
 
 ARMS = tuple(each.value for each in Speculation)
 PEERS = ("transformers", "transformers-assisted", "transformers-lookup")
-# Weights' types that peers offer.
+# The dtypes that peers offer.
 PEER_DTYPES = ("float32", "bfloat16", "float16")
 
 

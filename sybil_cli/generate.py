@@ -51,7 +51,7 @@ def generate(prompt: str, address: str | None, timeout_s: float | None, as_json:
 
 
 class Completer(Protocol):
-    """Whoever completes: a coordinator elsewhere, or the engine in this process."""
+    """Anything that completes: a coordinator elsewhere, or the engine in this process."""
 
     @property
     def name(self) -> str: ...
@@ -105,7 +105,7 @@ async def _generate(
     async with AsyncExitStack() as stack:
         if address is None:
             with without_collection():
-                # torch, which a client of a running coordinator does not need.
+                # Imports torch, which a client of a running coordinator does not need.
                 from sybil_cli.local import local_engine
 
                 engine: Completer = await stack.enter_async_context(local_engine(pair, progress))
