@@ -31,7 +31,7 @@ LOSS_EVERY_WINDOWS = 4
 TESTED_EVERY_WINDOWS = 8
 TESTED_EVERY_TOKENS = 2
 CONTINUED_EVERY_PROMPTS = 3
-"""A part of the left-out text is enough to tell one pair from another, and takes minutes on two cores."""
+"""A part of the left-out text is enough to compare pairs, and takes minutes on two cores."""
 
 SAMPLE_TEMPERATURE = 0.7
 SAMPLE_TOKENS = 96
@@ -46,7 +46,7 @@ class TextWindow:
     """A piece of text and the part of it that counts.
 
     Attributes:
-        group: what the figures are averaged over: a module, or a prompt.
+        group: the module or prompt that figures are averaged over.
         token_ids: context and counted tokens.
         first_counted: index of the first token whose prediction counts; at least 1.
     """
@@ -58,13 +58,13 @@ class TextWindow:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """How often the drafter's token stands.
+    """How often the drafter's token is accepted.
 
     Attributes:
         temperature: of both models.
         shared_noise: acceptance_rate under shared noise.
         ratio_test: acceptance_rate under the ratio test, the draft cut to its most likely 64; in expectation.
-        tested_tokens: positions looked at.
+        tested_tokens: number of positions.
     """
 
     temperature: float
@@ -80,7 +80,7 @@ class Evaluation:
     Attributes:
         loss: of the target on left-out modules.
         text_acceptance: after left-out text, by temperature.
-        continuation_acceptance: after what the target itself wrote at that temperature.
+        continuation_acceptance: after text that the target wrote at that temperature.
         target_pass_ms: median time of a target pass of one row.
         draft_pass_ms: the same of the drafter.
         parameters: by model name.
@@ -162,7 +162,7 @@ def evaluate(
 def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast) -> list[TextWindow]:
     """Cut files into windows of the whole context, of which the second half counts (of a file's first window, all).
 
-    Each file stands between two end-of-text tokens; predicting the second one counts.
+    Each file is put between two end-of-text tokens; predicting the second one counts.
     """
     end = tokenizer.eos_token_id
     windows = []
@@ -180,7 +180,7 @@ def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast
 def continue_prompts(
     target: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], temperature: float
 ) -> list[TextWindow]:
-    """Let the target continue each prompt by up to 256 tokens; what it wrote counts."""
+    """Let the target continue each prompt by up to 256 tokens, which count."""
     end = tokenizer.eos_token_id
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.eos_token
@@ -216,7 +216,7 @@ def counted_logits(model: LlamaForCausalLM, window: TextWindow) -> Tensor:
 
 
 def thin(windows: Sequence[TextWindow], every: int) -> list[TextWindow]:
-    """Keep of every group the first window and each `every`-th after it; a group's windows are neighbours."""
+    """Keep each group's first window and every `every`-th after it; a group's windows are consecutive."""
     groups = (list(group) for _, group in groupby(windows, key=lambda window: window.group))
     return [window for group in groups for window in group[::every]]
 
@@ -247,7 +247,7 @@ def measure_loss(
 def measure_acceptance(
     target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[TextWindow], temperatures: Sequence[float]
 ) -> list[Acceptance]:
-    """Measure how often the drafter's token stands, given the same text before it (teacher forcing)."""
+    """Measure how often the drafter's token is accepted, given the same text before it (teacher forcing)."""
     shared: dict[float, list[Tensor]] = defaultdict(list)
     ratio: dict[float, list[Tensor]] = defaultdict(list)
     for index, window in enumerate(track(windows, description="acceptance")):
@@ -303,7 +303,7 @@ def time_passes(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> tuple[floa
 
 
 def _decoder(model: LlamaForCausalLM) -> Callable[[], object]:
-    """Make the call that is timed: one pass of one row, whose cell is overwritten by the next."""
+    """The call to time: one pass of one row, whose cell the next pass overwrites."""
     cache = DynamicCache(config=model.config)
     context = torch.arange(TIMED_CONTEXT_TOKENS + 1).unsqueeze(0)
     model(input_ids=context, past_key_values=cache, use_cache=True)
