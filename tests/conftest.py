@@ -17,7 +17,7 @@ settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--compose", action="store_true", help="run the tests that need Docker, too")
+    parser.addoption("--compose", action="store_true", help="also run the tests that need Docker")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""A fleet under Ray: replicas serve, are started again when they die, and leave nothing behind."""
+"""A fleet under Ray: replicas serve, are restarted when they die, and leave no process."""
 
 import asyncio
 import os

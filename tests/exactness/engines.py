@@ -64,7 +64,7 @@ class Continuation:
 
 
 class Pair:
-    """A target and a draft model, each behind its engine."""
+    """A target and a draft model, each run by its engine."""
 
     def __init__(self, target: LoadedModel, draft: LoadedModel, *, draft_numerics: str = "fast") -> None:
         self.target_runner = ModelRunner(

@@ -228,7 +228,7 @@ def test_the_rules_work_on_floats_as_on_fractions() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_engines_judge_walks_with_the_distributions_that_it_is_given(seed: int) -> None:
-    """`RatioTest` on floats commits what the walk commits on the fractions behind them, for the same coins."""
+    """`RatioTest` on floats commits the same as the walk on exact fractions, for the same coins."""
     rng = random.Random(seed)
     draft = [rng.choice(distributions(4, 4)) for _ in range(3)]
     target = [rng.choice([each for each in distributions(4, 4) if all(each)]) for _ in range(4)]

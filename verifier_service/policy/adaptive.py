@@ -49,7 +49,7 @@ class Adaptive:
 
     @property
     def reason(self) -> str:
-        """The choice in words, with the figures behind it."""
+        """The choice in words, with its figures."""
         pace, best = self.pace, self._choice.best
         others = ", ".join(
             f"{way.value} {math.expm1(self._choice.relative_speed(way)):+.0%}"

@@ -103,7 +103,7 @@ class RowControl:
     """Chooses the rows of a pass.
 
     Args:
-        pass_times: decide whether a row pays; read here, written by whoever runs passes.
+        pass_times: decide whether a row pays; only read here.
     """
 
     def __init__(self, shapes: PassShapes, pass_times: PassTimes) -> None:

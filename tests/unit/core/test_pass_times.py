@@ -1,4 +1,4 @@
-"""What a pass of so many rows is expected to take, by what was seen."""
+"""The expected time of a pass of some rows, from the passes seen."""
 
 import pytest
 

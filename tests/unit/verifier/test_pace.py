@@ -66,7 +66,7 @@ def test_a_drafter_that_lies_of_its_runners_up_alone_is_not_trusted_either() -> 
     assert not trusts(pace)
 
 
-def test_a_drafter_that_mends_its_ways_is_trusted_again() -> None:
+def test_a_drafter_whose_chances_become_accurate_is_trusted_again() -> None:
     pace, rng = pace_of(), random.Random(0)
     for _ in range(50):
         see(pace, fork(1.0), ANOTHER)

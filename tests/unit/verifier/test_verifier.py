@@ -1,4 +1,4 @@
-"""Whatever is drafted, lost or junk, and whoever shares the passes: committed tokens are the target's own."""
+"""Committed tokens are the target's own, whatever is drafted or lost, and whichever sessions share the passes."""
 
 import random
 from dataclasses import dataclass, field, replace
@@ -448,7 +448,7 @@ def test_prompts_and_passes_take_turns(clock: FakeClock) -> None:
         next_commit(talking)
         assert len(runner.chunks) <= 1 + chunks, "a long prompt stalls nobody"
     assert len(talking.tokens) == said + 10
-    assert len({chunk.slot for chunk in runner.chunks[1:3]}) == 2, "and prompts take turns, too"
+    assert len({chunk.slot for chunk in runner.chunks[1:3]}) == 2, "and prompts also take turns"
     for client in (talking, *listening):
         client.leave()
 
