@@ -1,4 +1,4 @@
-"""What all tests share: who runs only where there is a GPU or Docker, and how hypothesis behaves."""
+"""What all tests share: which run only with a GPU or Docker, and the settings of hypothesis."""
 
 import re
 from functools import cache

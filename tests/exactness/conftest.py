@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def steady_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passes seem to take ten milliseconds, whatever their rows: what is judged does not depend on a busy machine."""
+    """Make passes seem to take 10 ms whatever their rows, so that what is judged does not depend on a busy machine."""
     monkeypatch.setattr(PassTimes, "add", lambda *_: None)
 
 

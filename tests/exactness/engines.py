@@ -28,7 +28,7 @@ MAX_WINDOW_TOKENS = 7
 
 
 def describe_in_memory(model: PreTrainedModel, context_tokens: int) -> ModelDescription:
-    """Describe a model that stands in no folder."""
+    """Describe a model that has no folder."""
     return ModelDescription(
         model_id="in memory",
         architecture=type(model).__name__,
@@ -85,7 +85,7 @@ class Pair:
         self.drafter = CheckedDrafter(draft_runner, draft.description)
 
     def _count_branches(self) -> None:
-        """Watch the target's runner: how many branches it feeds, and how many end up where their positions are."""
+        """Watch the target's runner: how many branches it feeds, and how many of them it keeps."""
         forward, keep_branch = self.target_runner.forward, self.target_runner.keep_branch
 
         def counting_forward(batch: Sequence[Rows]) -> Tensor:

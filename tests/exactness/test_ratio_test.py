@@ -214,7 +214,7 @@ def test_equal_distributions_never_reject_and_leave_a_correction_that_can_be_dra
 
 
 def test_a_token_that_its_own_distribution_does_not_name_never_stands() -> None:
-    """Whatever a drafter sends: nobody can say how likely it was drafted."""
+    """Any distributions that a drafter may send."""
     for coin in middles(9):
         assert not stands(Fraction(0), Fraction(1, 2), coin)
 

@@ -114,7 +114,7 @@ def test_sessions_in_step_compare_every_way_with_the_fastest() -> None:
         assert math.exp(choice.relative_speed(way)) == pytest.approx(GAINS[way] / GAINS[Speculation.HEDGED], abs=0.15)
 
 
-def test_time_that_plain_decoding_would_pay_as_well_sends_no_session_to_rest() -> None:
+def test_time_that_plain_decoding_would_also_take_stops_no_drafting() -> None:
     rule = Adaptive(pace_of(PASS_NS), 8, Choice())
     prompts_ns = 5 * PASS_NS
     ways: Counter[Speculation] = Counter()
@@ -134,7 +134,7 @@ def test_on_a_shared_processor_draft_then_verify_comes_first_and_elsewhere_last(
 
 
 @pytest.mark.parametrize(("row_share", "first"), [(0.0, "hedged"), (0.01, "hedged"), (0.05, "pipelined")])
-def test_where_rows_are_dear_hedges_do_not_come_first(row_share: float, first: str) -> None:
+def test_where_rows_are_costly_hedges_do_not_come_first(row_share: float, first: str) -> None:
     times = PassTimes()
     choice = Choice(pass_times=times)
     for rows in (1, 5, 9) * 5:
