@@ -81,8 +81,8 @@ def verifier_idle(measurements: Sequence[Measurement]) -> float | None:
 def round_figures(measurements: Sequence[Measurement]) -> dict[str, float] | None:
     """The mean round from one verify pass to the next, and how much of it no model worked, in nanoseconds.
 
-    What is left besides both models' passes is messages and Python. None for an arm that reports no passes; only of an
-    arm whose models take turns does it say anything.
+    Time outside both models' passes is messages and Python. None for an arm that reports no passes; meaningful only if
+    the models take turns.
     """
     rounds = round_ns = models_ns = 0.0
     for counts in (each.counts for each in measurements):
