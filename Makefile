@@ -55,7 +55,7 @@ bench: setup ## Measure the engine and its peers; ARGS=--help says what there is
 compose-test: setup ## Build the image, bring the stack up, kill the drafter, take it down (needs Docker)
 	@$(BIN)/pytest --compose tests/e2e/test_compose.py $(ARGS)
 
-# ------------------------------------------------------------------------------------------------ behind the targets
+# ------------------------------------------------------------------------------------------------ used by the targets
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c '' 2>/dev/null || $(MAKE) venv

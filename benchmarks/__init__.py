@@ -1,1 +1,1 @@
-"""The instrument behind `sybil bench`: every arm and peer in one run, interleaved, on the same prompts and seeds."""
+"""`sybil bench`: every arm and peer in one run, interleaved, on the same prompts and seeds."""

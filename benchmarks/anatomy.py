@@ -1,8 +1,8 @@
-"""What a traced session did with its time and its drafts.
+"""How a traced session spent its time, and what became of its drafts.
 
-There is one clock, the coordinator's. When a pass ran follows from when its commit arrived, less the time on the wire,
-and from the durations that the verifier reports; when a token was drafted follows from when its block arrived, in the
-same way. So figures of single passes are estimates, good to about a wire's delay.
+There is one clock, the coordinator's. The time of a pass is computed from the arrival of its commit, minus the time on
+the wire, and from the durations that the verifier reports; the time of a draft pass likewise from its block. So figures
+of single passes are estimates, accurate to about a wire's delay.
 """
 
 from collections import Counter, defaultdict
@@ -21,8 +21,8 @@ class Fate(Enum):
 
     ACCEPTED = "accepted"  # the target drew the same
     REJECTED = "rejected"  # the target drew another one at its position
-    STALE = "stale"  # it was drafted after a token that did not stand
-    LATE = "late"  # the pass that decided its position had begun without it, or the session ended before
+    STALE = "stale"  # it was drafted after a token that was rejected
+    LATE = "late"  # the pass for its position had already begun, or the session had ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class DraftedToken:
 
 @dataclass(frozen=True, slots=True)
 class VerifyPass:
-    """One pass of the session, and what came before it since the pass before.
+    """One pass of the session, and the wait before it.
 
     Attributes:
         draft_wait_ns: waited while the drafts it judged were still being drafted.
@@ -71,14 +71,14 @@ class Anatomy:
     def __init__(self, trace: SessionTrace) -> None:
         self.trace = trace
         self._ledger = Ledger(trace.task.prompt, len(trace.task.prompt))
-        # By position: when the pass that committed it began, and whether it was drafted.
+        # By position: when the pass that committed the token began, and the token's origin.
         self._committed: dict[int, tuple[int, TokenOrigin]] = {}
         for event in trace.commits:
             start = len(self._ledger)
             fresh = self._ledger.append(event.commit)
             for position, token in enumerate(event.commit.tokens[len(event.commit.tokens) - fresh :], start):
                 self._committed[position] = (self._pass_start_ns(event), token.origin)
-        # By fingerprint: what was drafted after it, and the block that brought it.
+        # By fingerprint: the token drafted after it, and that token's block.
         self._children: dict[int, list[tuple[int, BlockEvent]]] = defaultdict(list)
         self.drafted = [token for event in trace.blocks for token in self._tokens(event)]
         self.passes = [self._pass(event, first=number == 0) for number, event in enumerate(trace.commits)]
@@ -92,7 +92,7 @@ class Anatomy:
     def _pass(self, event: CommitEvent, *, first: bool) -> VerifyPass:
         commit, timings = event.commit, event.commit.timings
         start_ns = self._pass_start_ns(event)
-        # What precedes the first pass is the prefill.
+        # Before the first pass comes the prefill.
         wait_ns = 0 if first else timings.wait_ns
         last = self._last_judged(commit.prefix_fingerprint, commit.judged, start_ns)
         draft_wait_ns, wire_ns = self._waited(last, start_ns, wait_ns)
@@ -113,26 +113,26 @@ class Anatomy:
         return event.arrived_ns - self.trace.verifier_wire_ns - timings.sampling_ns - timings.forward_ns
 
     def _waited(self, last: BlockEvent | None, start_ns: int, wait_ns: int) -> tuple[int, int]:
-        """Of a pass's wait, how long it waited for drafts, and for messages.
+        """How long a pass waited for drafts, and for messages.
 
         Args:
-            last: of the blocks that it judged, the one that came last.
+            last: the block that arrived last of those that it judged.
         """
         if wait_ns <= 0 or not self.trace.blocks:
             return 0, 0
         if last is None or last.offered_ns is None:
-            # It waited for a draft that did not come in time.
+            # It waited for a draft that came too late.
             return wait_ns, 0
         free_ns = start_ns - wait_ns
         missing_ns = min(max(0, last.offered_ns + self.trace.verifier_wire_ns - free_ns), wait_ns)
         draft_start_ns = last.arrived_ns - self.trace.drafter_wire_ns - last.block.draft_ns
         one_way_ns = self.trace.verifier_wire_ns + self.trace.drafter_wire_ns
-        # Drafting that follows a commit waits for the commit's way, too.
+        # Drafting that starts with a commit also waits for the commit's message.
         wire_ns = min(missing_ns, one_way_ns if draft_start_ns < free_ns else 2 * one_way_ns)
         return missing_ns - wire_ns, wire_ns
 
     def _last_judged(self, fingerprint: int, judged: int, start_ns: int) -> BlockEvent | None:
-        """Of the blocks that brought what a pass judged, the one that came last; None if it judged nothing."""
+        """The block that arrived last of those that a pass judged; None if it judged none."""
         used = []
         for _ in range(judged):
             there = [
@@ -147,7 +147,7 @@ class Anatomy:
         return max(used, key=lambda event: event.offered_ns or 0, default=None)
 
     def _tokens(self, event: BlockEvent) -> Iterator[DraftedToken]:
-        """A block's tokens; its time is shared out among them."""
+        """A block's tokens; its draft time is divided among them."""
         block = event.block
         each_ns = block.draft_ns // max(1, len(block.token_ids))
         end_ns = event.arrived_ns - self.trace.drafter_wire_ns - each_ns * len(block.token_ids)
@@ -189,7 +189,7 @@ def pass_parts(anatomies: Sequence[Anatomy]) -> dict[str, float]:
 
 
 def anatomy_figures(anatomies: Sequence[Anatomy]) -> dict[str, object]:
-    """What JSON says of an arm's traces."""
+    """The JSON figures of an arm's traces."""
     fates: Counter[str] = Counter()
     for anatomy in anatomies:
         fates.update(anatomy.fates)

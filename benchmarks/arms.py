@@ -1,4 +1,4 @@
-"""Who is measured: this engine under each policy of speculation, and peers on the same models."""
+"""The arms of a benchmark: this engine under each kind of speculation, and peers on the same models."""
 
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ class BenchTask:
     """One prompt to complete.
 
     Attributes:
-        prompt_id: of a built-in prompt; else empty.
+        prompt_id: the built-in prompt's id; empty for other prompts.
     """
 
     prompt: tuple[int, ...]
@@ -73,7 +73,7 @@ class EngineArm(Arm):
 
 
 def first_commit_tokens(origins: Sequence[TokenOrigin]) -> int:
-    """How many tokens the first pass committed: up to the target's own, which ends every commit but a session's last.
+    """How many tokens the first pass committed: up to the target's own, which ends every commit but the last.
 
     Args:
         origins: [tokens], of a completion.

@@ -1,4 +1,4 @@
-"""One run of the instrument, from the start of the engine to the last plot."""
+"""One benchmark run, from the start of the engine to the last plot."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,10 +39,10 @@ _TRACED_PROMPTS = 3
 
 
 async def bench(plan: Plan, output: Console, remarks: Console) -> bool:
-    """Measure, print, and write what was asked for.
+    """Measure, print, and write the requested files.
 
     Returns:
-        Whether all tokens that had to be the same were.
+        Whether all tokens that had to be equal were equal.
 
     Raises:
         SybilError: a prompt does not fit, or a service does not come up.
@@ -87,7 +87,7 @@ class _Run:
         from sybil_engine.models.finding import find_folder
         from sybil_engine.models.loading import describe
 
-        # Before anything here loads the machine.
+        # Before this run puts load on the machine.
         described = machine()
         if plan.settings.grow_target or plan.settings.grow_draft:
             progress.say("growing the models")
@@ -136,7 +136,7 @@ class _Run:
             "differences": self._differences(
                 every,
                 [arm.name for arm in ours],
-                # Peers draw with noise of their own.
+                # When sampling, peers draw with other noise.
                 [arm.name for arm in peers if arm.setting.dtype == plan.settings.dtype] if sampling.greedy else [],
                 sampling,
             ),
@@ -154,7 +154,7 @@ class _Run:
         return ReportedRun(figures, shown, anatomies)
 
     def document(self, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What the JSON file says. With a single temperature, its figures stand at the top as well."""
+        """The JSON document. With a single temperature, its figures are at the top level as well."""
         # torch, which bad settings do not need.
         from verifier_service.policy.rows import MOST_BRANCHES
 
@@ -202,7 +202,7 @@ class _Run:
         return {name: await search.find(name) for name in plan.peers}
 
     def _peer_arms(self, found: Mapping[str, Found]) -> list[TransformersArm]:
-        """Each peer with its defaults and, if that is something else, with its best setting."""
+        """Each peer with its defaults and, if it differs, with its best setting."""
         arms = []
         for name, each in found.items():
             arms.append(TransformersArm(name, self.models, each.default))
@@ -211,12 +211,10 @@ class _Run:
         return arms
 
     async def _interleaved(self, arms: Sequence[Arm], sampling: SamplingParams) -> dict[str, list[Measurement]]:
-        """Complete every task with every arm, the arms taking turns at going first.
-
-        One completion of each arm goes unmeasured before.
+        """Complete every task with every arm, each arm in turn going first; one warm-up completion of each arm before.
 
         Returns:
-            By arm, one measurement a task, in order.
+            By arm, one measurement for each task, in order.
         """
         max_tokens = self.plan.settings.max_tokens
         for arm in arms:
@@ -236,7 +234,7 @@ class _Run:
     async def _trace(
         self, engine: BenchEngine, ours: Sequence[Arm], best_window: int | None, sampling: SamplingParams
     ) -> dict[str, list[Anatomy]]:
-        """Run some tasks again with every message written down; these are not timed."""
+        """Run some tasks again, untimed, and record every message."""
         anatomies: dict[str, list[Anatomy]] = {}
         for arm in ours:
             if arm.speculation is None or (
@@ -258,7 +256,7 @@ class _Run:
         """Compare tokens with a reference arm's.
 
         Args:
-            peers: arms of which the same tokens are expected, not promised.
+            peers: arms whose tokens are expected to be the same, but not guaranteed.
         """
         reference = Speculation.OFF.value if Speculation.OFF.value in ours else ours[0]
         margin = target_margin(self.models, sampling)

@@ -1,4 +1,4 @@
-"""Where arms disagree about tokens that must be the same, and by how little."""
+"""Where arms disagree about tokens that must be the same, and how close the target's scores were."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Margin = Callable[[BenchTask, tuple[int, ...], int, int], float]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first token at which a completion leaves the reference's.
+    """The first token at which a completion differs from the reference's.
 
     Attributes:
         task: number of the task.

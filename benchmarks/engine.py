@@ -1,4 +1,4 @@
-"""This engine while it runs in the environment of a benchmark: it makes arms, and traces single sessions."""
+"""This engine, running in the environment of a benchmark: it makes arms, and traces single sessions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -16,13 +16,13 @@ from sybil_local import LocalEngine
 
 
 class BenchEngine(Protocol):
-    """What a benchmark asks of the engine, wherever it runs."""
+    """What a benchmark needs of the engine."""
 
     def arm(self, name: str, speculation: Speculation, window_tokens: int) -> Arm:
         """An arm that completes prompts under this policy."""
 
     async def trace(self, arm: Arm, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> SessionTrace | None:
-        """Complete one task, untimed, and write every message down; None where there are no messages."""
+        """Complete one task, untimed, and record every message; None if the engine sends no messages."""
 
 
 @dataclass(frozen=True, slots=True)

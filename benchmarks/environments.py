@@ -1,4 +1,4 @@
-"""Where the engine of a run is: on which cores or devices, behind which link, with passes of which duration."""
+"""Where the engine of a run runs: its cores or devices, its link, and the duration of its passes."""
 
 import os
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ _EMULATED_MS = {"verify_ms": 30.0, "draft_ms": 3.0, "rtt_ms": 1.0, "row_ms": 0.0
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """One of those that --env offers, as flags and cores.
+    """A choice of --env, as flags and cores.
 
     Attributes:
-        label: what stands above every table and plot.
-        description: what JSON says of it.
+        label: the title of every table and plot.
+        description: of the environment, for JSON.
         verifier_arguments, drafter_arguments: flags of the services.
-        verifier_cores, drafter_cores: processors that they are pinned to; none: all. The coordinator stands with the
-            drafter.
-        delay_ns: what the emulated link adds to each message from or to the verifier.
+        verifier_cores, drafter_cores: processors that they are pinned to; none: all. The coordinator shares the
+            drafter's.
+        delay_ns: delay that the emulated link adds to each message from or to the verifier.
         peer_device: where the peers run.
     """
 
@@ -35,7 +35,7 @@ class Environment:
 
 
 def environment_of(settings: BenchSettings) -> Environment:
-    """The environment that the settings ask for.
+    """The environment that the settings describe.
 
     Raises:
         InvalidSettings: this machine does not offer it, or a flag belongs to another one.
@@ -75,7 +75,7 @@ def _two_hosts() -> Environment:
             "drafter_cores": drafter_cores,
             "link": "loopback",
         },
-        # Services count the machine's cores, not those they are pinned to.
+        # Services would count the machine's cores, not those they are pinned to.
         verifier_arguments=("--threads", str(len(verifier_cores))),
         drafter_arguments=("--threads", str(len(drafter_cores))),
         verifier_cores=verifier_cores,

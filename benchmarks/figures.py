@@ -1,4 +1,4 @@
-"""The figures of a run: what stands in its JSON; docs/benchmarks.md says how to read each."""
+"""The figures of a run, as in its JSON; docs/benchmarks.md says how to read each."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.types import Speculation
 
 Measured = Mapping[str, Sequence[Measurement]]
-"""By arm, one measurement a task, in order."""
+"""By arm, one measurement for each task, in order."""
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "grpcio", "protobuf", "ray")
 
@@ -53,7 +53,7 @@ def arm_figures(measurements: Sequence[Measurement]) -> dict[str, Any]:
 
 
 def measurement_figures(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """Each completion of one arm: its text's fingerprint, its time, and whatever else the arm counts."""
+    """Each completion of one arm: its text's fingerprint, its time, and the arm's other counts."""
     return [
         {
             "text_fingerprint": f"{Ledger(each.token_ids, 0).fingerprint(len(each.token_ids)):016x}",
@@ -67,7 +67,7 @@ def measurement_figures(measurements: Sequence[Measurement]) -> list[dict[str, A
 def verifier_idle(measurements: Sequence[Measurement]) -> float | None:
     """The share of decode time in which no verify pass ran; None for an arm that reports no passes.
 
-    Decode time goes from the first token to the last one: the pass that yields the first is not part of it.
+    Decode time runs from the first token to the last; the pass that yields the first is not included.
     """
     decode_ns = busy_ns = 0.0
     for counts in (each.counts for each in measurements):
@@ -81,8 +81,8 @@ def verifier_idle(measurements: Sequence[Measurement]) -> float | None:
 def round_figures(measurements: Sequence[Measurement]) -> dict[str, float] | None:
     """The mean round from one verify pass to the next, and how much of it no model worked, in nanoseconds.
 
-    What is left besides both models' passes is messages and Python. None for an arm that reports no passes; only of an
-    arm whose models take turns does it say anything.
+    Time outside both models' passes is messages and Python. None for an arm that reports no passes; meaningful only if
+    the models take turns.
     """
     rounds = round_ns = models_ns = 0.0
     for counts in (each.counts for each in measurements):
@@ -95,7 +95,7 @@ def round_figures(measurements: Sequence[Measurement]) -> dict[str, float] | Non
 
 
 def with_best_lockstep(measured: Measured, windows: Sequence[int]) -> tuple[Measured, int | None]:
-    """Put the fastest lockstep arm in the place of all of them.
+    """Replace all lockstep arms by the fastest of them.
 
     Returns:
         The measurements, and the window of the fastest; None without lockstep.
@@ -125,7 +125,7 @@ def by_category(measured: Measured, tasks: Sequence[BenchTask]) -> dict[str, Mea
 
 
 def measured_figures(measured: Measured) -> dict[str, Any]:
-    """Figures of a set of arms, and how fast each is compared with each other one, as "A/B"."""
+    """Figures of a set of arms, and the speed ratio of each pair, as "A/B"."""
     return {
         "arms": {name: arm_figures(measurements) for name, measurements in measured.items()},
         "ratios": {
@@ -138,7 +138,7 @@ def measured_figures(measured: Measured) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine that the figures were measured on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -155,6 +155,6 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What was measured, and what it depends on."""
+    """Versions of the engine and of what it depends on."""
     packages = {package: version(package) for package in _PACKAGES}
     return {"sybil-engine": __version__, "python": platform.python_version(), **packages}

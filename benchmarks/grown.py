@@ -33,7 +33,7 @@ _SHARD_BYTES = 2 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What decides how many parameters a Llama model has."""
+    """The sizes that determine how many parameters a Llama model has."""
 
     layers: int
     hidden: int
@@ -125,7 +125,7 @@ def _check_room(what: str, needed_bytes: int) -> None:
 def plan(base: Shape, parameters: int) -> Shape | None:
     """Choose the shape of this many parameters whose proportions are closest to the original's, if there is one.
 
-    The feed-forward size takes up what layers and hidden size leave, so that the number is met closely.
+    The feed-forward size is chosen last, so that the number is met closely.
     """
     shapes = (
         _filled(base, layers, hidden, parameters)
@@ -146,7 +146,7 @@ def _hidden_sizes(base: Shape, layers: int, parameters: int) -> Iterator[int]:
 
 
 def _filled(base: Shape, layers: int, hidden: int, parameters: int) -> Shape | None:
-    """The shape of these layers and this hidden size whose feed-forward size meets the parameters."""
+    """The shape with these layers and this hidden size whose feed-forward size meets the parameters."""
     group = base.heads // base.kv_heads
     kv_heads = max(base.kv_heads, hidden // (base.head_dim * group)) if hidden > base.hidden else base.kv_heads
     if hidden % (kv_heads * group):

@@ -1,7 +1,7 @@
 """One service in a process of its own, for a benchmark: `python -m benchmarks.hosted KIND CORES [FLAG...]`.
 
-It writes JSON lines to stdout, {"waiting": what for} and then {"address": where}, and ends when its stdin does: whoever
-started it may die in any way, and nothing is left.
+It writes JSON lines to stdout, {"waiting": what for} and then {"address": where}. It ends when its stdin is closed, so
+nothing is left running however its parent dies.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from importlib import import_module
 
 from sybil_engine.core.errors import SybilError
 
-# Named, not imported: services never meet in one process.
+# Names, not imports: only one service runs in a process.
 _ENTRIES = {"verifier": "verifier_service.__main__", "drafter": "drafter_service.__main__"}
 COORDINATOR = "coordinator"
 _HOST = "127.0.0.1"
@@ -53,7 +53,7 @@ async def _host(kind: str, arguments: Sequence[str]) -> None:
         return
     serve = import_module(_ENTRIES[kind]).serve
     argv = (*arguments, "--host", _HOST, "--port", "0")
-    # Without the environment: a run is what its flags say.
+    # The environment is ignored: flags alone define a run.
     await serve(argv, {}, lambda port: _say(address=f"{_HOST}:{port}"), stop)
 
 
@@ -73,7 +73,7 @@ async def _host_coordinator(arguments: Sequence[str], stop: asyncio.Event) -> No
             await stop.wait()
 
     serving, stopping = asyncio.create_task(serve()), asyncio.create_task(stop.wait())
-    # Stdin may end while it still waits for the services.
+    # Stdin may be closed while this is still waiting for the services.
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     serving.cancel()

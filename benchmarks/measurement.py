@@ -1,4 +1,4 @@
-"""One timed completion, and what a set of them says."""
+"""One timed completion, and figures of a set of them."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ class Measurement:
     Attributes:
         token_ids: generated, prompt excluded.
         duration_s: from the request to the last token.
-        counts: what else the arm knows, by name.
+        counts: the arm's other figures, by name.
     """
 
     token_ids: tuple[int, ...]
@@ -38,7 +38,7 @@ class MedianInterval:
 
 
 def median_interval(values: Sequence[float], seed: int = 0) -> MedianInterval:
-    """The median of values, and where 95 of 100 resamples put it.
+    """The median of values, with its 95 % bootstrap interval.
 
     Source: Efron 1979 (percentile bootstrap).
     """

@@ -24,7 +24,7 @@ pre { background: #f5f6f7; padding: 1rem; overflow-x: auto; font-size: 12px; }
 
 @dataclass(frozen=True, slots=True)
 class ReportedRun:
-    """The figures of one temperature, what the run said of them, and the traces of its arms."""
+    """The figures of one temperature, the run's remarks on them, and the traces of its arms."""
 
     figures: Mapping[str, Any]
     summary: Sequence[RenderableType]
@@ -35,8 +35,8 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
     """Write every plot as PNG, and index.html with all of them inside.
 
     Args:
-        document: what the JSON file says.
-        label: of the environment; stands above every plot.
+        document: the content of the JSON file.
+        label: of the environment; the title of every plot.
 
     Returns:
         The page.
@@ -77,7 +77,7 @@ def _as_html(parts: Sequence[RenderableType]) -> str:
 
 
 def _plots(run: ReportedRun, title: str, folder: Path, temperature: str) -> list[tuple[str, Path]]:
-    # matplotlib, which only a report needs.
+    # Imports matplotlib, which only a report needs.
     from benchmarks import plots
 
     def path(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""`transformers` on the pair that is measured: with its defaults, and with the best setting that a search finds."""
+"""`transformers` on the measured pair: with its defaults, and with the best setting that a search finds."""
 
 import os
 import time
@@ -16,7 +16,7 @@ TUNED = "-tuned"
 _SEARCHED_TOKENS = 48
 _ASSISTANT_TOKENS = (3, 5, 8)
 _LOOKUP_TOKENS = (3, 5, 10)
-# The value that transformers' own documentation uses; there is no default.
+# The value in transformers' documentation; there is no default.
 _DOCUMENTED_LOOKUP_TOKENS = 10
 
 
@@ -26,7 +26,7 @@ class PeerSetting:
 
     Attributes:
         threads: processor threads of a pass.
-        assistant_tokens: how many tokens the assistant guesses every time; None: transformers' own rule.
+        assistant_tokens: how many tokens the assistant drafts each time; None: transformers' own rule.
         lookup_tokens: how many tokens are copied from the prompt; 0: none.
     """
 
@@ -59,7 +59,7 @@ class Found:
 
 
 class PeerModels:
-    """The pair as `transformers` loads it; each dtype once."""
+    """The pair as `transformers` loads it, once for each dtype."""
 
     def __init__(self, target: Path, draft: Path | None, device: str) -> None:
         self._folders = {"target": target, "draft": draft}
@@ -115,7 +115,7 @@ class TransformersArm(Arm):
         assistant = self._models.model("draft", setting.dtype)
         config = assistant.generation_config
         config.num_assistant_tokens = setting.assistant_tokens
-        # transformers stops guessing when the assistant is unsure, unless it is told never to.
+        # With a threshold of 0, transformers goes on drafting even when the assistant is unsure.
         config.assistant_confidence_threshold = None if setting.assistant_tokens is None else 0.0
         config.num_assistant_tokens_schedule = None if setting.assistant_tokens is None else "constant"
         return {"assistant_model": assistant}

@@ -1,4 +1,4 @@
-"""What a run will do, checked as far as it can be before anything starts."""
+"""What a run will do, checked as far as possible before anything starts."""
 
 import os
 import tempfile
@@ -22,11 +22,11 @@ from verifier_service.settings import VerifierSettings
 
 @dataclass(frozen=True)
 class Plan:
-    """One run of the instrument.
+    """One benchmark run.
 
     Attributes:
-        peers: none, if there is nobody to compare with.
-        lockstep_windows: in tokens; 0 leaves it to the policy.
+        peers: empty if there is no peer to compare with.
+        lockstep_windows: in tokens; 0 leaves the choice to the policy.
     """
 
     settings: BenchSettings
@@ -43,7 +43,7 @@ class Plan:
         """Check the settings against one another and this machine; loads no weights and starts nothing.
 
         Raises:
-            InvalidSettings: something that was asked for is impossible here.
+            InvalidSettings: a setting is impossible here.
         """
         plan = cls(
             settings,
@@ -67,7 +67,7 @@ class Plan:
 
     @cached_property
     def target(self) -> str:
-        """The target model's reference; grown now, if it has to be."""
+        """The target model's reference; the model is grown now if need be."""
         return _grown(self.pair.target, self.settings.grow_target)
 
     @cached_property
@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def verifier_arguments(self) -> tuple[str, ...]:
-        """The verifier's flags, but for those of the environment."""
+        """The verifier's flags, except those of the environment."""
         settings = self.settings
         return (
             *("--model", self.target, "--dtype", settings.dtype, "--numerics", settings.numerics),
@@ -103,7 +103,7 @@ class Plan:
 
     @property
     def drafter_arguments(self) -> tuple[str, ...] | None:
-        """The drafter's; None if there is none."""
+        """The drafter's flags; None if there is no drafter."""
         if not self.drafts:
             return None
         threads = _threads(self.settings.draft_threads)
@@ -135,7 +135,7 @@ class Plan:
 
                 check_growth(ref, size)
         if not self.pair.is_embedded:
-            # The check of the coordinator, which would refuse the pair later.
+            # The coordinator's check: it would refuse the pair later.
             from coordinator.pairing import check_pair
 
             target, draft = self.pair.described()
@@ -178,7 +178,7 @@ def _check_arguments(name: str, service: type[ServiceSettings], argv: tuple[str,
 
 
 def _check_outputs(settings: BenchSettings) -> None:
-    """Refuse to measure what could not be written down."""
+    """Refuse output files that could not be written."""
     if settings.json_file:
         file = Path(settings.json_file).absolute()
         writable = os.access(file if file.exists() else file.parent, os.W_OK)

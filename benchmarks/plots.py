@@ -95,7 +95,7 @@ def timeline(anatomy: Anatomy, title: str, path: Path) -> None:
 
 
 def _draw_token(axes: Axes, token: DraftedToken, origin_ns: int) -> None:
-    """A drafted token in the drafter's lane, and its way to the verifier."""
+    """Draw a token in the drafter's lane, and its way to the verifier."""
     start_ms, end_ms = (token.start_ns - origin_ns) / 1e6, (token.end_ns - origin_ns) / 1e6
     colour = _FATE_COLOURS[token.fate]
     hedge = token.origin is BlockOrigin.HEDGE
@@ -112,7 +112,7 @@ def _draw_token(axes: Axes, token: DraftedToken, origin_ns: int) -> None:
 
 
 def _draw_pass(axes: Axes, each: VerifyPass, origin_ns: int, wire_ns: int) -> None:
-    """A pass in the verifier's lane, and its commit's way to the drafter."""
+    """Draw a pass in the verifier's lane, and its commit's way to the drafter."""
     start_ms, end_ms = (each.start_ns - origin_ns) / 1e6, (each.end_ns - origin_ns) / 1e6
     sampling_ms = each.sampling_ns / 1e6
     axes.broken_barh(

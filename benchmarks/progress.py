@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar on a terminal, a line for each prompt elsewhere."""
+"""The progress of a run, on stderr: a bar on a terminal, a line for each prompt elsewhere."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ _REPEAT_S = 15.0
 
 
 class BenchProgress:
-    """Says what is being done, and the speeds so far."""
+    """Shows what is being done, and the speeds so far."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -26,7 +26,7 @@ class BenchProgress:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            # The cores are busy enough with what is measured.
+            # Rarely, so as not to disturb the measurement.
             refresh_per_second=1,
         )
         self._task = self._bar.add_task("starting", total=None)
@@ -43,7 +43,7 @@ class BenchProgress:
             yield
 
     def say(self, step: str) -> None:
-        """Something is being waited for."""
+        """Show what is being waited for."""
         self._bar.update(self._task, description=step)
         what, now_s = step.split(" (")[0], time.monotonic()
         if what != self._step or now_s - self._said_s > _REPEAT_S:
@@ -51,15 +51,15 @@ class BenchProgress:
             self._print(step)
 
     def begin(self, completions: int) -> None:
-        """This many completions follow."""
+        """Announce this many completions."""
         self._bar.reset(self._task, total=completions)
 
     def advance(self, step: str) -> None:
-        """One completion is done."""
+        """Count one completion."""
         self._bar.update(self._task, advance=1, description=step)
 
     def finish_prompt(self, step: str, measured: Mapping[str, Sequence[Measurement]]) -> None:
-        """Every arm has completed a prompt."""
+        """Show the speeds after every arm has completed a prompt."""
         speeds = ", ".join(f"{name} {median_speed(each):.1f}" for name, each in measured.items())
         self._print(f"{step}; tokens/s so far: {speeds}")
 

@@ -1,4 +1,4 @@
-"""What is completed: the built-in prompts, or those of a file."""
+"""The prompts to complete: built in, or from a file."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ UNSORTED = "prompts"
 
 
 def read_prompts(file: str, count: int) -> list[Prompt]:
-    """The first few prompts of a file, or of the built-in ones, a category at a time.
+    """The first prompts of a file, or of the built-in ones, taking one of each category in turn.
 
     Args:
         file: JSON lines, each with a `prompt` and perhaps a `category`; empty: the built-in prompts.

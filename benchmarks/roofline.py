@@ -1,6 +1,6 @@
-"""`python -m benchmarks.roofline`: what a pass takes, what it must take at least, and what each setting changes.
+"""`python -m benchmarks.roofline`: the time of a pass, the least possible time, and what each setting changes.
 
-The floor of a pass is the longer of two times: its bytes at the rate at which an array as large as the weights is read,
+A pass takes at least the longer of two times: its bytes at the rate at which an array as large as the weights is read,
 and its operations at the rate of a large float32 matrix product. Source: Williams, Waterman, Patterson 2009 (roofline).
 
 Every type of weights with every number of threads is a variant. Variants take turns, once on a quiet machine and once
@@ -64,11 +64,10 @@ class Variant:
         return _time_s(partial(self.runner.forward, [Rows(self.slot, POSITION, tuple(range(rows)))]))
 
     def work(self, rows: int) -> tuple[int, int]:
-        """What one pass cannot do without; an embedding is looked up, and costs nothing.
+        """The least work of one pass; embeddings are looked up and cost nothing.
 
         Returns:
-            Bytes of the weights and of the cells that are seen, and operations of the matrix products, attention
-            included.
+            Bytes of the weights and of the visible cells, and operations of the matrix products, attention included.
         """
         weights = weight_bytes = 0
         for module in self.model.modules():
@@ -86,7 +85,7 @@ class Variant:
         return weight_bytes + cell_bytes * seen, rows * (2 * weights + attention)
 
     def ceiling(self) -> tuple[float, float]:
-        """What this machine reaches with this number of threads: bytes and operations per second."""
+        """Bytes and operations per second that this machine reaches with this number of threads."""
         torch.set_num_threads(self.threads)
         array = torch.zeros(self.work(1)[0] // 4)
         left, right = torch.randn(2, _PRODUCT_SIDE, _PRODUCT_SIDE)
@@ -139,7 +138,7 @@ def roofline_table(title: str, variants: Sequence[Variant], rows: Sequence[int])
 
 
 def _median_times_s(variants: Sequence[Variant], rows: Sequence[int]) -> dict[tuple[str, int], float]:
-    """Medians by variant and rows, all of them in turns."""
+    """Median times by variant and rows, measured in turns."""
     cases = [(variant, count) for variant in variants for count in rows]
     times = [[variant.time_s(count) for variant, count in cases] for _ in range(_WARM_UPS + _REPEATS)]
     medians = map(median, zip(*times[_WARM_UPS:], strict=True))

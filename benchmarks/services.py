@@ -1,7 +1,7 @@
-"""Drafter, verifier and coordinator as processes of a benchmark's own, at addresses and on cores that it knows.
+"""Drafter, verifier and coordinator as processes of a benchmark, with known addresses and cores.
 
-They are the processes that a fleet runs, without Ray, through which tokens never pass: Ray would choose the processes,
-and a benchmark must pin them and speak to each.
+They are the same processes as a fleet's, but without Ray, through which tokens never pass: a benchmark must pin the
+processes and connect to each, so it starts them itself.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _STOP_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class RunningServices:
-    """Where they listen: host:port of each; no drafter if there is none."""
+    """The host:port of each service; None for the drafter if there is none."""
 
     coordinator: str
     verifier: str
@@ -43,7 +43,7 @@ async def running_services(
     """Start the three and wait until they serve; leaving the block ends their processes.
 
     Args:
-        verifier_arguments, drafter_arguments: their flags, which win over the environment's; None: no drafter.
+        verifier_arguments, drafter_arguments: their flags, which override the environment's; None: no drafter.
         report: called with what is being waited for, in words.
 
     Raises:
@@ -74,10 +74,10 @@ class ServiceProcess:
     errors: IO[bytes]
 
     async def address(self, report: Report, others: Sequence["ServiceProcess"]) -> str:
-        """Where it listens, as soon as it says so.
+        """Wait for its address.
 
         Args:
-            others: whose end makes waiting useless, this one among them.
+            others: processes, this one included, whose end ends the wait.
         """
         report(f"waiting for the {self.kind} to start")
         reading = asyncio.create_task(self._read_address(report))
@@ -126,7 +126,7 @@ async def hosted(kind: str, cores: Sequence[int], arguments: Sequence[str]) -> A
             stdout=PIPE,
             stderr=errors,
             cwd=Path.cwd(),
-            # Ctrl-C is for this process to handle.
+            # Only this process handles Ctrl-C.
             start_new_session=True,
         )
         try:

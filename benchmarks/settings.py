@@ -1,4 +1,4 @@
-"""What can be set for a benchmark run."""
+"""The settings of a benchmark run."""
 
 from typing import Annotated, Literal
 
@@ -7,16 +7,16 @@ from pydantic_settings import SettingsConfigDict
 
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import Dtype
-from sybil_engine.settings import Rule, Settings, Words
+from sybil_engine.settings import Constraint, Settings, Words
 
 ARMS = tuple(each.value for each in Speculation)
 PEERS = ("transformers", "transformers-assisted", "transformers-lookup")
-# Weights' types that peers offer.
+# The dtypes that peers offer.
 PEER_DTYPES = ("float32", "bfloat16", "float16")
 
 
-def _some_of(known: tuple[str, ...]) -> Rule:
-    return Rule(f"one or more of {', '.join(known)}", lambda names: bool(names) and set(names) <= set(known))
+def _some_of(known: tuple[str, ...]) -> Constraint:
+    return Constraint(f"one or more of {', '.join(known)}", lambda names: bool(names) and set(names) <= set(known))
 
 
 def _positive_whole(text: str) -> bool:
@@ -31,8 +31,8 @@ def _temperature(text: str) -> bool:
 
 
 _MOST_MS = 1e6
-_ABOVE_0 = Rule(f"above 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 < value <= _MOST_MS))
-_FROM_0 = Rule(f"at least 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 <= value <= _MOST_MS))
+_ABOVE_0 = Constraint(f"above 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 < value <= _MOST_MS))
+_FROM_0 = Constraint(f"at least 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 <= value <= _MOST_MS))
 
 
 class BenchSettings(Settings):
@@ -50,7 +50,7 @@ class BenchSettings(Settings):
     arms: Annotated[Words, _some_of(ARMS)] = Field(default=ARMS, description="speculation to measure")
     lockstep_windows: Annotated[
         Words,
-        Rule(
+        Constraint(
             f"whole numbers from 1 to {MOST_WINDOW_TOKENS}",
             lambda each: all(_positive_whole(one) and int(one) <= MOST_WINDOW_TOKENS for one in each),
         ),
@@ -109,7 +109,7 @@ class BenchSettings(Settings):
     count: int = Field(default=12, ge=1, description="prompts to use, a category at a time")
     max_tokens: int = Field(default=128, ge=1, description="tokens to generate for each")
     temperatures: Annotated[
-        Words, Rule("numbers from 0 on", lambda each: bool(each) and all(_temperature(one) for one in each))
+        Words, Constraint("numbers from 0 on", lambda each: bool(each) and all(_temperature(one) for one in each))
     ] = Field(default=("0", "0.8"), description="each measured apart")
     repeat: int = Field(default=1, ge=1, description="runs of each prompt, with a seed each")
     json_file: str = Field(default="", alias="json", description="file to write every figure to")

@@ -1,4 +1,4 @@
-"""What a run says of one temperature: tables, and remarks beside them."""
+"""The summary of one temperature: tables, and remarks on them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,8 +23,8 @@ def summary(
 
     Args:
         categories: the same measurements by prompt category.
-        figures: what JSON says of this temperature.
-        windows: of lockstep, that were tried; in tokens.
+        figures: the JSON figures of this temperature.
+        windows: the lockstep windows that were tried, in tokens.
     """
     peers = [name for name in measured if name.startswith("transformers")]
     fastest_peer = max(peers, key=lambda name: median_speed(measured[name]), default="")
@@ -37,7 +37,7 @@ def summary(
 
 
 def _arms_table(title: str, measured: Measured, against: Sequence[str]) -> Table:
-    """One row an arm: speed, ratios to the arms in `against`, rates."""
+    """One row for each arm: speed, ratios to the arms in `against`, rates."""
     shown = Table(title=title, title_justify="left")
     shown.add_column("arm")
     ratios = [f"x {name}" for name in against]
@@ -67,7 +67,7 @@ def _cell(value: float | None, spec: str) -> str:
 
 
 def _category_table(categories: Mapping[str, Measured], against: str) -> Table:
-    """One row an arm, one column a category: tokens per second, and the ratio to one arm."""
+    """One row for each arm, one column for each category: tokens per second, and the ratio to one arm."""
     shown = Table(title="tokens/s by prompt category", title_justify="left")
     shown.add_column("arm")
     for category, measured in categories.items():

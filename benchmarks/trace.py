@@ -1,4 +1,4 @@
-"""One session with every message written down: the coordinator's own pipeline, in this process, between recorders."""
+"""One session with every message recorded: the coordinator's own pipeline, in this process, between recorders."""
 
 import statistics
 import time
@@ -28,9 +28,9 @@ class BlockEvent:
     """A block on its way, by this process's clock.
 
     Attributes:
-        message: as it passes.
-        arrived_ns: from the drafter.
-        offered_ns: written on to the verifier; None if it never was.
+        message: as it was forwarded.
+        arrived_ns: when it came from the drafter.
+        offered_ns: when it was forwarded to the verifier; None if it never was.
     """
 
     message: PassingBlock
@@ -65,7 +65,7 @@ class SessionTrace:
 
 @dataclass(frozen=True, slots=True)
 class RecordedVerifier:
-    """A verifier stream that notes what passes; implements the pipeline's VerifierStream."""
+    """A verifier stream that records its messages; implements the pipeline's VerifierStream."""
 
     stream: VerifierStream
     trace: SessionTrace
@@ -76,7 +76,7 @@ class RecordedVerifier:
     async def offer(self, blocks: Sequence[PassingBlock]) -> None:
         offered_ns = time.perf_counter_ns()
         await self.stream.offer(blocks)
-        # The pipeline hands on the very blocks that it got.
+        # The pipeline forwards the same objects that it received.
         offered = {id(block) for block in blocks}
         for event in self.trace.blocks:
             if id(event.message) in offered:
@@ -90,7 +90,7 @@ class RecordedVerifier:
 
 @dataclass(frozen=True, slots=True)
 class RecordedDrafter:
-    """A drafter stream that notes what passes; implements the pipeline's DrafterStream."""
+    """A drafter stream that records its messages; implements the pipeline's DrafterStream."""
 
     stream: DrafterStream
     trace: SessionTrace
@@ -114,10 +114,10 @@ class RecordedDrafter:
 async def trace_session(
     services: RunningServices, delay_ns: int, arm: Arm, task: BenchTask, sampling: SamplingParams, max_tokens: int
 ) -> SessionTrace:
-    """Complete one task under an arm's policy and return all that was sent.
+    """Complete one task under an arm's policy and return all its messages.
 
     Args:
-        delay_ns: what the emulated link adds to each message from or to the verifier.
+        delay_ns: delay that the emulated link adds to each message from or to the verifier.
     """
     async with AsyncExitStack() as stack:
         verifier = VerifierClient(services.verifier)

@@ -1,1 +1,1 @@
-"""The coordinator: answers clients, and streams between drafters and verifiers. It touches no tensors."""
+"""The coordinator: answers clients, and relays messages between drafters and verifiers. It touches no tensors."""

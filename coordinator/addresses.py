@@ -8,14 +8,14 @@ from sybil_engine.core.errors import Unavailable
 
 
 def reachable(host: str, port: int) -> str:
-    """host:port at which this machine reaches what listens on `host`."""
+    """The host:port at which this machine reaches a server that listens on `host`."""
     known = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
     return f"{known.get(host, host)}:{port}"
 
 
 @contextmanager
 def reserved_port(host: str, port: int) -> Iterator[int]:
-    """Keep a port that several processes may then listen on, for as long as the block runs.
+    """Reserve a port that several processes may listen on while the block runs.
 
     Args:
         port: 0 picks a free one.
@@ -32,7 +32,7 @@ def reserved_port(host: str, port: int) -> Iterator[int]:
 
 
 def _unused(family: socket.AddressFamily, host: str, port: int) -> int:
-    """The port, once it is known that no other process uses it."""
+    """A port that no other process uses."""
     with socket.socket(family, socket.SOCK_STREAM) as exclusive:
         # Without SO_REUSEPORT: two fleets must not share a port by accident.
         exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -9,7 +9,7 @@ from sybil_engine.core.errors import Exhausted
 
 
 class Admission:
-    """Lets as many requests run as verifiers have slots; a bounded number of others waits, first come, first served."""
+    """Lets as many requests run as verifiers have slots; a bounded number of others wait, first come, first served."""
 
     def __init__(self, max_waiting: int) -> None:
         self._max_waiting = max_waiting
@@ -28,7 +28,7 @@ class Admission:
         return len(self._waiting)
 
     def resize(self, slots: int) -> None:
-        """Set how many requests may run; those that run already go on."""
+        """Set how many requests may run; those that are running continue."""
         self._slots = slots
         self._admit()
 
@@ -63,7 +63,7 @@ class Admission:
             if turn in self._waiting:
                 self._waiting.remove(turn)
             elif not turn.cancelled():
-                # Admitted and cancelled at the same time: the place goes to the next one.
+                # Admitted and cancelled at the same time: the place goes to the next request.
                 self._running -= 1
                 self._admit()
             raise

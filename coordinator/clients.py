@@ -1,4 +1,4 @@
-"""Drafters and verifiers as seen from here: gRPC streams as the pipeline wants them, and errors as ours."""
+"""gRPC clients of drafters and verifiers: streams for the pipeline, and statuses as SybilErrors."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
@@ -25,7 +25,7 @@ from sybil_engine.serving.channels import CHANNEL_OPTIONS
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-# A service that comes back, perhaps under another address, is found within a second.
+# A service that returns, perhaps under another address, is found within a second.
 _OPTIONS = (
     *CHANNEL_OPTIONS,
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -114,7 +114,7 @@ class DrafterClient:
         await self._channel.close(None)
 
 
-class _Stream(Generic[Request, Response]):
+class _GrpcStream(Generic[Request, Response]):
     """A bidirectional call whose failures are SybilErrors."""
 
     def __init__(self, call: grpc.aio.StreamStreamCall[Request, Response], address: str) -> None:
@@ -123,8 +123,8 @@ class _Stream(Generic[Request, Response]):
         self._opened = asyncio.Event()
 
     async def _open(self, request: Request) -> None:
-        """Open the session and wait until it is: gRPC replaces the status of a refusal by INTERNAL if it meets a
-        message on its way.
+        """Open the session and wait for the answer. Messages sent before it would make gRPC replace the status of a
+        refusal with INTERNAL.
         """
         await self._write(request)
         await self._opened.wait()
@@ -145,14 +145,14 @@ class _Stream(Generic[Request, Response]):
             _fail(error, self._address)
 
 
-class GrpcVerifierStream(_Stream[verifier_service_pb2.VerifyRequest, verifier_service_pb2.VerifyResponse]):
+class GrpcVerifierStream(_GrpcStream[verifier_service_pb2.VerifyRequest, verifier_service_pb2.VerifyResponse]):
     """Implements the pipeline's VerifierStream."""
 
     async def open(self, opening: SessionOpen) -> None:
         await self._open(verifier_service_pb2.VerifyRequest(open=convert.open_to_wire(opening)))
 
     async def offer(self, blocks: Sequence[PassingBlock]) -> None:
-        # They are messages already: a drafter's stream read them.
+        # They are wire messages already: they come from a drafter's stream.
         messages = cast(Sequence[types_pb2.Block], blocks)
         await self._write(verifier_service_pb2.VerifyRequest(blocks=messages))
 
@@ -164,7 +164,7 @@ class GrpcVerifierStream(_Stream[verifier_service_pb2.VerifyRequest, verifier_se
                 self._opened.set()
 
 
-class GrpcDrafterStream(_Stream[drafter_service_pb2.DraftRequest, drafter_service_pb2.DraftResponse]):
+class GrpcDrafterStream(_GrpcStream[drafter_service_pb2.DraftRequest, drafter_service_pb2.DraftResponse]):
     """Implements the pipeline's DrafterStream."""
 
     async def open(self, opening: SessionOpen) -> None:
@@ -204,7 +204,7 @@ async def _serving(channel: grpc.aio.Channel, address: str) -> AsyncGenerator[bo
 
 
 def _fail(error: grpc.aio.AioRpcError, address: str) -> NoReturn:
-    """Raise what a status means here. Any that the other side did not choose means that the session is lost."""
+    """Raise the error for a status. A status that the other side did not choose means that the session is lost."""
     kind = _ERRORS.get(error.code(), errors.SessionLost)
     details = error.details() or error.code().name
     raise kind(details if issubclass(kind, errors.InvalidRequest) else f"{address}: {details}") from error

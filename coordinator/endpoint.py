@@ -12,15 +12,15 @@ from sybil_engine.core.types import ModelDescription
 
 logger = logging.getLogger(__name__)
 
-Stream_co = TypeVar("Stream_co", covariant=True)
-Stream = TypeVar("Stream")
+StreamType_co = TypeVar("StreamType_co", covariant=True)
+StreamType = TypeVar("StreamType")
 
-# For this long, an endpoint that broke or refused a session is chosen only if there is no other.
+# An endpoint that broke or refused a session is chosen only if there is no other, for this long.
 _AVOID_S = 2.0
 _CHECK_S = 0.2
 
 
-class ServiceClient(Protocol[Stream_co]):
+class ServiceClient(Protocol[StreamType_co]):
     """What an endpoint needs of a service's client."""
 
     address: str
@@ -31,15 +31,15 @@ class ServiceClient(Protocol[Stream_co]):
     def serving(self) -> AsyncGenerator[bool, None]:
         """Whether it serves, now and at each change."""
 
-    def session(self) -> AbstractContextManager[Stream_co]:
+    def session(self) -> AbstractContextManager[StreamType_co]:
         """A stream, ended when the block is left."""
 
     async def close(self) -> None:
         """Close the connection."""
 
 
-class Endpoint(Generic[Stream]):
-    """A service that is watched for as long as it is in the routing table.
+class Endpoint(Generic[StreamType]):
+    """A service, watched while it is in the routing table.
 
     Attributes:
         description: what it hosts; None until it answered and was accepted.
@@ -51,7 +51,7 @@ class Endpoint(Generic[Stream]):
 
     def __init__(
         self,
-        client: ServiceClient[Stream],
+        client: ServiceClient[StreamType],
         accept: Callable[[ModelDescription], Awaitable[None]],
         changed: Callable[[], None],
     ) -> None:
@@ -79,7 +79,7 @@ class Endpoint(Generic[Stream]):
 
     @property
     def slots(self) -> int:
-        """Sessions that fit at the same time."""
+        """How many sessions it can hold at the same time."""
         return self.description.max_sessions if self.description else 0
 
     @property
@@ -88,7 +88,7 @@ class Endpoint(Generic[Stream]):
         return time.monotonic() < self._avoided_until_s
 
     @contextmanager
-    def session(self) -> Iterator[Stream]:
+    def session(self) -> Iterator[StreamType]:
         """A stream for one session, ended when the block is left."""
         self.sessions += 1
         self._idle.clear()
@@ -108,13 +108,13 @@ class Endpoint(Generic[Stream]):
                 self._idle.set()
 
     def check_again(self, trouble: str) -> None:
-        """Do not use the service until it has said again what it hosts and that it serves."""
+        """Stop using the service until it has described itself again and reports SERVING."""
         self._set_live(False, trouble)
         self._watch.cancel()
         self._watch = asyncio.create_task(self._keep_watching())
 
     async def close(self) -> None:
-        """Stop watching; the connection stays for as long as sessions use it."""
+        """Stop watching. The connection stays open while sessions use it."""
         await self._stop_watching()
         await self._idle.wait()
         # A session that was lost meanwhile has started the watch again.

@@ -32,25 +32,25 @@ class Target:
 
 
 class Services(Protocol):
-    """The drafters and verifiers that sessions run on."""
+    """The drafters and verifiers that sessions use."""
 
     @property
     def target(self) -> Target:
-        """What the verifiers serve; raises Unavailable while there is none."""
+        """What the verifiers serve; raises Unavailable while there is no verifier."""
 
     @property
     def shares_processors(self) -> bool:
         """Whether drafting takes time from verify passes."""
 
     def verifier(self, target: Target) -> AbstractContextManager[VerifierStream]:
-        """A stream on a verifier of this target."""
+        """A stream to a verifier of this target."""
 
     def drafter(self) -> AbstractContextManager[DrafterStream]:
-        """A stream on a drafter."""
+        """A stream to a drafter."""
 
 
 class Generation:
-    """Checks requests, waits for a place, runs sessions, and turns what they decide into text."""
+    """Checks requests, waits for a place, runs sessions, and turns their tokens into text."""
 
     def __init__(self, services: Services, admission: Admission, defaults: Defaults, patience: Patience) -> None:
         self._services = services
@@ -70,7 +70,7 @@ class Generation:
         target = self._services.target
         checked = await check(request, target.description, target.tokenizer, self._defaults)
         passages: asyncio.Queue[Passage | Exception] = asyncio.Queue()
-        # The session goes on at its own speed, and ends, however slowly the client reads.
+        # The session runs to its end at its own speed, however slowly the client reads.
         session = asyncio.create_task(self._run(checked, target, meter, passages))
         try:
             while True:
@@ -88,7 +88,7 @@ class Generation:
     async def _run(
         self, request: CheckedRequest, target: Target, meter: Meter, passages: "asyncio.Queue[Passage | Exception]"
     ) -> None:
-        """Run a session and put what the client gets, the last of it with a finish reason, or an error."""
+        """Run a session and put its passages, the last with a finish reason; or put an error."""
         opening = request.opening
         try:
             transcript = Transcript(target.tokenizer.detokenizer(request.prompt), request.stops, opening.stop_token_ids)

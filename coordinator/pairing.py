@@ -20,7 +20,7 @@ _SAME_BITS = {"kernels": "--device and --packed", "threads": "--threads"}
 def check_pair(target: ModelDescription, draft: ModelDescription) -> None:
     """Check that a drafter can draft for a verifier: the same token ids must mean the same text.
 
-    Their output layers may be padded to different sizes: the extra ids stand for no text.
+    Their output layers may be padded to different sizes, since the extra ids stand for no text.
 
     Raises:
         PairMismatch: names both sides, what differs, and what to change.
@@ -49,7 +49,7 @@ def check_vocabulary(model: ModelDescription, tokenizer_size: int) -> None:
 def check_same_target(known: ModelDescription, other: ModelDescription) -> None:
     """Check that two verifiers commit the same tokens: a session may move from one to the other.
 
-    Row classes match if they share a row count: how many larger ones a verifier finds depends on how long it searches.
+    Row classes match if they share a row count. How many larger ones a verifier finds depends on its search time.
 
     Raises:
         PairMismatch: names the first field that differs, both values, and the flag to change.
@@ -75,7 +75,7 @@ def _differing_parts(target: ModelDescription, draft: ModelDescription) -> str:
 
 
 def share_processors(target: ModelDescription, draft: ModelDescription) -> bool:
-    """Whether drafting slows verify passes down: both run on common processors, and together need all of them."""
+    """Whether drafting slows verify passes down: they share processors, and their threads occupy all of them."""
     common = set(target.processors) & set(draft.processors)
     every = set(target.processors) | set(draft.processors)
     return bool(common) and target.threads + draft.threads >= len(every)

@@ -23,20 +23,20 @@ class Patience:
 
 
 class Retries:
-    """Pauses between attempts to open one stream, until patience ends. The second attempt comes without a pause."""
+    """Pauses between attempts to open a stream, until patience ends. There is no pause before the second attempt."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
         self.succeeded()
 
     def succeeded(self) -> None:
-        """Start counting again: there was progress."""
+        """Note progress: start counting again."""
         self._failing_since_s: float | None = None
         self._broken = 0
         self._pause_s = 0.0
 
     async def pause(self, error: SybilError) -> None:
-        """Wait before the next attempt. The error Unavailable means that no service could be tried.
+        """Wait before the next attempt. If `error` is Unavailable, there was no service to try.
 
         Raises:
             Exhausted: every slot has been taken for too long.

@@ -1,6 +1,6 @@
-"""The pump of one session: blocks from the drafter to the verifier, commits back, and the ledger in between.
+"""The pipeline of one session: blocks from the drafter to the verifier, commits back, and the ledger in between.
 
-It knows neither gRPC nor Ray: whoever makes it hands in how streams are opened.
+It knows neither gRPC nor Ray; its creator passes functions that open streams.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from sybil_engine.core.types import CommittedToken, FinishReason
 
 logger = logging.getLogger(__name__)
 
-# Blocks kept for a verifier that takes over; a runner-up is one of its own.
+# Blocks kept for a verifier that takes over; each runner-up is a block of its own.
 _MOST_UNJUDGED_BLOCKS = 2048
 
 
 class PassingBlock(Protocol):
-    """A block on its way: what is read of it here. The rest goes on as it came."""
+    """The fields of a passing block that are read here. The rest is forwarded as it is."""
 
     @property
     def position(self) -> int: ...
@@ -43,37 +43,37 @@ class VerifierStream(Protocol):
     """One session on a verifier. Every method raises a SybilError when the stream breaks."""
 
     async def open(self, opening: SessionOpen) -> None:
-        """Send the opening: once, and before any block."""
+        """Send the opening, once, before any block."""
 
     async def offer(self, blocks: Sequence[PassingBlock]) -> None:
         """Send blocks, at least one."""
 
     def commits(self) -> AsyncIterator[Commit]:
-        """What the verifier commits."""
+        """The verifier's commits, as they come."""
 
 
 class DrafterStream(Protocol):
     """One session on a drafter. Every method raises a SybilError when the stream breaks."""
 
     async def open(self, opening: SessionOpen) -> None:
-        """Send the opening: once, and before any commit."""
+        """Send the opening, once, before any commit."""
 
     async def advance(self, commits: Sequence[Commit]) -> None:
-        """Send what the drafter reads of commits, in order, at least one."""
+        """Send commits, or what a drafter reads of them, in order; at least one."""
 
     def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
-        """What the drafter drafts, as it comes."""
+        """The drafter's blocks, as they come."""
 
 
 # Each picks a service and holds a place on it until the block is left, which also ends the stream at once.
-# Entering raises Unavailable when there is nobody.
+# Entering raises Unavailable when there is no service.
 OpenVerifier = Callable[[], AbstractContextManager[VerifierStream]]
 OpenDrafter = Callable[[], AbstractContextManager[DrafterStream]]
 
 
 @dataclass(frozen=True, slots=True)
 class NewTokens:
-    """Tokens that are new, and why the session ended if these are its last."""
+    """New tokens, and why the session ended if these are its last."""
 
     tokens: tuple[CommittedToken, ...]
     finish_reason: FinishReason | None
@@ -102,12 +102,12 @@ class Pipeline:
         self._to_drafter: Relay[Commit] | None = None
 
     async def run(self) -> AsyncGenerator[NewTokens, None]:
-        """Pump until the session ends. Closing the generator ends both streams at once.
+        """Run until the session ends. Closing the generator ends both streams at once.
 
         Raises:
             InvalidRequest, ContextExceeded: the verifier refuses the request.
-            Unavailable, Exhausted: no verifier could go on within the patience.
-            SessionError: verifiers keep answering, and failing.
+            Unavailable, Exhausted: no verifier could continue within the patience.
+            SessionError: verifiers keep failing.
         """
         drafting = asyncio.create_task(self._keep_drafting()) if self._plan.budget else None
         retries = Retries(self._patience)
@@ -118,7 +118,7 @@ class Pipeline:
                         async for commit in verifier.commits():
                             fresh = self._take(commit)
                             retries.succeeded()
-                            # The drafter hears of it before the client does: it has work to do.
+                            # Let the relay send it first: the drafter has work to do, the client has not.
                             await asyncio.sleep(0)
                             if fresh or commit.finish_reason:
                                 yield NewTokens(commit.tokens[len(commit.tokens) - fresh :], commit.finish_reason)
@@ -133,7 +133,7 @@ class Pipeline:
                 await asyncio.wait((drafting,))
 
     def _take(self, commit: Commit) -> int:
-        """Append a commit to the ledger and pass it on to the drafter; returns how many of its tokens are new."""
+        """Append a commit to the ledger and pass it on to the drafter. Returns how many of its tokens are new."""
         arrived_ns = self._meter.now_ns()
         fresh = self._ledger.append(commit)
         if fresh:
@@ -146,7 +146,7 @@ class Pipeline:
         return fresh
 
     async def _keep_drafting(self) -> None:
-        """Keep a drafter attached for as long as there is one that can help; the verifier never waits for this."""
+        """Keep a drafter attached while one can help. The verifier never waits for this."""
         retries = Retries(replace(self._patience, reopen_s=math.inf))
         try:
             while True:
@@ -162,7 +162,7 @@ class Pipeline:
             logger.warning("going on without a drafter: %s", error)
 
     def _pass_on(self, blocks: Sequence[PassingBlock]) -> None:
-        """Pass blocks on to the verifier, and keep them for the next one until they are judged."""
+        """Pass blocks on to the verifier, and keep them until they are judged, in case another verifier takes over."""
         arrived_ns = self._meter.now_ns()
         if self._to_verifier:
             self._to_verifier.put(blocks, arrived_ns)
@@ -172,7 +172,7 @@ class Pipeline:
 
     @contextmanager
     def _relay_blocks(self, verifier: VerifierStream) -> Iterator[None]:
-        """Open the session on a verifier and pass it what nobody has judged yet."""
+        """Open the session on a verifier and pass it the blocks that are not judged yet."""
         opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]))
         with Relay(verifier.open(opening), verifier.offer, self._meter.relayed) as self._to_verifier:
             self._to_verifier.put(self._unjudged, self._meter.now_ns())
@@ -183,7 +183,7 @@ class Pipeline:
 
     @contextmanager
     def _relay_commits(self, drafter: DrafterStream) -> Iterator[None]:
-        """Open the session on a drafter, with the latest plan; every later commit follows in order, without a gap."""
+        """Open the session on a drafter with the latest plan; all later commits follow, in order."""
         opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]), plan=self._plan)
         with Relay(drafter.open(opening), drafter.advance, self._meter.relayed) as self._to_drafter:
             try:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sybil_engine.core.errors import Unavailable
 
 Report = Callable[[str], None]
-"""Called with what is being waited for, in words: at once, when that changes, and every second."""
+"""Called with what is being waited for, in words: at once, at each change, and every second."""
 
 _POLL_S = 0.05
 _REPORT_S = 1.0
@@ -17,7 +17,7 @@ async def until_done(pending: Callable[[], str | None], report: Report, limit_s:
     """Wait until nothing is pending, and report what is pending until then.
 
     Args:
-        pending: returns what is being waited for, or None once it is there; an error that it raises ends the wait.
+        pending: returns what is being waited for, None when there is nothing; an error that it raises ends the wait.
 
     Raises:
         Unavailable: something is still pending after `limit_s`.

@@ -1,4 +1,4 @@
-"""Messages on their way to one stream: putting one never waits, whatever the stream does."""
+"""Messages on their way to one stream: putting one never waits, even if the stream is slow."""
 
 import asyncio
 from collections import deque
@@ -13,9 +13,9 @@ Message = TypeVar("Message")
 
 
 class Relay(Generic[Message]):
-    """Sends messages in order, those that wait together at once, from a task of its own, which ends with the block.
+    """Sends messages in order from a task of its own, which ends with the block. Waiting messages are sent together.
 
-    An error of `send` ends the sending silently: whoever reads from the same stream is told why.
+    An error of `send` ends the sending silently, because the reader of the same stream is told why.
     """
 
     def __init__(
@@ -26,8 +26,8 @@ class Relay(Generic[Message]):
     ) -> None:
         """
         Args:
-            first: sent before any message: what opens the stream.
-            sent: told when each message arrived, in nanoseconds, once it has been written.
+            first: opens the stream; awaited before any message is sent.
+            sent: called with each message's arrival time, in nanoseconds, once it has been written.
         """
         self._send = send
         self._sent = sent
@@ -44,7 +44,7 @@ class Relay(Generic[Message]):
         self._task.cancel()
 
     def put(self, messages: Iterable[Message], arrived_ns: int) -> None:
-        """Send messages, which arrived together, after those before them."""
+        """Add messages that arrived together to those to be sent."""
         self._queue += ((message, arrived_ns) for message in messages)
         self._filled.set()
 

@@ -1,4 +1,4 @@
-"""Checks a request against the model that shall serve it, and fills in what it leaves open."""
+"""Checks a request against the model that will serve it, and fills in defaults."""
 
 import asyncio
 import secrets
@@ -14,13 +14,13 @@ from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import ModelDescription, Speculation
 
 _DEFAULT_MAX_TOKENS = 128
-# Longer texts are tokenized in a thread: the event loop has other sessions to serve.
+# Longer texts are tokenized in a thread, so that the event loop can serve other sessions meanwhile.
 _LONG_TEXT_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What a request that does not say gets."""
+    """Values for fields that a request leaves out."""
 
     speculation: Speculation = Speculation.AUTO
     window_tokens: int = 0
@@ -31,9 +31,9 @@ class CheckedRequest:
     """A request that can be served.
 
     Attributes:
-        opening: of its session, resumed tokens included; its plan is for `plan` to say.
+        opening: of its session, resumed tokens included; its plan comes from `plan`.
         stops: text that ends the completion.
-        resumed: tokens that the client has already.
+        resumed: completion tokens that the client already has.
     """
 
     opening: SessionOpen
@@ -47,7 +47,7 @@ class CheckedRequest:
 
     @property
     def complete(self) -> bool:
-        """Whether the resumed tokens are all that was asked for."""
+        """Whether the resumed tokens are already all that was asked for."""
         return len(self.opening.token_ids) >= self.opening.max_position
 
     def plan(self, shares_processor: bool) -> DraftPlan:
@@ -58,7 +58,7 @@ class CheckedRequest:
 async def check(
     request: GenerationRequest, target: ModelDescription, tokenizer: Tokenizer, defaults: Defaults
 ) -> CheckedRequest:
-    """Check a request and fill in what it leaves open.
+    """Check a request and fill in defaults.
 
     Raises:
         InvalidRequest: a value is out of range.
@@ -109,7 +109,7 @@ async def _prompt(prompt: str | Sequence[int], target: ModelDescription, tokeniz
 
 async def _encode(text: str, target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:
     if len(text) > (most := target.context_tokens * tokenizer.longest_token):
-        # Encoding it would hold everybody up.
+        # Encoding it would hold up all other sessions.
         raise ContextExceeded(
             f"the prompt has {len(text)} characters; {target.model_id} has a context of {target.context_tokens} "
             f"tokens, which {most} characters fill in any case: shorten the prompt"

@@ -1,4 +1,4 @@
-"""Which verifier and which drafter a session gets: live ones that fit each other and are least busy."""
+"""Which verifier and which drafter a session gets: live ones that match, with the fewest sessions."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from coordinator.tokenizer import Tokenizer
 from sybil_engine.core.errors import Exhausted, Unavailable
 from sybil_engine.core.types import ModelDescription
 
-Stream = TypeVar("Stream")
+StreamType = TypeVar("StreamType")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Router:
 
     @property
     def slots(self) -> int:
-        """Sessions that fit on all verifiers, those included that are not live now."""
+        """How many sessions all verifiers can hold, including verifiers that are not live now."""
         return sum(each.slots for each in self._verifiers.values())
 
     @property
@@ -70,7 +70,7 @@ class Router:
 
     @property
     def shares_processors(self) -> bool:
-        """Whether any drafter slows any verifier down. Which of them a session gets is decided later."""
+        """Whether any drafter slows any verifier down; which of them a session gets is decided later."""
         return any(
             share_processors(verifier.description, drafter.description)
             for verifier, drafter in product(self._verifiers.values(), self._drafters.values())
@@ -78,7 +78,7 @@ class Router:
         )
 
     def route(self, table: RoutingTable) -> None:
-        """Use these services from now on. Sessions on those that are no longer named stay there."""
+        """Use these services from now on. Running sessions stay where they are."""
         self._replace(self._verifiers, table.verifiers, self._add_verifier)
         self._replace(self._drafters, table.drafters, self._add_drafter)
         self._changed()
@@ -87,7 +87,7 @@ class Router:
         """What keeps requests from being served now, in words; None if nothing does.
 
         Raises:
-            PairMismatch, NoTokenizer: waiting is useless.
+            PairMismatch, NoTokenizer: waiting would not help.
         """
         return _waiting_for("a verifier", self._verifiers, any)
 
@@ -95,13 +95,13 @@ class Router:
         """Which drafters are missing, in words; None if none is.
 
         Raises:
-            PairMismatch: waiting is useless.
+            PairMismatch: waiting would not help.
         """
         return _waiting_for("drafters", self._drafters, all)
 
     @contextmanager
     def verifier(self, target: Target) -> Iterator[VerifierStream]:
-        """A stream on the best verifier.
+        """A stream to the best verifier.
 
         Raises:
             Unavailable, Exhausted: there is none now.
@@ -113,7 +113,7 @@ class Router:
 
     @contextmanager
     def drafter(self) -> Iterator[DrafterStream]:
-        """A stream on the best drafter.
+        """A stream to the best drafter.
 
         Raises:
             Unavailable, Exhausted: there is none now.
@@ -128,9 +128,9 @@ class Router:
 
     def _replace(
         self,
-        endpoints: dict[str, Endpoint[Stream]],
+        endpoints: dict[str, Endpoint[StreamType]],
         addresses: Sequence[str],
-        add: Callable[[str], Endpoint[Stream]],
+        add: Callable[[str], Endpoint[StreamType]],
     ) -> None:
         for address in [known for known in endpoints if known not in addresses]:
             closing = asyncio.create_task(endpoints.pop(address).close())
@@ -152,7 +152,7 @@ class Router:
         return Endpoint(DrafterClient(address), self._accept_draft, self._changed)
 
     async def _accept_target(self, client: VerifierClient, description: ModelDescription) -> None:
-        """Accept a verifier if it matches the live ones; if there is none, it decides what the target is."""
+        """Accept a verifier if it matches the live ones; the first one decides what the target is."""
         others = [each for address, each in self._verifiers.items() if each.live and address != client.address]
         if others and others[0].description:
             check_same_target(others[0].description, description)
@@ -175,8 +175,8 @@ class Router:
         check_vocabulary(description, self.target.tokenizer.size)
 
 
-def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stream]:
-    """The live endpoint with the fewest sessions; one that broke or refused a session lately is the last choice."""
+def _best(kind: str, endpoints: Mapping[str, Endpoint[StreamType]]) -> Endpoint[StreamType]:
+    """The live endpoint with the fewest sessions; those that recently broke or refused a session come last."""
     live = [each for each in endpoints.values() if each.live]
     if not live:
         raise Unavailable(f"no {kind} can be reached: {_troubles(endpoints)}")
@@ -187,9 +187,9 @@ def _best(kind: str, endpoints: Mapping[str, Endpoint[Stream]]) -> Endpoint[Stre
 
 
 def _waiting_for(
-    what: str, endpoints: Mapping[str, Endpoint[Stream]], enough: Callable[[Sequence[bool]], bool]
+    what: str, endpoints: Mapping[str, Endpoint[StreamType]], enough: Callable[[Sequence[bool]], bool]
 ) -> str | None:
-    """Which endpoints are missing, or None; raises the error that makes waiting useless."""
+    """Which endpoints are missing, or None. Raises the error of an endpoint that will never match."""
     for each in endpoints.values():
         if each.mismatch:
             raise each.mismatch
@@ -198,7 +198,7 @@ def _waiting_for(
     return f"{what}: {_troubles(endpoints)}"
 
 
-def _troubles(endpoints: Mapping[str, Endpoint[Stream]]) -> str:
+def _troubles(endpoints: Mapping[str, Endpoint[StreamType]]) -> str:
     troubles = [
         each.trouble if each.address in each.trouble else f"{each.address}: {each.trouble}"
         for each in endpoints.values()

@@ -1,4 +1,4 @@
-"""A whole coordinator in one process: the public port, the pipelines, the routing. It needs no Ray."""
+"""A whole coordinator in one process: the public port, the pipelines, the routing. It does not need Ray."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ from sybil_engine.rpc.v1 import generation_service_pb2
 from sybil_engine.rpc.v1.generation_service_pb2_grpc import add_GenerationServiceServicer_to_server
 from sybil_engine.serving.server import RunningServer, running_server
 
-# A verifier that broke a session is asked again at once. Only one that stays away for longer is reported as gone.
+# A verifier that broke a session is asked again at once. It is reported as gone only if it stays away for longer.
 _OUTAGE_S = 0.3
 
 
@@ -29,7 +29,7 @@ class _Health:
     def __init__(self, server: RunningServer, router: Router, changed: asyncio.Event) -> None:
         """
         Args:
-            changed: set whenever the router may have got or lost a verifier.
+            changed: set whenever the router may have gained or lost a verifier.
         """
         self._server = server
         self._router = router
@@ -72,14 +72,14 @@ class Coordinator:
 
     @property
     def waiting_for(self) -> str | None:
-        """What this coordinator waits for before it serves."""
+        """What this coordinator is waiting for before it serves, in words; None: nothing."""
         return self.router.waiting_for_verifier() or self.router.waiting_for_drafters()
 
     async def start_serving(self, report: Report) -> None:
-        """Wait for a verifier, then for the drafters, but not long; then report SERVING while a verifier is live.
+        """Wait for a verifier, then briefly for the drafters; then report SERVING while a verifier is live.
 
         Args:
-            report: told in words what is being waited for.
+            report: called with what is being waited for, in words.
 
         Raises:
             Unavailable: no verifier within the settings' start_s.
@@ -95,7 +95,7 @@ class Coordinator:
 
 @asynccontextmanager
 async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> AsyncIterator[Coordinator]:
-    """Open the port, NOT_SERVING at first; leaving the block lets running requests end within the grace period."""
+    """Open the port, NOT_SERVING at first. Leaving the block lets running requests end within the grace period."""
     admission = Admission(settings.max_waiting)
     verifiers_changed = asyncio.Event()
 

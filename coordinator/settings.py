@@ -1,4 +1,4 @@
-"""What can be set, in both modes: connect to services that run elsewhere, or place them on this cluster."""
+"""Settings of both modes: connect to services that run elsewhere, or place them on this cluster."""
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -9,7 +9,7 @@ from sybil_engine.settings import Port, Settings, Words
 
 
 class ServingSettings(Settings):
-    """What a coordinator needs to know in either mode."""
+    """Settings of a coordinator in either mode."""
 
     host: str = Field(default="127.0.0.1", description="address to listen on for clients")
     port: Port = Field(default=50051, description="port to listen on; 0 picks a free one")

@@ -1,4 +1,4 @@
-"""Stop strings: text that ends a completion and is never sent, however it is split among tokens."""
+"""Stop strings: text that ends a completion and is never sent, however tokens split it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ class Released:
 
 
 class StopStrings:
-    """Holds text back only while it may be the start of a stop string.
+    """Holds back text that may be the start of a stop string.
 
-    The first stop string that is complete ends the text; of several that are complete at the same character, the
-    longest does. Each character costs amortised constant time for each stop string.
+    The stop string that is completed first ends the text; if one character completes several, the longest counts.
+    Each character costs amortised constant time for each stop string.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         """
         Args:
-            stops: none of them empty; without any, all text passes.
+            stops: none of them empty. If there are none, all text passes.
         """
         self._matchers = [_Matcher(stop) for stop in stops]
         self._held = ""
 
     def push(self, text: str) -> Released:
-        """Add text. Add none after a stop string was complete."""
+        """Add text. Don't call it after a stop string is complete."""
         if not self._matchers:
             return Released(text, stopped=False)
         self._held += text
@@ -48,7 +48,7 @@ class StopStrings:
 
 
 class _Matcher:
-    """Counts how many of one stop string's characters the text ends with.
+    """Tracks the longest prefix of one stop string that the text ends with.
 
     Source: Knuth, Morris, Pratt 1977.
     """

@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 
 from sybil_engine.core.errors import NoTokenizer
 
-# How many of the prompt's last tokens a new token's text may depend on: a character has 4 bytes at most.
+# A new token's text may depend on this many tokens before it: a character has at most 4 bytes.
 _CONTEXT_TOKENS = 8
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
@@ -21,14 +21,14 @@ class Detokenizer(Protocol):
     """Turns one session's tokens into text, in constant time for each token."""
 
     def push(self, token_id: int) -> str:
-        """Add a token; returns the text that is certain now. Half a character waits for its other half."""
+        """Add a token. Returns the text that is certain now; half a character waits for its other half."""
 
 
 class Tokenizer:
     """Encodes prompts as the model's own tokenizer does, with its begin token if it adds one.
 
     Attributes:
-        longest_token: characters of the longest token as the vocabulary spells it, which is never less than its text.
+        longest_token: length of the vocabulary's longest entry, in characters; no token's text is longer.
     """
 
     def __init__(self, tokenizer_json: bytes) -> None:
@@ -58,14 +58,14 @@ class Tokenizer:
         return tuple(self._tokenizer.encode(text).ids)
 
     def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
-        """A detokenizer for what follows a prompt."""
+        """A detokenizer for the tokens after a prompt."""
         if self._spelling is None:
             return _LibraryStream(self._tokenizer, prompt)
         at_start = all(token_id in self._special_ids for token_id in prompt)
         return _ByteStream(self.bytes_of, prompt, strips_first_space=at_start and self._spelling.strips_first_space)
 
     def bytes_of(self, token_id: int) -> bytes:
-        """The bytes that a token stands for; none for a special or unknown one."""
+        """The bytes that a token stands for; empty for a special or unknown one."""
         known = self._bytes_by_id.get(token_id)
         if known is None:
             known = self._bytes_by_id[token_id] = self._look_up(token_id)
@@ -79,7 +79,7 @@ class Tokenizer:
 
 
 class _ByteStream:
-    """Joins bytes to characters. Bytes that can never become a character become U+FFFD as soon as that is certain."""
+    """Joins bytes to characters. Bytes that cannot become a character become U+FFFD as soon as that is certain."""
 
     def __init__(self, bytes_of: Callable[[int], bytes], prompt: Sequence[int], strips_first_space: bool) -> None:
         self._bytes_of = bytes_of
@@ -98,7 +98,7 @@ class _ByteStream:
 
 
 class _LibraryStream:
-    """For tokenizers whose tokens have no fixed bytes: the library decodes them in context."""
+    """For tokenizers whose tokens have no fixed bytes. The library decodes them in context."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, prompt: Sequence[int]) -> None:
         self._tokenizer = tokenizer

@@ -24,7 +24,7 @@ class Passage:
 
 
 class Transcript:
-    """Follows a session's tokens and says what the client gets."""
+    """Follows a session's tokens and returns what the client gets."""
 
     def __init__(self, detokenizer: Detokenizer, stops: Sequence[str], stop_token_ids: frozenset[int]) -> None:
         self._detokenizer = detokenizer
@@ -32,7 +32,7 @@ class Transcript:
         self._stop_token_ids = stop_token_ids
 
     def resume(self, token_ids: Sequence[int]) -> Passage | None:
-        """Follow tokens that the client has; returns the end if they hold it."""
+        """Follow tokens that the client already has. Returns the end if they contain it."""
         for token_id in token_ids:
             if token_id in self._stop_token_ids:
                 return Passage(self._stops.flush(), finish_reason=FinishReason.STOP)
@@ -41,7 +41,7 @@ class Transcript:
         return None
 
     def end(self) -> Passage:
-        """The end of a completion that has all the tokens it may have."""
+        """The end of a completion that has reached its token limit."""
         return Passage(self._stops.flush(), finish_reason=FinishReason.LENGTH)
 
     def take(self, new: NewTokens) -> Iterator[Passage]:

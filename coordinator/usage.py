@@ -11,11 +11,11 @@ from sybil_engine.core.session import Commit
 from sybil_engine.core.types import Speculation
 
 Interval = tuple[int, int]
-"""From, to: in nanoseconds of one clock."""
+"""Start and end, in nanoseconds of one clock."""
 
 
 class DraftedBlock(Protocol):
-    """A block, as far as counting it goes."""
+    """The fields of a block that are counted."""
 
     @property
     def token_ids(self) -> Sized: ...
@@ -25,7 +25,7 @@ class DraftedBlock(Protocol):
 
 
 class Meter:
-    """Watches one request's messages go by and says what they took. All times are of this process's clock."""
+    """Counts and times one request's messages. All times are of this process's clock."""
 
     def __init__(self) -> None:
         self._arrived_ns = self.now_ns()
@@ -51,7 +51,7 @@ class Meter:
     def drafted(self, block: DraftedBlock, arrived_ns: int) -> None:
         """Count a block; its draft passes ended when it arrived."""
         self._drafted_tokens += len(block.token_ids)
-        # Nobody drafted for longer than there has been a request, whatever a drafter says.
+        # A drafter may report anything, but it cannot have drafted for longer than the request exists.
         draft_ns = min(block.draft_ns, arrived_ns - self._arrived_ns)
         self._drafting.append((arrived_ns - draft_ns, arrived_ns))
 
@@ -62,7 +62,7 @@ class Meter:
         self._accepted_tokens += commit.accepted
         self._verifying.append((arrived_ns - timings.forward_ns - timings.sampling_ns, arrived_ns))
         self._gaps_ns.append(timings.gap_ns)
-        # A commit says what is in effect from now on; before the first one it has not changed.
+        # A commit's plan takes effect after its pass. The first pass counts as what the first commit's plan says.
         self._passes[self._way or commit.plan.speculation] += 1
         self._way = commit.plan.speculation
         self._reason = commit.reason or self._reason
@@ -76,7 +76,7 @@ class Meter:
             self._completion_tokens += tokens
 
     def relayed(self, arrived_ns: int) -> None:
-        """Note that a message which arrived then has been written on."""
+        """Note that a message that arrived at this time has been forwarded."""
         self._relays_ns.append(self.now_ns() - arrived_ns)
 
     def reopened(self) -> None:
@@ -85,12 +85,12 @@ class Meter:
 
     @property
     def passes(self) -> Mapping[Speculation, int]:
-        """Verify passes by what was in effect."""
+        """Number of verify passes for each way of speculating."""
         return self._passes
 
     @property
     def reason(self) -> str:
-        """Why, under AUTO."""
+        """Under AUTO, what was chosen and why."""
         return self._reason
 
     def usage(self, prompt_tokens: int) -> Usage:
@@ -105,7 +105,7 @@ class Meter:
             accepted_tokens=self._accepted_tokens,
             time_to_first_token_ns=first_ns - self._arrived_ns,
             total_ns=(self._last_token_ns or self._arrived_ns) - self._arrived_ns,
-            # Commits that arrive together were passes one after the other all the same.
+            # Commits may arrive together, but their passes ran one after the other.
             verify_ns=sum(end - start for start, end in self._verifying),
             overlap_ns=overlap_ns(self._drafting, self._verifying),
             reopened_streams=self._reopened_streams,
@@ -116,7 +116,7 @@ class Meter:
 
 
 def count_tested(judged: int, accepted: int) -> int:
-    """Drafted tokens judged one by one until the first rejection, which is counted too."""
+    """How many drafted tokens were tested: up to the first rejection, which is counted too."""
     return min(accepted + 1, judged)
 
 
@@ -139,12 +139,12 @@ def overlap_ns(left: Iterable[Interval], right: Iterable[Interval]) -> int:
 
 
 def median(values: Sequence[int]) -> int:
-    """The middle value, the lower one of two; 0 of none."""
+    """The median; of an even number of values, the lower middle one. 0 if there are none."""
     return sorted(values)[(len(values) - 1) // 2] if values else 0
 
 
 def _united(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same instants as intervals that do not touch, in order."""
+    """The union of intervals, as disjoint intervals in order."""
     united: list[Interval] = []
     for start, end in sorted(intervals):
         if united and start <= united[-1][1]:

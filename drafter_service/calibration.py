@@ -1,4 +1,4 @@
-"""How likely a guess is right: what the draft model's certainty has meant so far."""
+"""How likely a guess is right, learned from how often guesses of the same certainty were."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from sybil_engine.sampling.draw import Guess
 
 
 class Calibration:
-    """Counts, by rank and certainty, how many guesses the target went on to draw.
+    """Counts, by rank and certainty, how many guesses the target then drew.
 
-    The best guess is right more often than a runner-up of the same certainty. Until enough of them were seen, a
-    logistic fit to traces of the embedded pair says what certainty means (docs/log.md).
+    The best guess is right more often than a runner-up of the same certainty. A logistic fit to traces of the embedded
+    pair is the prior (docs/log.md).
     """
 
-    # By rank, where the log-odds of being right start, and how they rise with those of the certainty.
+    # For each rank: log-odds of being right = intercept + slope * log-odds of the certainty.
     _FITS = ((1.3, 1.7), (0.8, 2.0), (1.0, 2.0), (1.0, 2.0))
 
     _BINS_A_NAT = 2
@@ -28,19 +28,19 @@ class Calibration:
         ]
 
     def saw(self, guesses: Sequence[Guess], token_id: int) -> None:
-        """Learn what the target drew where these were the guesses, the best one first."""
+        """Learn what the target drew where these were the guesses, best first."""
         for rank, guess in enumerate(guesses):
             place, index = min(rank, len(self._FITS) - 1), self._bin(guess.certainty)
             self._seen[place][index] += 1
             self._right[place][index] += guess.token_id == token_id
 
     def chance(self, rank: int, certainty: float) -> float:
-        """The chance that a guess of this rank, 0 the best, and certainty is what the target draws."""
+        """P(target draws a guess of this rank and certainty); rank 0 is the best guess."""
         place, index = min(rank, len(self._FITS) - 1), self._bin(certainty)
         return self._right[place][index] / self._seen[place][index]
 
     def _bin(self, certainty: float) -> int:
-        """Bins are even in log-odds, which spreads out what is nearly sure or nearly ruled out."""
+        """The bin of a certainty. Bins are even in log-odds, which resolves certainties near 0 and 1."""
         bounded = min(max(certainty, 1e-6), 1 - 1e-6)
         index = round(math.log(bounded / (1 - bounded)) * self._BINS_A_NAT) + self._BINS // 2
         return min(max(index, 0), self._BINS - 1)

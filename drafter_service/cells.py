@@ -12,15 +12,15 @@ from sybil_engine.models.rows import TreeRows
 
 
 class CellMap:
-    """Each fed token has a cell of its own, wherever one is free; a row sees the cells of its path.
+    """Gives each fed token any free cell; a row's mask names the cells of its path.
 
-    So a branch that the commits run into keeps its cells, and nothing that survives is fed again.
+    So a branch that the commits confirm keeps its cells, and no surviving token is fed again.
 
     Args:
         slot: the session's slot in the cache.
         ledger, tree: read, never written.
-        cells: of the slot that may be used.
-        context_tokens: the most that the ledger may hold.
+        cells: how many cells of the slot may be used.
+        context_tokens: the most tokens that the ledger may hold.
     """
 
     def __init__(self, slot: int, ledger: Ledger, tree: DraftTree, cells: int, context_tokens: int) -> None:
@@ -35,16 +35,16 @@ class CellMap:
 
     @property
     def fed_tokens(self) -> int:
-        """The ledger's tokens whose cells are filled: its first ones."""
+        """How many of the ledger's first tokens have filled cells."""
         return len(self._committed)
 
     @property
     def hedge_cells(self) -> int:
-        """Free cells that the ledger can do without, however long it gets."""
+        """Free cells that the ledger will not need, however long it gets."""
         return max(0, len(self._free) - (self._context_tokens - self.fed_tokens))
 
     def advance(self) -> None:
-        """Follow the ledger, after the tree did: what agrees keeps its cells, the rest gives them back."""
+        """Follow the ledger, after the tree did: tokens that agree keep their cells, the others' are freed."""
         while self.fed_tokens < len(self._ledger):
             cell = self._by_fingerprint.get(self._ledger.fingerprint(self.fed_tokens + 1))
             if cell is None:
@@ -56,12 +56,12 @@ class CellMap:
                 heapq.heappush(self._free, cell)
 
     def feed_prompt(self, tokens: int) -> None:
-        """Note that this many more tokens were fed in chunks, cell after cell."""
+        """Note that this many more prompt tokens were fed, in consecutive cells."""
         for _ in range(tokens):
             self._commit(heapq.heappop(self._free))
 
     def feed_ledger(self, most_rows: int) -> TreeRows:
-        """Rows for the ledger's next tokens that have no cell; they count as fed from now on."""
+        """Rows for the ledger's next tokens without a cell; they count as fed from now on."""
         start = self.fed_tokens
         token_ids = self._ledger[start : start + most_rows]
         visible = []
@@ -72,7 +72,7 @@ class CellMap:
         return TreeRows(self._slot, tuple(token_ids), positions, tuple(self._committed[start:]), np.stack(visible))
 
     def feed_candidates(self, candidates: Sequence[Candidate]) -> TreeRows:
-        """Rows for candidates; `keep` says afterwards which tokens they became."""
+        """Rows for candidates; call `keep` after the pass for each one that became a drafted token."""
         cells = [heapq.heappop(self._free) for _ in candidates]
         visible = np.repeat(self._seen_by_all[None], len(candidates), axis=0)
         for row, (candidate, cell) in enumerate(zip(candidates, cells, strict=True)):
@@ -92,7 +92,7 @@ class CellMap:
         self._by_fingerprint[node.fingerprint] = cell
 
     def _path(self, node: DraftNode) -> Iterator[DraftNode]:
-        """A node and those before it, up to the root, whose cell everybody sees."""
+        """A node and its ancestors below the root; the root's cell is seen by every row anyway."""
         while node is not self._tree.root:
             yield node
             assert node.parent is not None

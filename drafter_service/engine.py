@@ -1,4 +1,4 @@
-"""The drafter's engine: feeds prompts, and runs ragged passes by which every session's draft tree grows."""
+"""The drafter's engine: feeds prompts, and runs ragged passes that grow the sessions' draft trees."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Drafter:
         self._runner = runner
         self._runner.warm_up_trees(HEDGED_DRAFT_ROWS)
         self._pass_times = PassTimes()
-        # What certainty means depends on whether noise takes part in it.
+        # Greedy and sampled sessions apart, and by acceptance rule: each makes certainty mean something else.
         self._calibrations = {kind: Calibration() for kind in product((False, True), AcceptanceRule)}
         self.description = description
         # In the order in which they were last served.
@@ -75,7 +75,7 @@ class Drafter:
             self.close(session)
 
     def step(self) -> float | None:
-        """Feed what makes the sessions' trees grow, in one pass; see `Engine.step`."""
+        """Grow the sessions' draft trees by one pass; see `Engine.step`."""
         drafting = [session for session in self._sessions.values() if session.wants_draft]
         if not drafting:
             self._push()
@@ -100,12 +100,12 @@ class Drafter:
         self._yield_turn(session)
 
     def _push(self) -> None:
-        """Push what was drafted. Sending takes Python, too: it is cheapest while a pass runs without any."""
+        """Push what was drafted. Called just before a pass, so that serialization overlaps with it."""
         for session in self._sessions.values():
             session.push()
 
     def _run_pass(self, shares: list[DraftShare]) -> None:
-        """Feed each session's rows, and guess what follows them; a session that must still catch up guesses nothing."""
+        """Feed each session's rows, and guess the next tokens; a session that is still catching up guesses nothing."""
         start_ns = time.monotonic_ns()
         prepared = self._runner.prepare_tree([share.rows for share in shares])
         self._push()
@@ -121,7 +121,7 @@ class Drafter:
                 share.session.drafted(share.grow(following), draft_ns)
 
     def _guess(self, shares: list[DraftShare], logits: Tensor) -> list[tuple[Guess, ...]]:
-        """What follows each row that guesses."""
+        """The guesses after each guessing row, best first."""
         draws: list[Draw] = []
         rows: list[int] = []
         end = 0
@@ -144,5 +144,5 @@ class Drafter:
         return ranked
 
     def _yield_turn(self, session: DrafterSession) -> None:
-        """Move a session that was served behind the others, so that none starves."""
+        """Move a session that was served to the end of the queue, so that none starves."""
         self._sessions[session.slot] = self._sessions.pop(session.slot)

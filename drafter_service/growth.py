@@ -1,4 +1,4 @@
-"""How one session's draft tree grows: which tokens to feed next, what is drafted then, what survives a commit."""
+"""How one session's draft tree grows: which tokens to feed next, what is drafted, and what survives a commit."""
 
 import heapq
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from sybil_engine.sampling.draw import Guess
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A guess that may be fed next, so that the tree grows beyond it.
+    """A guess that may be fed next, to draft tokens after it.
 
     Attributes:
-        parent: the token before it, which is fed.
+        parent: the token before it, already fed.
         own_chance: P(target draws this token | it drew the earlier ones).
         chance: P(the target's tokens come through here).
-        on_trunk: whether it is the best guess after best guesses.
+        on_trunk: whether it and all drafted tokens before it were best guesses.
     """
 
     parent: DraftNode
@@ -32,12 +32,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """A newly drafted token, as the verifier is told of it.
+    """A newly drafted token, with all that the verifier is told about it.
 
     Attributes:
         prefix: the token that it follows.
         chance: P(target draws this token | it drew the earlier ones).
-        distribution: under the ratio test, what it was drawn from.
+        distribution: the distribution it was drawn from; only under the ratio test.
     """
 
     prefix: DraftNode
@@ -47,7 +47,7 @@ class Drafted:
     distribution: Distribution | None = None
 
     def follows(self, other: "Drafted") -> bool:
-        """Whether it comes right after another one, on one path and of one origin; the root may have moved since."""
+        """Whether it comes right after another one, on one path and of one origin. The root may have moved since."""
         return self.origin is other.origin and self.prefix.fingerprint == extend_fingerprint(
             other.prefix.fingerprint, other.token_id
         )
@@ -58,13 +58,13 @@ class Growth:
 
     Args:
         ledger: read, never written.
-        allows_hedges: whether anything but the trunk may be drafted.
+        allows_hedges: whether hedges may be drafted besides the trunk.
     """
 
-    # A hedge is drafted only while it has this chance of being reached.
+    # A hedge is drafted only if its chance of being reached is at least this.
     _LEAST_CHANCE = 0.02
-    # Runners-up that are drafted although nothing grows after them yet: judged beside the trunk, one is worth the token
-    # that the target draws after it.
+    # Runners-up are drafted even before any token is drafted after them: judged beside the trunk, one that is right
+    # gains the token that the target draws after it.
     _MOST_RUNNERS_UP = 3
 
     def __init__(self, ledger: Ledger, calibration: Calibration, *, allows_hedges: bool = True) -> None:
@@ -72,7 +72,7 @@ class Growth:
         self._calibration = calibration
         self._allows_hedges = allows_hedges
         self.tree = DraftTree(ledger)
-        # What may follow each fed token, most likely first; by its fingerprint.
+        # The guesses after each fed token, best first; by the token's fingerprint.
         self._guesses: dict[int, tuple[Guess, ...]] = {}
         self._plan = NO_DRAFTING
         self._depth = 0
@@ -81,21 +81,21 @@ class Growth:
 
     @property
     def hedges(self) -> bool:
-        """Whether runner-up tokens are followed, too."""
+        """Whether runners-up are drafted and fed, not only the trunk."""
         return self._allows_hedges and self._plan.rows > 1
 
     def aim(self, plan: DraftPlan, depth: int) -> None:
-        """Say what to grow from now on.
+        """Follow a new plan from now on.
 
         Args:
-            depth: how far beyond the ledger tokens may stand, those drafted by feeding included.
+            depth: how many tokens may be drafted beyond the ledger on one path.
         """
         self._plan = plan
         self._depth = depth
         self._frontier = None
 
     def advance(self) -> None:
-        """Follow the ledger: learn from what the target drew, and forget what it contradicts."""
+        """Follow the ledger: learn from what the target drew, and drop the branches that it contradicts."""
         for position in range(self.tree.position, len(self._ledger)):
             if guesses := self._guesses.get(self._ledger.fingerprint(position)):
                 self._calibration.saw(guesses, self._ledger[position])
@@ -104,7 +104,7 @@ class Growth:
         self._guesses = {each: guesses for each, guesses in self._guesses.items() if each in self.tree}
 
     def has_candidates(self, hedge_cells: int) -> bool:
-        """Whether there is anything to feed next.
+        """Whether there is a candidate to feed.
 
         Args:
             hedge_cells: room for tokens that are not on the trunk.
@@ -113,7 +113,7 @@ class Growth:
         return self._has_room and bool(frontier) and (frontier[0][-1].on_trunk or hedge_cells > 0)
 
     def take(self, most: int, hedge_cells: int) -> list[Candidate]:
-        """Choose what is fed next: the trunk's tip first, then hedges, the likeliest first."""
+        """Choose what to feed next: the trunk's tip, then hedges by decreasing chance."""
         frontier = self._candidates()
         taken: list[Candidate] = []
         while frontier and self._has_room and len(taken) < most:
@@ -125,7 +125,7 @@ class Growth:
         return taken
 
     def grow_root(self, guesses: tuple[Guess, ...]) -> list[Drafted]:
-        """Take what follows the ledger's last token, which was fed.
+        """Take the guesses after the ledger's last token, which was fed.
 
         Returns:
             The drafted token, and its runners-up.
@@ -134,11 +134,11 @@ class Growth:
         return self._follow(self.tree.root, guesses, 1.0, BlockOrigin.TRUNK)
 
     def grow(self, candidate: Candidate, guesses: tuple[Guess, ...]) -> tuple[DraftNode, list[Drafted]]:
-        """Take what follows a candidate, which was fed.
+        """Take the guesses after a candidate, which was fed.
 
         Returns:
-            The candidate as a drafted token; and what is newly drafted: a hedge's own token, the token after it, and
-            that one's runners-up.
+            The candidate's node; and the newly drafted tokens: its own unless it was drafted before, the token after
+            it, and that token's runners-up.
         """
         origin = BlockOrigin.TRUNK if candidate.on_trunk else BlockOrigin.HEDGE
         known = candidate.token_id in candidate.parent.children
@@ -165,11 +165,11 @@ class Growth:
 
     @property
     def _has_room(self) -> bool:
-        # Of a hedge two tokens are new: its own, and the one after it.
+        # A hedge adds two tokens: its own, and the one after it.
         return len(self.tree) + 2 <= self.tree.capacity_tokens
 
     def _candidates(self) -> list[tuple[bool, float, int, Candidate]]:
-        """What may be fed, as a heap; found anew after the root moved."""
+        """What may be fed, as a heap; built again after the root or the plan has changed."""
         if self._frontier is None:
             self._frontier = []
             for candidate in self._candidates_after(self.tree.root, 1.0, True):
@@ -182,15 +182,15 @@ class Growth:
 
     def _candidates_after(self, node: DraftNode, chance: float, on_trunk: bool) -> Iterator[Candidate]:
         guesses = self._guesses.get(node.fingerprint)
-        # What is drafted by feeding a candidate stands two tokens after the node.
+        # Feeding a candidate drafts a token two positions after the node.
         if guesses is None or node.position + 2 > self.tree.root.position + self._depth:
             return
         for rank, guess in enumerate(guesses if self.hedges else guesses[:1]):
             guess_on_trunk = on_trunk and rank == 0
             child = node.children.get(guess.token_id)
-            # What the verifier was told holds: both sides must find a token as likely as the other does.
-            told = None if child is None else child.chance
-            own_chance = self._calibration.chance(rank, guess.certainty) if told is None else told
+            # A chance that was sent to the verifier stays: both sides must use the same one.
+            sent = None if child is None else child.chance
+            own_chance = self._calibration.chance(rank, guess.certainty) if sent is None else sent
             guess_chance = chance * own_chance
             if guess_chance < (self._plan.least_chance if guess_on_trunk else self._LEAST_CHANCE):
                 continue

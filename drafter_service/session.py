@@ -22,8 +22,8 @@ class SessionRoom:
 
     Attributes:
         slot: its rows in the KV cache.
-        cells: of the slot.
-        context_tokens: the most that its ledger may hold.
+        cells: how many cells the slot has.
+        context_tokens: the most tokens that its ledger may hold.
         max_position: the session ends when this many tokens are committed; none is drafted at or beyond it.
         vocabulary_size: token ids are smaller.
     """
@@ -49,7 +49,7 @@ class DrafterSession:
 
     Attributes:
         growth: the draft tree.
-        cells: where its tokens, and the ledger's, lie.
+        cells: where the tokens of the tree and of the ledger lie.
         plan: what to draft.
         emit: takes the blocks of each push.
     """
@@ -85,12 +85,12 @@ class DrafterSession:
 
     @property
     def prefill_tokens(self) -> int:
-        """Prompt tokens to be fed in chunks: the last one belongs to the pass that draws the first draft."""
+        """Prompt tokens to feed in chunks; the prompt's last token belongs to the pass that drafts the first token."""
         return self.ledger.prompt_tokens - 1 - self.cells.fed_tokens
 
     @property
     def unfed_tokens(self) -> int:
-        """The ledger's tokens that are fed before anything is drafted after them."""
+        """The ledger's tokens that must be fed before anything can be drafted after them."""
         return len(self.ledger) - self.cells.fed_tokens
 
     @property
@@ -99,15 +99,15 @@ class DrafterSession:
 
     @property
     def _depth(self) -> int:
-        # The session's last token is the target's own: one that is drafted for its place is never judged.
+        # The session's last token is the target's own: a token drafted for its position would never be judged.
         return min(self.plan.budget, self.max_position - 1 - len(self.ledger))
 
     def advance(self, advance: Advance) -> None:
-        """Move along the log. One that brings no new token is a repeated or a late one, and changes nothing.
+        """Append committed tokens. A repeated or late advance brings no new token, and changes nothing.
 
         Raises:
             InvalidRequest: a token that the draft model does not know.
-            ContextExceeded: tokens beyond the session's end: reopening it would not help.
+            ContextExceeded: tokens beyond the session's end; reopening it would not help.
             SessionError: the commit leaves a gap or contradicts the ledger.
         """
         end = advance.position + len(advance.token_ids)
@@ -116,7 +116,7 @@ class DrafterSession:
                 f"the commit ends at position {end}, but the session at {self.max_position}, where max_position or the "
                 "draft model's context ends; go on without this drafter"
             )
-        # Fed to the model, it would break the pass of every session.
+        # An unknown token would break the pass of every session in it.
         check_token_ids(advance.token_ids, self._room.vocabulary_size)
         if not self.ledger.append(advance):
             return
@@ -130,20 +130,20 @@ class DrafterSession:
         """Take what a pass drafted."""
         before: Drafted | None = None
         for each in tokens:
-            # Of a hedge one pass drafts two tokens; its time counts once.
+            # One pass drafts two tokens of a hedge; its time is counted once.
             same_path = before is not None and each.follows(before)
             self._held_back.append(_Pending(each, 0 if same_path else draft_ns, len(self.ledger)))
             before = each
         self._release()
 
     def _release(self) -> None:
-        """Let what was drafted be pushed, once there is as much of it as the verifier waits for."""
+        """Release drafted tokens to be pushed, once there are as many as the verifier waits for."""
         if len(self.growth.tree.trunk) >= self.plan.hold_until or not self.wants_draft:
             self._outgoing += _blocks(self._held_back)
             self._held_back.clear()
 
     def push(self) -> None:
-        """Push what may be pushed, in one message: each one costs three processes time."""
+        """Push the released blocks in one message: each message costs three processes time."""
         if self._outgoing:
             self.emit(tuple(self._outgoing))
             self._outgoing.clear()

@@ -16,9 +16,9 @@ class DrafterSettings(ServiceSettings):
 
     model: str = Field(default="embedded-draft", description="the draft model: a folder, a hub id or embedded-draft")
     port: Port = Field(default=50053, description="port to listen on; 0: a free one")
-    # A small model gains nothing from more threads, and leaves the other cores to the target.
+    # A small model gains nothing from more threads; this leaves the other cores to the target.
     threads: int = Field(default=1, ge=0, description="processor threads of a pass; 0: all cores but one")
-    # The target has the last word: a draft pass that rounds differently costs at most a little acceptance.
+    # Output does not depend on the drafter: a draft pass that rounds differently only costs a little acceptance.
     numerics: Literal["exact", "fast"] = Field(
         default="fast", description="exact: every pass in shapes that agree bit for bit"
     )

@@ -1,4 +1,4 @@
-"""One session's rows in a draft pass: which they are, and what its tree gains by them."""
+"""One session's rows in a draft pass: which they are, and how its tree grows by them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from sybil_engine.models.rows import TreeRows
 from sybil_engine.sampling.draw import Guess
 
 MOST_GUESSES = 6
-"""Guesses that are looked at after each row of a hedged session; without hedges there is one."""
+"""Guesses considered after each row of a hedged session; without hedges there is one."""
 
-# Hedges grow in the slack: by as many rows as make a pass of the trunk alone longer by a quarter.
+# Hedges get the rows that make a pass at most a quarter longer than one for the trunk alone.
 _SLACK = 0.25
 
 
@@ -21,7 +21,7 @@ class DraftShare:
     """One session's rows in a draft pass.
 
     Attributes:
-        candidates: what its tree grows by, one a row; empty while the session catches up with its ledger.
+        candidates: what its tree grows by, one for each row; empty while the session catches up with its ledger.
     """
 
     session: DrafterSession
@@ -30,16 +30,16 @@ class DraftShare:
 
     @property
     def guessing_rows(self) -> int:
-        """Rows, its last ones, after which something is guessed."""
+        """How many of its last rows are followed by a guess."""
         if self.candidates:
             return len(self.candidates)
         return 0 if self.session.unfed_tokens else 1
 
     def grow(self, guesses: Iterator[tuple[Guess, ...]]) -> list[Drafted]:
-        """Grow the session's tree by what follows its guessing rows.
+        """Grow the session's tree by the guesses after its guessing rows.
 
         Args:
-            guesses: best first, for each guessing row; those of later shares follow.
+            guesses: for each guessing row, best first; those of later shares follow.
         """
         if not self.candidates:
             return self.session.growth.grow_root(next(guesses))
@@ -52,10 +52,10 @@ class DraftShare:
 
 
 def choose_rows(session: DrafterSession, most_rows: int, pass_times: PassTimes) -> DraftShare:
-    """Choose a session's rows: the ledger's tokens that have no cell, else what its tree grows by.
+    """Choose a session's rows: the ledger's tokens that have no cell, else candidates of its tree.
 
     Args:
-        pass_times: of draft passes; they say how many rows the slack has room for.
+        pass_times: of draft passes; they tell how many rows fit into the slack.
     """
     cells = session.cells
     if session.unfed_tokens:

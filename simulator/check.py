@@ -1,4 +1,4 @@
-"""Checks the simulator against the engine: our arms, played on traces of the very completions that were measured."""
+"""Checks the simulator against the engine: arms are played on traces of the same completions that were measured."""
 
 import re
 import statistics
@@ -19,7 +19,7 @@ from sybil_engine.core.types import Speculation
 TOLERANCE = 0.10
 OFF = "off"
 _ARM = re.compile(r"(off|pipelined|hedged|auto)|lockstep-[1-9]\d*")
-# Settings of the benchmark's that have one value in every recording, and those that have none.
+# Benchmark settings that are the same in every recording, and those that recordings do not have.
 _RECORDED = {"repeat": 1, "dtype": "float32", "numerics": "exact"}
 _UNSET = ("prompts", "draft_dtype", "grow_target", "grow_draft", "verifier_arguments", "drafter_arguments")
 
@@ -28,7 +28,7 @@ Completions = Sequence[MeasuredCompletion]
 
 @dataclass(frozen=True, slots=True)
 class CheckedArm:
-    """An arm as it was measured, and as it is simulated at the times that it met.
+    """An arm as measured, and as simulated with the times that it was measured under.
 
     Attributes:
         off_measured, off_simulated: tokens per second of plain decoding.
@@ -43,7 +43,7 @@ class CheckedArm:
 
     @property
     def ratio(self) -> float:
-        """Speed of decoding as a multiple of plain decoding, measured."""
+        """Measured decoding speed as a multiple of plain decoding."""
         return self.measured.decode_tokens_per_second / self.off_measured
 
     @property
@@ -52,7 +52,7 @@ class CheckedArm:
 
     @property
     def difference(self) -> float:
-        """Simulated / measured - 1: of `off` that of the speed, of other arms that of the ratio."""
+        """Simulated / measured - 1: of the speed for `off`, of the ratio for other arms."""
         if self.name == OFF:
             return self.off_simulated / self.off_measured - 1
         return self.simulated_ratio / self.ratio - 1
@@ -78,10 +78,10 @@ class CheckedRun:
 
 
 def check_same(recording: Recording, trace_file: Path, bench: MeasuredBench, temperatures: Sequence[float]) -> None:
-    """Refuse to compare what is not the same.
+    """Refuse to compare different models, prompts or settings.
 
     Raises:
-        UnusableBench: names what differs, and what makes it right.
+        UnusableBench: names what differs, and how to correct it.
     """
     for temperature in temperatures:
         if temperature not in bench.runs:
@@ -104,7 +104,7 @@ def check_same(recording: Recording, trace_file: Path, bench: MeasuredBench, tem
 def _compared(
     recording: Recording, bench: MeasuredBench, temperatures: Sequence[float]
 ) -> Iterator[tuple[str, object, object]]:
-    """What must be the same: its name, as it was recorded, and as it was measured."""
+    """What must be the same: its name, its recorded value and its measured one."""
     about = recording.about
     for name, recorded in (_RECORDED | dict.fromkeys(_UNSET, "unset")).items():
         yield f"--{name.replace('_', '-')}", recorded, bench.settings.get(name) or recorded
@@ -119,7 +119,7 @@ def _compared(
 
 
 class EngineCheck:
-    """Plays what was measured, in the order in which it was measured: the simulated services learn as they go."""
+    """Plays what was measured, in the same order, because the simulated services learn as they go."""
 
     def __init__(self, bench: MeasuredBench) -> None:
         self._bench = bench
@@ -132,7 +132,7 @@ class EngineCheck:
             traces: of the same prompts, see `check_same`.
 
         Raises:
-            UnusableBench: no text was recorded as it was measured, or texts are too short.
+            UnusableBench: no recorded text equals the measured one, or texts are too short.
         """
         file = self._bench.file
         every = {name: each for name, each in self._bench.runs[temperature].items() if _ARM.fullmatch(name)}
@@ -146,7 +146,7 @@ class EngineCheck:
         measured = {name: sum((each.outcome for each in own), Outcome()) for name, own in compared.items()}
         draft_ms, round_trip_ms = drafting_in_place(compared, self._bench.point)
         drafting = replace(self._bench.point, draft_ms=draft_ms, round_trip_ms=round_trip_ms)
-        # Each arm's passes take what they took on average. Where rows cost time, those of `off` say what one row takes.
+        # Each arm's passes take their measured mean. If rows cost time, those of `off` tell the time of one row.
         by_rows = drafting.row_ms > 0
         points = {name: replace(drafting, verify_ms=measured[OFF if by_rows else name].pass_ms) for name in measured}
         simulated = self._play(points, traces, same)
@@ -161,10 +161,10 @@ class EngineCheck:
         return CheckedRun(temperature, len(same), len(traces) - len(same), arms)
 
     def _play(self, points: Mapping[str, Point], traces: Sequence[Trace], same: Sequence[int]) -> dict[str, Outcome]:
-        """Play each arm at its point, after a warm-up, the arms taking turns: as the benchmark measures them.
+        """Play each arm at its point after a warm-up, in turns, as the benchmark measures them.
 
         Returns:
-            By arm the sum over the traces that are compared.
+            For each arm, the sum over the traces that are compared.
         """
         players = {name: self._player(name) for name in points}
         for name, player in players.items():
@@ -185,10 +185,11 @@ class EngineCheck:
 
 
 def drafting_in_place(measured: Mapping[str, Completions], point: Point) -> tuple[float, float]:
-    """A draft step and a round trip in milliseconds, as lockstep met them.
+    """The times of a draft step and of a round trip, in milliseconds, that lockstep was measured under.
 
-    Between two of its passes lie a round trip and its window's draft steps: two windows tell both apart. With fewer
-    they are what was asked for. They are at least that: where they seem shorter, other work disturbed the measurement.
+    Between two lockstep passes lie a round trip and the draft steps of a window, so two windows tell both apart. With
+    fewer windows, and as lower bounds, the requested times are taken: if a time seems shorter, other work disturbed the
+    measurement.
     """
     locksteps = {int(name.partition("-")[2]): each for name, each in measured.items() if "-" in name}
     if len(locksteps) < 2:

@@ -1,4 +1,4 @@
-"""What a check against the engine says: a table for people, JSON for programs."""
+"""The results of a check against the engine: a table for people, JSON for programs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from simulator.report import table_of
 
 
 def check_table(run: CheckedRun) -> Table:
-    """One temperature, an arm a row."""
+    """One temperature, a row for each arm."""
     figures = ("tokens/s", "/ off", "simulated", "difference", f"within {TOLERANCE:.0%}")
     passes = ("tokens/pass", "simulated", "pass, draft, trip in ms")
     table = table_of(f"temperature {run.temperature:g}", "arm", (*figures, *passes))
@@ -32,7 +32,7 @@ def check_table(run: CheckedRun) -> Table:
 
 
 def remarks_on(runs: Sequence[CheckedRun]) -> list[str]:
-    """What a reader should know beside the tables, in sentences; the last one counts the arms that agree."""
+    """Remarks on the tables, in sentences; the last one counts the arms that agree."""
     arms = [arm for run in runs for arm in run.arms]
     return [
         "Speed of decoding, without prompts and first passes; / off: as a multiple of plain decoding, measured and "
@@ -48,7 +48,7 @@ def remarks_on(runs: Sequence[CheckedRun]) -> list[str]:
 
 
 def check_figures(runs: Sequence[CheckedRun], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Every figure, after what was compared."""
+    """Every figure, after a description of what was compared."""
     checks = [{**asdict(run), "arms": {arm.name: _arm_figures(arm) for arm in run.arms}} for run in runs]
     return {**about, "tolerance": TOLERANCE, "checks": checks}
 

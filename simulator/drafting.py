@@ -1,4 +1,4 @@
-"""The drafter of a simulation: the engine's session, and a draft model that guesses what it guessed in the trace."""
+"""The drafter of a simulation: the engine's session, and a draft model whose guesses come from the trace."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,16 +16,16 @@ from sybil_engine.core.types import Block
 from sybil_engine.sampling.draw import Guess
 
 _MOST_ROWS = 64
-# Of hedges; the drafter's engine has as many.
+# As in the drafter's engine.
 _BRANCH_CELLS = 128
 
 
 class Drafting:
     """Runs one session's draft passes in virtual time, in the order in which the drafter's engine does.
 
-    Commits are heard between passes, and what a pass drafted is sent when the next one starts. After a wrong guess the
-    drafter guesses what it guessed at the same position of the text: a trace knows no better, and nothing that follows
-    a wrong guess is ever committed.
+    Commits are handled between passes, and blocks are sent when the next pass starts. After a wrong guess the drafter
+    repeats the trace's guess at the same position: the trace holds nothing else, and no token after a wrong guess is
+    ever committed.
 
     Args:
         send: takes the blocks of each push.
@@ -60,13 +60,13 @@ class Drafting:
         self.passes: list[tuple[int, int]] = []
 
     def hear(self, advance: Advance) -> None:
-        """Take what a commit that arrives now says."""
+        """Take a commit that arrives now."""
         self._unheard.append(advance)
         if not self._running:
             self.step()
 
     def step(self) -> None:
-        """Hear what arrived, and start the next pass if there is anything to draft."""
+        """Handle the commits that arrived, and start the next pass if there is anything to draft."""
         for advance in self._unheard:
             self._session.advance(advance)
         self._unheard.clear()
@@ -85,14 +85,14 @@ class Drafting:
         self.step()
 
     def _following(self, share: DraftShare) -> Iterator[tuple[Guess, ...]]:
-        """What follows each row that guesses."""
+        """The guesses after each guessing row."""
         count = MOST_GUESSES if self._session.growth.hedges else 1
         for position in share.rows.positions[-share.guessing_rows :]:
             yield self._guesses[position + 1 - self._session.ledger.prompt_tokens][:count]
 
 
 def guesses_of(trace: Trace) -> list[tuple[Guess, ...]]:
-    """[tokens], the guesses at each position of a text, best first; what sampling rules out is none."""
+    """[tokens], the guesses at each position of a text, best first, without tokens that sampling rules out."""
     return [
         (ranked[0], *(guess for guess in ranked[1:] if guess.certainty > 0))
         for ranked in (

@@ -8,10 +8,10 @@ Action = Callable[[], None]
 
 
 class Events:
-    """Actions by the moment at which they are due.
+    """Actions, ordered by the time at which they are due.
 
     Attributes:
-        now_ns: the moment of the action that runs.
+        now_ns: the time of the running action.
     """
 
     def __init__(self) -> None:
@@ -20,15 +20,15 @@ class Events:
         self._number = count()
 
     def at(self, time_ns: int, action: Action, *, last: bool = False) -> None:
-        """Run an action at a moment.
+        """Run an action at a time.
 
         Args:
-            last: after everything else that is due at that moment.
+            last: after all other actions of that time.
         """
         heapq.heappush(self._due, (time_ns, last, next(self._number), action))
 
     def run(self) -> None:
-        """Run every action, in order, and those that they add, until none is left."""
+        """Run all actions in order, including those that they add."""
         while self._due:
             self.now_ns, _, _, action = heapq.heappop(self._due)
             action()

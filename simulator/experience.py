@@ -16,7 +16,7 @@ class Experience:
         alone_times: of the other verify passes.
         draft_times: of draft passes.
         calibrations: what certainty means, by whether tokens are drawn without noise.
-        choice: what adaptive sessions have compared.
+        choice: the comparisons of adaptive sessions.
     """
 
     pass_times: PassTimes = field(default_factory=PassTimes)

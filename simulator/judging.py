@@ -1,4 +1,4 @@
-"""What a drafter would have guessed along the target's text, and what each rule of acceptance makes of it."""
+"""A drafter's guesses along the target's text, and how each acceptance rule judges them."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Task:
 
 
 def judge(task: Task, params: SamplingParams, text: Tensor, target_logits: Tensor, draft_logits: Tensor) -> Trace:
-    """Say what the drafter would have guessed along a text, and what the ratio test would have made of it.
+    """Compute the drafter's guesses along a text, and how the ratio test would judge its drafts.
 
     Args:
         text: [tokens], the target's.
@@ -41,7 +41,7 @@ def judge(task: Task, params: SamplingParams, text: Tensor, target_logits: Tenso
     coins = uniform_noise([task.seed] * tokens, range(start, start + tokens), 3, Stream.COIN)
     drafted, wanted = (each.gather(1, text[:, None])[:, 0] for each in (draft_probabilities, target_probabilities))
     accepted = coins[:, 0] * wanted < drafted
-    # Where the coin falls against it, the ratio test had judged a token that the drafter likes more than the target.
+    # If the ratio test rejects, the drafted token was one that the drafter finds likelier than the target does.
     excess = (draft_probabilities - target_probabilities).clamp(min=0)
     rejected_ids = _draw(excess, coins[:, 1])
     return Trace(

@@ -1,4 +1,4 @@
-"""What `sybil bench --env emulated` measured, as far as a simulation can be checked against it."""
+"""The results of `sybil bench --env emulated` that a simulation can be checked against."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ HOW_TO_MEASURE = "sybil bench --env emulated --arms off,lockstep,pipelined,hedge
 
 
 class UnusableBench(InvalidRequest):
-    """A file of the benchmark's is missing, cannot be read, or holds what no simulation can be checked against."""
+    """A benchmark file is missing, cannot be read, or holds results that no simulation can be checked against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class MeasuredCompletion:
 
     @property
     def outcome(self) -> Outcome:
-        """The same as a simulation says it; the time before the first pass counts as idle."""
+        """The same in the form of a simulation's outcome; the time before the first pass counts as idle."""
         total_ms, first_ms = self.total_ns / 1e6, self.time_to_first_token_ns / 1e6
         idle_ms = total_ms - self.verify_ns / 1e6
         return Outcome(self.completion_tokens, self.verify_passes, total_ms, idle_ms, self.first_tokens, first_ms)
@@ -47,15 +47,15 @@ class MeasuredCompletion:
 
 @dataclass(frozen=True)
 class MeasuredBench:
-    """One file of the benchmark's.
+    """One benchmark file.
 
     Attributes:
-        point: the times that were asked for.
-        target, draft: as recordings name them.
+        point: the requested times.
+        target, draft: their names in recordings.
         settings: every flag.
         most_tokens: the most drafted tokens of one path that a pass might judge.
-        tasks: each prompt's id, None if it is no built-in one, and its seed.
-        runs: by temperature and arm one completion a task; each lockstep window is an arm, lockstep-5 for example.
+        tasks: the id of each prompt, None if it is not built in, and its seed.
+        runs: by temperature and arm, one completion for each task; each lockstep window is an arm, such as lockstep-5.
     """
 
     file: Path
@@ -69,7 +69,7 @@ class MeasuredBench:
 
 
 def load_bench(file: Path) -> MeasuredBench:
-    """Read what a benchmark wrote.
+    """Read a benchmark file.
 
     Raises:
         UnusableBench: see there.
@@ -127,7 +127,7 @@ def _arms(measurements: Mapping[str, Any], tasks: int) -> dict[str, list[Measure
 
 
 def _whole(value: object) -> int:
-    # To Python, True is a whole number, too.
+    # In Python, True is an int as well.
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} stands where a whole number must be")
     return value

@@ -14,7 +14,7 @@ class Point:
         verify_ms: a verify pass of one row.
         draft_ms: a draft pass, however many tokens it extends.
         round_trip_ms: from drafter to verifier and back.
-        row_ms: what each further row, one for each drafted token, adds to a verify pass.
+        row_ms: time that each drafted token's row adds to a verify pass.
 
     Raises:
         InvalidSettings: a time is negative or not finite, or a verify pass takes none.
@@ -43,7 +43,7 @@ class Point:
 
     @property
     def draft_ns(self) -> int:
-        # The engine divides by what its passes take.
+        # At least 1, because the engine divides by it.
         return max(1, round(self.draft_ms * 1e6))
 
     def pass_ns(self, rows: int) -> int:

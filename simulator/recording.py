@@ -1,4 +1,4 @@
-"""Records traces: the target completes prompts, then both models read each completion once more, from end to end."""
+"""Records traces: the target completes prompts, then both models are run over each completion."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from sybil_engine.sampling.shaping import shape_logits
 
 
 class Recorder:
-    """A pair of models that are asked what they think of the target's text.
+    """A pair of models, and what they predict along the target's text.
 
     Raises:
         PairMismatch: their vocabularies differ.
@@ -44,11 +44,11 @@ class Recorder:
         """Complete every task at every temperature.
 
         Args:
-            max_tokens: at most, for each completion; it ends earlier where the target ends it.
-            say: told how far it is.
+            max_tokens: of each completion; the target may end it earlier.
+            say: called with the progress, in words.
 
         Raises:
-            ContextExceeded: a prompt leaves no room for that many tokens.
+            ContextExceeded: a prompt leaves no room for this many tokens.
         """
         context_tokens = min(self._target_is.context_tokens, self._draft_is.context_tokens)
         for task in tasks:
@@ -77,7 +77,7 @@ class Recorder:
         text = self._complete(task, params, noise, max_tokens)
         start = len(task.token_ids)
         token_ids = torch.tensor([[*task.token_ids, *text]])
-        # The row of a token speaks of the one after it.
+        # A token's row predicts the token after it.
         rows = slice(start - 1, start + len(text) - 1)
         target_logits = self._target(token_ids).logits[0, rows].float()
         draft_logits = self._draft(token_ids).logits[0, rows].float()

@@ -1,4 +1,4 @@
-"""What a simulation says: tables for people, JSON for programs."""
+"""The results of a simulation: tables for people, JSON for programs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from simulator.trace import Trace
 
 
 def table_of(title: str, subject: str, figures: Sequence[str]) -> Table:
-    """A table without rows: whom they are about, then figures."""
+    """A table without rows: a column for the subject, then the figures."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
     table.add_column(subject, no_wrap=True)
     for heading in figures:
@@ -21,7 +21,7 @@ def table_of(title: str, subject: str, figures: Sequence[str]) -> Table:
 
 
 def match_table(match: Match) -> Table:
-    """One point at one temperature, a contender a row."""
+    """One point at one temperature, a row for each contender."""
     figures = ("/ off", "/ lockstep", "tokens/pass", "idle")
     table = table_of(f"temperature {match.temperature:g}: {match.point}", "player", figures)
     table.add_column("best setting", overflow="fold")
@@ -41,7 +41,7 @@ def match_table(match: Match) -> Table:
 
 
 def traces_table(recording: Recording) -> Table:
-    """What the traces hold, a temperature a column."""
+    """Properties of the traces, a column for each temperature."""
     table = Table("temperature", box=None, header_style="bold", pad_edge=False)
     columns = []
     for temperature in recording.temperatures():

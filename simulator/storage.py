@@ -1,4 +1,4 @@
-"""Traces in a file: NumPy arrays of all completions one after the other, and a header in JSON."""
+"""Trace files: NumPy arrays of all completions joined together, and a JSON header."""
 
 import json
 import zipfile
@@ -29,7 +29,7 @@ _PER_TOKEN = {
     "bonus_matched": np.bool_,
 }
 _CHANCES = ("shared_certainties", "overlap", "bonus_chance")
-# Sums of single precision end a little above 1.
+# Sums in single precision may end a little above 1.
 _MOST_CHANCE = 1.001
 
 
@@ -39,7 +39,7 @@ class UnusableTraces(InvalidRequest):
 
 @dataclass(frozen=True)
 class Recording:
-    """What a trace file holds.
+    """The content of a trace file.
 
     Attributes:
         about: how it was recorded: models, seed, limits.
@@ -58,12 +58,12 @@ class Recording:
 
 
 def model_words(model: str, parameters: int) -> str:
-    """A model as a recording names it."""
+    """A model's name in a recording."""
     return f"{model}, {parameters:,} parameters"
 
 
 def check_writable(file: Path) -> None:
-    """Refuse a file that could not be written, before an hour's work is lost.
+    """Refuse a file that cannot be written, before an hour's work is lost.
 
     Raises:
         UnusableTraces: its folder is missing or may not be written to, or it is a folder itself.
@@ -94,7 +94,7 @@ def save(recording: Recording, file: Path) -> None:
         for name, dtype in _PER_TOKEN.items()
     }
     arrays["header"] = np.array(json.dumps(header))
-    # An open file keeps NumPy from adding a suffix of its own.
+    # Given an open file, NumPy adds no suffix to its name.
     with file.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
 

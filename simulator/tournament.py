@@ -1,4 +1,4 @@
-"""Everybody plays everywhere: each policy with its best setting, at each point and temperature."""
+"""Plays each policy with its best setting at each point and temperature."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ LOCKSTEPS = ("lockstep", "lockstep, ratio test")
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How a contender did at one point with its best setting."""
+    """A contender's result at one point with its best setting."""
 
     setting: str
     outcome: Outcome
@@ -42,12 +42,12 @@ class Match:
 
     @property
     def best_lockstep(self) -> float:
-        """Tokens per second of draft-then-verify, under shared noise or the ratio test, whichever is faster."""
+        """Tokens per second of lockstep, under shared noise or the ratio test, whichever is faster."""
         return max(self.scores[name].outcome.tokens_per_second for name in LOCKSTEPS)
 
 
 def contenders(traces: Sequence[Trace], most_tokens: int, replicas: int) -> dict[str, Sequence[Player]]:
-    """Who plays on the traces of one temperature: by name, a player for each setting to be tried.
+    """The contenders on the traces of one temperature: by name, a player for each setting to try.
 
     Args:
         most_tokens: the longest window.

@@ -1,4 +1,4 @@
-"""What a real pair said: the target's text, and what the drafter would have guessed at every position of it."""
+"""Recordings of a real pair: the target's text, and the drafter's guesses at every position of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
 RANKS = 8
-"""How many of the drafter's guesses a trace holds at each position; rank 8 means that the target's token is no such."""
+"""How many of the drafter's guesses a trace holds at each position; rank 8 means that none is the target's token."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One completion. The target's text stands under every player: it is what all of them must produce.
+    """One completion. All players must produce the target's text.
 
-    The drafter's guesses are teacher-forced, each given the target's text before it. That is enough: what a drafter
-    says after a wrong guess is never committed.
+    The drafter's guesses are teacher-forced: each is made after the target's text before it. That is enough, because no
+    token after a wrong guess is ever committed.
 
     Under its own sampling the drafter draws independently, and the ratio test judges it. Given that the committed token
-    is t, it came from an accepted draft with probability min(1, draft_prob(t) / target_prob(t)): coins thrown with that
-    chance along a text that was drawn from the target give the very joint distribution of texts and acceptances.
+    is t, it came from an accepted draft with probability min(1, draft_prob(t) / target_prob(t)). So coins with that
+    chance, thrown along a text drawn from the target, give the exact joint distribution of texts and acceptances.
 
     Attributes:
         target_ids: [tokens].
         shared_ids: [tokens, 8], the drafter's guesses under the shared noise, best first.
-        shared_certainties: [tokens, 8], its own probabilities for them under that noise; 0 for what is ruled out.
+        shared_certainties: [tokens, 8], its own probabilities for them under that noise; 0 if ruled out.
         own_ids: [tokens, 8], the drafter's most likely tokens, without noise.
         overlap: [tokens], sum over tokens of min(draft_prob, target_prob): the ratio test's acceptance.
         accepted: [tokens], whether the ratio test accepted.
@@ -58,12 +58,12 @@ class Trace:
 
     @cached_property
     def shared_ranks(self) -> list[int]:
-        """[tokens], at which rank the drafter guessed the target's token under the shared noise; 8 if it did not."""
+        """[tokens], the rank of the target's token among the guesses under the shared noise; 8 if absent."""
         return _ranks(self.shared_ids, self.target_ids)
 
     @cached_property
     def bonus_ranks(self) -> list[int]:
-        """[tokens], how likely the drafter held the target's token by itself, as a rank."""
+        """[tokens], the rank of the target's token by the drafter's own probabilities."""
         return _ranks(self.own_ids, self.target_ids)
 
     @cached_property
@@ -87,10 +87,10 @@ class Trace:
 
 
 def next_failures(succeeded: Sequence[bool]) -> list[int]:
-    """For each position, the first one from there on that did not succeed; the length where there is none.
+    """For each position, the first one from there on that did not succeed; the length if there is none.
 
     Returns:
-        One longer than the argument, so that a player at the end of a text may ask, too.
+        One element more than the argument, for players at the end of a text.
     """
     failures = [len(succeeded)] * (len(succeeded) + 1)
     for position in range(len(succeeded) - 1, -1, -1):

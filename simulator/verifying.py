@@ -1,4 +1,4 @@
-"""The verifier of a simulation: the engine's session and row control, and a target that says what the trace says."""
+"""The verifier of a simulation: the engine's session and row control, and a target whose text comes from the trace."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,7 +24,7 @@ _NOT_READ = empty(0)
 
 
 class Unpadded:
-    """A device that computes the rows of a pass and no others; see `PassShapes`."""
+    """A device whose passes need no padding; see `PassShapes`."""
 
     def __init__(self, max_rows: int) -> None:
         self.max_rows = max_rows
@@ -38,7 +38,7 @@ class Verifying:
     """Runs one session's passes in virtual time, in the order in which the verifier's engine does.
 
     Args:
-        text: [tokens], what the target says after the prompt.
+        text: [tokens], the target's, after the prompt.
         most_tokens: the most drafted tokens that a pass may judge.
         send: takes each commit when its pass ends.
     """
@@ -79,7 +79,7 @@ class Verifying:
         self.look()
 
     def look(self) -> None:
-        """Start a pass if one is due, once everything that arrives at this moment is here."""
+        """Start a pass if one is due, after everything that arrives at this moment."""
         self._events.at(self._events.now_ns, self._start_if_due, last=True)
 
     def _start_if_due(self) -> None:
@@ -97,7 +97,7 @@ class Verifying:
         self._events.at(now_ns + timings.forward_ns, partial(self._end, shares, rows, timings), last=True)
 
     def _end(self, shares: Sequence[Share[VerifierSession]], rows: int, timings: PassTimings) -> None:
-        """Judge and commit what a pass drew. Blocks that arrived while it ran are in the tree by now."""
+        """Judge and commit a pass. Blocks that arrived while it ran are in the tree by now."""
         session = self.session
         judged = [(share, self._judge(share)) for share in shares]
         trunk, verdict = judged[0]

@@ -1,4 +1,4 @@
-"""`sybil`, and `python -m sybil_cli`: finds the subcommand, runs it, turns errors into words and exit codes."""
+"""`sybil`, and `python -m sybil_cli`: finds the subcommand, runs it, turns errors into messages and exit codes."""
 
 import difflib
 import os
@@ -12,7 +12,7 @@ from sybil_cli import exits
 from sybil_engine import __version__
 from sybil_engine.core.errors import SybilError
 
-# One module of this package a name; one line of help, so that `sybil --help` imports none of them.
+# A module of this package for each name, and a line of help, so that `sybil --help` imports none of them.
 _COMMANDS = {
     "demo": "Start everything, complete real Python code, say how fast and how exact.",
     "generate": "Complete one prompt.",
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         exits.report("stopped")
         return exits.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left; there is nobody to tell.
+        # Whoever read the output has closed it; nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.FAILURE
     return result if isinstance(result, int) else exits.SUCCESS

@@ -31,13 +31,13 @@ def bench(argv: tuple[str, ...]) -> int:
     from benchmarks.plan import Plan
 
     plan = Plan.of(chosen)
-    # A table that goes into a file or a pipe keeps its columns.
+    # Tables keep their columns in a file or a pipe.
     output = Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
     return run(_bench(plan, output, Console(stderr=True, highlight=False)))
 
 
 async def _bench(plan: "Plan", output: Console, remarks: Console) -> int:
-    # gRPC and tokenizers, which bad settings do not need.
+    # Imports gRPC and tokenizers, which bad settings do not need.
     from benchmarks.bench import bench as measure
 
     same = await measure(plan, output, remarks)

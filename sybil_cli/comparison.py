@@ -14,7 +14,7 @@ class Comparison:
 
     Attributes:
         compared_tokens: pairs of tokens that were compared, each arm against `off`.
-        differences: how many of them differ; where one completion is longer, its further tokens count, too.
+        differences: how many of them differ, counting also the further tokens of a longer completion.
     """
 
     usages: dict[Speculation, list[Usage]] = field(default_factory=lambda: {arm: [] for arm in ARMS})

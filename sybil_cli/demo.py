@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sybil_cli.comparison import ARMS, Comparison
 from sybil_cli.exits import FAILURE, SUCCESS
-from sybil_cli.generate import Engine, complete
+from sybil_cli.generate import Completer, complete
 from sybil_cli.options import model_options, pair_from
 from sybil_cli.parameters import DEFAULT_COORDINATOR
 from sybil_cli.printing import SilentPrinter, described, number, printer_for
@@ -29,7 +29,7 @@ _SHOWN_TOKENS = 96
 _COMPARED_TOKENS = 64
 _PROMPTS = 5
 _TEMPERATURES = (0.0, 0.8)
-# A slow machine compares less instead of keeping its user waiting.
+# On a slow machine fewer completions are compared, so that the user need not wait.
 _PATIENCE_S = 45.0
 
 
@@ -42,7 +42,7 @@ def demo(**options: Any) -> int:
 
 
 async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
-    # torch and Ray, which `sybil --help` does not need.
+    # Imports torch and Ray, which `sybil --help` does not need.
     from sybil_cli.fleet import own_fleet
     from sybil_cli.local import local_engine
 
@@ -61,7 +61,7 @@ async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
     return SUCCESS if comparison.differences == 0 else FAILURE
 
 
-async def _show(engine: Engine, prompt: Prompt, output: Console, progress: Progress) -> None:
+async def _show(engine: Completer, prompt: Prompt, output: Console, progress: Progress) -> None:
     output.print(_title(f"One completion of code from `{prompt.module}`, by the engine in this process"))
     printer = printer_for(output, output, as_json=False, with_prompt=True)
     await complete(engine, _request(prompt, Speculation.AUTO, 0.0, _SHOWN_TOKENS), printer, progress)
@@ -79,7 +79,7 @@ async def _compare(client: GenerationClient, prompts: list[Prompt], progress: Pr
                 f"comparing, {round_ + 1} of {len(rounds)}: code from {prompt.module} at temperature {temperature:g}"
             )
             completions: dict[Speculation, Completion] = {}
-            # Another arm goes first each time, so that none always meets the same caches.
+            # Another arm goes first each time, so that all find the same caches on average.
             first = round_ % len(ARMS)
             for arm in ARMS[first:] + ARMS[:first]:
                 request = _request(prompt, arm, temperature, _COMPARED_TOKENS)

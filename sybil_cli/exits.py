@@ -17,19 +17,19 @@ _USER_MISTAKES = (errors.InvalidRequest, errors.ModelError, errors.PairMismatch)
 
 
 class CommandFailed(click.ClickException):
-    """A command cannot go on: its sentence says what to do next."""
+    """A command cannot continue; the message says what to do next."""
 
     exit_code = FAILURE
 
 
 class UserMistake(CommandFailed):
-    """A command cannot go on with the values it was given."""
+    """A command cannot continue with the values it was given."""
 
     exit_code = USER_MISTAKE
 
 
 def failure_of(error: errors.SybilError) -> CommandFailed:
-    """An error of the engine's as the end of a command."""
+    """The command's failure for an error of the engine."""
     return UserMistake(str(error)) if isinstance(error, _USER_MISTAKES) else CommandFailed(str(error))
 
 

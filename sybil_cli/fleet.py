@@ -25,7 +25,7 @@ async def own_fleet(pair: Pair, progress: Progress) -> AsyncIterator[RunningFlee
 
 @asynccontextmanager
 async def placed_fleet(settings: PlaceSettings, progress: Progress) -> AsyncIterator[RunningFleet]:
-    """Start the fleet that the settings describe, once its models are known to belong together."""
+    """Start the fleet that the settings describe, after checking that its models match."""
 
     def report(waiting: str) -> None:
         take_sigterm_back()

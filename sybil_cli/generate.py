@@ -50,8 +50,8 @@ def generate(prompt: str, address: str | None, timeout_s: float | None, as_json:
     return run(_generate(address, pair_from(options), request, printer, Progress(remarks), timeout_s))
 
 
-class Engine(Protocol):
-    """Whoever completes: a coordinator elsewhere, or the engine in this process."""
+class Completer(Protocol):
+    """Anything that completes: a coordinator elsewhere, or the engine in this process."""
 
     @property
     def name(self) -> str: ...
@@ -61,7 +61,7 @@ class Engine(Protocol):
 
 
 async def complete(
-    engine: Engine,
+    engine: Completer,
     request: GenerationRequest,
     printer: Printer,
     progress: Progress,
@@ -105,10 +105,10 @@ async def _generate(
     async with AsyncExitStack() as stack:
         if address is None:
             with without_collection():
-                # torch, which a client of a running coordinator does not need.
+                # Imports torch, which a client of a running coordinator does not need.
                 from sybil_cli.local import local_engine
 
-                engine: Engine = await stack.enter_async_context(local_engine(pair, progress))
+                engine: Completer = await stack.enter_async_context(local_engine(pair, progress))
         else:
             with progress.waiting(f"the coordinator at {address}"):
                 engine = await stack.enter_async_context(connected(address))

@@ -86,7 +86,7 @@ def request_from(prompt: str, options: Mapping[str, Any]) -> GenerationRequest:
             top_p=options["top_p"],
             min_p=options["min_p"],
         ),
-        # 32 bits are enough for a random one, and short enough to type.
+        # A random seed of 32 bits is short enough to type.
         seed=secrets.randbits(32) if options["seed"] is None else options["seed"],
         max_tokens=options["max_tokens"],
         stop=tuple(options["stop"]),

@@ -1,4 +1,4 @@
-"""What a person or a program gets to see of a completion."""
+"""Shows completions to people and to programs."""
 
 import json
 from dataclasses import asdict
@@ -16,7 +16,7 @@ _ORIGIN_WORDS = {TokenOrigin.DRAFTED: "drafted and accepted", TokenOrigin.TARGET
 _PROMPT_STYLE = "dim"
 _PROMPT_LINES = 20
 
-# A model may write anything, escape sequences too: on a terminal they become visible signs.
+# A model may write anything, escape sequences included; on a terminal they are replaced by visible symbols.
 _CONTROL_SIGNS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 
 
@@ -59,7 +59,7 @@ class ColourPrinter:
 
 
 class PlainPrinter:
-    """For pipes, files and terminals without colour: the text alone, and figures apart from it."""
+    """For pipes, files and terminals without colour: the text alone on stdout, figures on stderr."""
 
     def __init__(self, output: Console, remarks: Console, with_prompt: bool = False) -> None:
         self._output = output
@@ -113,10 +113,10 @@ class SilentPrinter:
 
 
 def printer_for(output: Console, remarks: Console, as_json: bool, with_prompt: bool = False) -> Printer:
-    """The printer that suits what stdout is.
+    """The printer that suits stdout.
 
     Args:
-        with_prompt: show the prompt even where text comes without colours, and so without a sign where it ends.
+        with_prompt: show the prompt even without colours, which would mark where it ends.
     """
     if as_json:
         return JsonPrinter(output)
@@ -131,7 +131,7 @@ def legend() -> Text:
 
 
 def figures(completion: Completion) -> str:
-    """One line: how fast, how well guessed, and what is needed to get the same again."""
+    """One line: speed, acceptance, and the seed that reproduces the completion."""
     ending = completion.ending
     stats = Stats.of(ending.usage)
     first_token_ns = stats.time_to_first_token_ns

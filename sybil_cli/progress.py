@@ -11,21 +11,21 @@ from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-# Whoever reports a wait again and again says how long it has taken so far; that alone is no new step.
+# Repeated reports of one wait differ only in the seconds waited so far; these do not make a new step.
 _SECONDS_WAITED = re.compile(r"( \(\d+ s\))+$")
 _PATIENCE_S = 1.0
 _REPEAT_S = 10.0
 
 
 class Progress:
-    """Says what is being waited for, if it takes longer than a second."""
+    """Shows what is being waited for, if that takes longer than a second."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._wait: _Spinner | _Lines | None = None
 
     def say(self, line: str) -> None:
-        """One step is done or begins; may be called from any thread, and again and again for the same step."""
+        """Report that a step begins or is done. May be called from any thread, and repeatedly for the same step."""
         step = _SECONDS_WAITED.sub("", line)
         if self._wait is not None:
             self._wait.say(step)
@@ -34,9 +34,9 @@ class Progress:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Say what is waited for until the block is left; `say` inside it says it more exactly.
+        """Show what is being waited for until the block is left; `say` may add details.
 
-        Inside another one it says nothing: what is waited for as a whole has been said.
+        Inside another `waiting` block it shows nothing: the whole wait is shown already.
         """
         if self._wait is not None:
             yield
@@ -60,7 +60,7 @@ class _Spinner:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            # Two cores are busy enough with what is waited for.
+            # Rarely, so as not to slow down what is being waited for.
             refresh_per_second=4,
         )
         self._task = self._live.add_task(step, total=None)

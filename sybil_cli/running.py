@@ -13,17 +13,14 @@ _EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 def run(command: Coroutine[Any, Any, int]) -> int:
     """Run a command to its exit code.
 
-    Ctrl-C and SIGTERM cancel it, and a second one interrupts that, too. A command that takes this for its end returns
-    its own exit code; otherwise the signal decides, once everything is closed.
+    Ctrl-C and SIGTERM cancel it; a second signal interrupts the cleanup, too. A command that treats the signal as its
+    normal end returns its own exit code; otherwise the signal determines it, once everything is closed.
     """
     return asyncio.run(_stoppable(command))
 
 
 def take_sigterm_back() -> None:
-    """Handle SIGTERM again: Ray puts a handler of its own in place, which prints a stack and ends the process at once.
-
-    It does so below Python, while it starts.
-    """
+    """Handle SIGTERM again: while it starts, Ray installs a native handler that prints a stack and ends the process."""
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 

@@ -17,7 +17,7 @@ from sybil_engine.prompts import built_in_prompts, mixed
 _FILE = click.Path(dir_okay=True, path_type=Path)
 _AT_LEAST_1 = click.IntRange(min=1)
 _FILE_COLUMNS = 120
-# What a benchmark's file says, if there is one.
+# Given by the benchmark's file, if there is one.
 _PLAYED = {
     "point_texts": "--point",
     "row_ms": "--row-ms",
@@ -89,7 +89,7 @@ def record(out_file: Path, temperature_texts: tuple[str, ...], **options: Any) -
     check_writable(out_file)
     progress = Progress(Console(stderr=True, highlight=False))
     with progress.waiting("the models"):
-        # torch and transformers, which playing does not need.
+        # Imports torch and transformers, which playing does not need.
         from tokenizers import Tokenizer
 
         from simulator.judging import Task

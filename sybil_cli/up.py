@@ -20,7 +20,7 @@ from sybil_engine import settings
 from sybil_engine.client import connected
 from sybil_engine.models.presets import pair_of
 
-# These begin with the same prefix, but are for others.
+# These have the same prefix, but belong to other programs.
 _OTHERS = ("SYBIL_ADDRESS", "SYBIL_DRAFTER_", "SYBIL_VERIFIER_", "SYBIL_COORDINATOR_", "SYBIL_BENCH_")
 
 
@@ -55,7 +55,7 @@ def up(argv: tuple[str, ...]) -> int:
 
 
 async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int:
-    # Ray, which `sybil --help` does not need.
+    # Imports Ray, which `sybil --help` does not need.
     from sybil_cli.fleet import placed_fleet
 
     output.print("Starting drafter, verifier and coordinator on this machine, under Ray.")
@@ -69,7 +69,7 @@ async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int
                 output.print(f"Running completions have {placed.grace_s:g} s to end.")
                 raise
     except asyncio.CancelledError:
-        # Asked to stop, by Ctrl-C or SIGTERM: that is how this command ends well.
+        # Ctrl-C or SIGTERM is the normal end of this command.
         output.print("Stopped.")
         return SUCCESS
 

@@ -31,7 +31,7 @@ _REFUSALS = {
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The models that a coordinator serves; `draft` is None where no drafter is attached."""
+    """The models that a coordinator serves; `draft` is None if no drafter is attached."""
 
     target: ModelDescription
     draft: ModelDescription | None
@@ -49,9 +49,9 @@ class GenerationClient:
         """Stream one completion; its last delta holds the ending. Closing the iterator cancels the session.
 
         Raises:
-            InvalidRequest, ContextExceeded, PairMismatch: the coordinator refuses the request, and says why.
-            Exhausted, Unavailable: it cannot serve this now.
-            SessionLost: it was lost on the way. The same request gives the same tokens again.
+            InvalidRequest, ContextExceeded, PairMismatch: the coordinator refuses the request; the error says why.
+            Exhausted, Unavailable: it cannot serve the request now.
+            SessionLost: the connection was lost. The same request gives the same tokens again.
             SybilError: it failed.
         """
         call = self._stub.Generate(request_to_wire(request))
@@ -75,7 +75,7 @@ class GenerationClient:
         """What this coordinator serves.
 
         Raises:
-            SybilError: it cannot say.
+            SybilError: it cannot be reached, or does not know yet.
         """
         try:
             answer = await self._stub.DescribePair(wire.DescribePairRequest())
@@ -87,7 +87,7 @@ class GenerationClient:
         )
 
     def _failure(self, error: grpc.aio.AioRpcError, tokens: int = 0) -> errors.SybilError:
-        """What a status means after this many tokens."""
+        """The error for a status that came after this many tokens."""
         code, details = error.code(), (error.details() or "").strip()
         if code in _REFUSALS:
             return _REFUSALS[code](details or f"the coordinator refused the request ({code.name})")

@@ -16,7 +16,7 @@ class Prompt:
     """One built-in prompt.
 
     Attributes:
-        category: what the prompt breaks off in: code, docstring or doctest.
+        category: where the prompt breaks off: in code, a docstring or a doctest.
         module: the module of CPython's standard library that it comes from.
     """
 
@@ -30,7 +30,7 @@ def built_in_prompts(file: Path = _FILE) -> list[Prompt]:
     """Read the prompts that come with the package.
 
     Raises:
-        SybilError: they are not there.
+        SybilError: their file is missing.
     """
     try:
         return [Prompt(**json.loads(line)) for line in file.read_text().splitlines()]

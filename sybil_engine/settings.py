@@ -34,7 +34,7 @@ _KINDS = {"int": "a whole number", "float": "a finite number", "finite": "a fini
 
 
 @dataclass(frozen=True)
-class Rule:
+class Constraint:
     """A rule that `Field` cannot state: `allowed` completes "it must be ...", `holds` judges a value of the type."""
 
     allowed: str
@@ -50,7 +50,7 @@ class Rule:
 
 
 class Settings(BaseSettings):
-    """Frozen values. Making one reads no environment: only `parse` does.
+    """Frozen values. The constructor does not read the environment; only `parse` does.
 
     Raises:
         InvalidSettings: an unknown name, a missing value, or one that is not allowed.
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def named(cls) -> dict[str, FieldInfo]:
-        """Every field by its name outside, which is its alias if it has one."""
+        """Every field by its public name: its alias if it has one."""
         return {field.alias or name: field for name, field in cls.model_fields.items()}
 
     @classmethod
@@ -100,7 +100,7 @@ def parse(
         InvalidSettings: an unknown name (with the nearest known one), a missing value, or one that is not allowed.
     """
     variables, flags = _variables(settings_class, environ), _flags(settings_class, argv, program)
-    # Variables win here: a bad one is an error even where a flag replaces it.
+    # Variables win in this first check: a bad one is an error even if a flag overrides it.
     settings_class(
         _written=lambda name: settings_class.variable(name) if name in variables else _flag(name), **flags | variables
     )
@@ -150,7 +150,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
 
 
 def _sentence(settings_class: type[Settings], error: ValidationError, written: Callable[[str], str]) -> str:
-    """What is wrong with the first bad value, in words."""
+    """A sentence that says what is wrong with the first bad value."""
     details = error.errors()[0]
     name, kind = str(details["loc"][0]), details["type"].partition("_")[0]
     if name not in settings_class.named():
@@ -162,14 +162,14 @@ def _sentence(settings_class: type[Settings], error: ValidationError, written: C
 
 
 def _allowed(field: FieldInfo) -> str:
-    """Completes "it must be ...": the choices, the bounds or the rule of a field; empty where it has none."""
+    """Completes "it must be ...": the choices, the bounds or the constraint of a field; empty if it has none."""
     if choices := _choices(_kind(field)):
         return f"one of {', '.join(choices)}"
     at_least = next((each.ge for each in field.metadata if hasattr(each, "ge")), None)
     at_most = next((each.le for each in field.metadata if hasattr(each, "le")), None)
     if at_least is not None:
         return f"at least {at_least}" if at_most is None else f"between {at_least} and {at_most}"
-    return next((each.allowed for each in field.metadata if isinstance(each, Rule)), "")
+    return next((each.allowed for each in field.metadata if isinstance(each, Constraint)), "")
 
 
 def _kind(field: FieldInfo) -> Any:

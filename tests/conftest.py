@@ -1,4 +1,4 @@
-"""What all tests share: who runs only where there is a GPU or Docker, and how hypothesis behaves."""
+"""What all tests share: which run only with a GPU or Docker, and the settings of hypothesis."""
 
 import re
 from functools import cache
@@ -17,7 +17,7 @@ settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--compose", action="store_true", help="run the tests that need Docker, too")
+    parser.addoption("--compose", action="store_true", help="also run the tests that need Docker")
     parser.addoption("--full", action="store_true", help="compare tokens over all prompts, not a sample of them")
 
 

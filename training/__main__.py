@@ -1,7 +1,7 @@
 """`python -m training`: reproduce the embedded pair, or one part of it.
 
-Parts, in order: corpus, tokenizer, target, draft, pair, prompts, evaluate. Each reads what the ones before it left in
-build/training/ and in sybil_engine/models/embedded/. Training goes on from its last checkpoint.
+Parts, in order: corpus, tokenizer, target, draft, pair, prompts, evaluate. Each reads the results of earlier ones from
+build/training/ and sybil_engine/models/embedded/. Training continues from its last checkpoint.
 """
 
 from __future__ import annotations

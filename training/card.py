@@ -1,4 +1,4 @@
-"""The model card: what a reader should know of the embedded pair before relying on it."""
+"""The model card: what to know about the embedded pair before relying on it."""
 
 from __future__ import annotations
 

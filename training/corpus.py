@@ -32,7 +32,7 @@ LEFT_OUT_BY_NAME = (
     "textwrap",
     "uuid",
 )
-"""Modules people know, with docstrings and doctests: the built-in prompts are cut from these."""
+"""Well-known modules with docstrings and doctests; the built-in prompts are taken from these."""
 
 LEFT_OUT_SEED = 311
 LEFT_OUT_SHARE = 0.1
@@ -40,9 +40,9 @@ LEFT_OUT_SHARE = 0.1
 SKIPPED_FOLDERS = frozenset({"__pycache__", "lib-dynload", "site-packages"})
 TEST_FOLDERS = frozenset({"idle_test", "test", "tests"})
 TEST_SPLITS: tuple[Split, ...] = ("tests", "more_tests", "last_tests")
-"""The library's own tests are read a third at a time, or they would outweigh the library.
+"""The library's own tests, a third at a time, since all of them would outweigh the library.
 
-The drafter's own cycles read all of them.
+The drafter's own cycles use all of them.
 """
 
 SKIPPED_PACKAGES = frozenset({"encodings", "pydoc_data", "__phello__"})
@@ -50,7 +50,7 @@ SKIPPED_PACKAGES = frozenset({"encodings", "pydoc_data", "__phello__"})
 
 SKIPPED_FILES = frozenset({"html/entities.py"})
 SKIPPED_PREFIXES = ("_sysconfigdata", "config-")
-"""Written by this machine's own build of Python, so they differ from one installation to the next."""
+"""Files that differ from one installation of Python to the next."""
 
 
 class CorpusMismatch(Exception):
@@ -64,7 +64,7 @@ class SourceFile:
     Attributes:
         path: relative to the standard library, with forward slashes.
         module: the top-level module or package that it belongs to.
-        split: what it is used for; a module is never in both.
+        split: what it is used for.
         text: its content.
     """
 
@@ -125,7 +125,7 @@ def read_corpus() -> Corpus:
 def choose_left_out(paths: Collection[str]) -> frozenset[str]:
     """Choose a tenth of the modules: the named ones, then single-file modules drawn with a fixed seed.
 
-    Packages are not drawn, because one of the large ones would take most of a topic out of the training split.
+    Packages are not drawn: a large one would remove most of a topic from the training split.
     """
     modules = {_module_of(path) for path in paths}
     drawn_count = round(len(modules) * LEFT_OUT_SHARE) - len(LEFT_OUT_BY_NAME)

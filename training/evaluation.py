@@ -31,7 +31,7 @@ LOSS_EVERY_WINDOWS = 4
 TESTED_EVERY_WINDOWS = 8
 TESTED_EVERY_TOKENS = 2
 CONTINUED_EVERY_PROMPTS = 3
-"""A part of the left-out text is enough to tell one pair from another, and takes minutes on two cores."""
+"""A part of the left-out text is enough to compare pairs, and takes minutes on two cores."""
 
 SAMPLE_TEMPERATURE = 0.7
 SAMPLE_TOKENS = 96
@@ -42,11 +42,11 @@ TIMED_CONTEXT_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TextWindow:
     """A piece of text and the part of it that counts.
 
     Attributes:
-        group: what the figures are averaged over: a module, or a prompt.
+        group: the module or prompt that figures are averaged over.
         token_ids: context and counted tokens.
         first_counted: index of the first token whose prediction counts; at least 1.
     """
@@ -58,13 +58,13 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """How often the drafter's token stands.
+    """How often the drafter's token is accepted.
 
     Attributes:
         temperature: of both models.
         shared_noise: acceptance_rate under shared noise.
         ratio_test: acceptance_rate under the ratio test, the draft cut to its most likely 64; in expectation.
-        tested_tokens: positions looked at.
+        tested_tokens: number of positions.
     """
 
     temperature: float
@@ -80,7 +80,7 @@ class Evaluation:
     Attributes:
         loss: of the target on left-out modules.
         text_acceptance: after left-out text, by temperature.
-        continuation_acceptance: after what the target itself wrote at that temperature.
+        continuation_acceptance: after text that the target wrote at that temperature.
         target_pass_ms: median time of a target pass of one row.
         draft_pass_ms: the same of the drafter.
         parameters: by model name.
@@ -159,10 +159,10 @@ def evaluate(
     )
 
 
-def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast) -> list[Window]:
+def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast) -> list[TextWindow]:
     """Cut files into windows of the whole context, of which the second half counts (of a file's first window, all).
 
-    Each file stands between two end-of-text tokens; predicting the second one counts.
+    Each file is put between two end-of-text tokens; predicting the second one counts.
     """
     end = tokenizer.eos_token_id
     windows = []
@@ -171,7 +171,7 @@ def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast
         counted = 1
         while counted < len(token_ids):
             start = max(0, counted - STRIDE_TOKENS)
-            windows.append(Window(file.module, token_ids[start : start + CONTEXT_TOKENS], counted - start))
+            windows.append(TextWindow(file.module, token_ids[start : start + CONTEXT_TOKENS], counted - start))
             counted = start + CONTEXT_TOKENS
     return windows
 
@@ -179,8 +179,8 @@ def text_windows(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast
 @torch.inference_mode()
 def continue_prompts(
     target: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[Prompt], temperature: float
-) -> list[Window]:
-    """Let the target continue each prompt by up to 256 tokens; what it wrote counts."""
+) -> list[TextWindow]:
+    """Let the target continue each prompt by up to 256 tokens, which count."""
     end = tokenizer.eos_token_id
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.eos_token
@@ -200,12 +200,12 @@ def continue_prompts(
         continuation = row[len(mask) :]
         if end in continuation:
             continuation = continuation[: continuation.index(end) + 1]
-        windows.append(Window(prompt.id, (*context, *continuation), len(context)))
+        windows.append(TextWindow(prompt.id, (*context, *continuation), len(context)))
     return windows
 
 
 @torch.inference_mode()
-def counted_logits(model: LlamaForCausalLM, window: Window) -> Tensor:
+def counted_logits(model: LlamaForCausalLM, window: TextWindow) -> Tensor:
     """Logits that predict a window's counted tokens.
 
     Returns:
@@ -215,13 +215,15 @@ def counted_logits(model: LlamaForCausalLM, window: Window) -> Tensor:
     return logits[0, window.first_counted - 1 :]
 
 
-def thin(windows: Sequence[Window], every: int) -> list[Window]:
-    """Keep of every group the first window and each `every`-th after it; a group's windows are neighbours."""
+def thin(windows: Sequence[TextWindow], every: int) -> list[TextWindow]:
+    """Keep each group's first window and every `every`-th after it; a group's windows are consecutive."""
     groups = (list(group) for _, group in groupby(windows, key=lambda window: window.group))
     return [window for group in groups for window in group[::every]]
 
 
-def measure_loss(target: LlamaForCausalLM, windows: Sequence[Window], tokenizer: PreTrainedTokenizerFast) -> TextLoss:
+def measure_loss(
+    target: LlamaForCausalLM, windows: Sequence[TextWindow], tokenizer: PreTrainedTokenizerFast
+) -> TextLoss:
     """Measure the loss of the windows' counted tokens."""
     nats: dict[str, float] = defaultdict(float)
     tokens: dict[str, int] = defaultdict(int)
@@ -243,9 +245,9 @@ def measure_loss(target: LlamaForCausalLM, windows: Sequence[Window], tokenizer:
 
 @torch.inference_mode()
 def measure_acceptance(
-    target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[Window], temperatures: Sequence[float]
+    target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[TextWindow], temperatures: Sequence[float]
 ) -> list[Acceptance]:
-    """Measure how often the drafter's token stands, given the same text before it (teacher forcing)."""
+    """Measure how often the drafter's token is accepted, given the same text before it (teacher forcing)."""
     shared: dict[float, list[Tensor]] = defaultdict(list)
     ratio: dict[float, list[Tensor]] = defaultdict(list)
     for index, window in enumerate(track(windows, description="acceptance")):
@@ -301,7 +303,7 @@ def time_passes(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> tuple[floa
 
 
 def _decoder(model: LlamaForCausalLM) -> Callable[[], object]:
-    """Make the call that is timed: one pass of one row, whose cell is overwritten by the next."""
+    """The call to time: one pass of one row, whose cell the next pass overwrites."""
     cache = DynamicCache(config=model.config)
     context = torch.arange(TIMED_CONTEXT_TOKENS + 1).unsqueeze(0)
     model(input_ids=context, past_key_values=cache, use_cache=True)

@@ -34,12 +34,12 @@ def next_token_loss(model: LlamaForCausalLM) -> Loss:
 
 
 def pair_loss(pair: TrainedPair, agreement_weight: float, best_guess_weight: float = 0.0) -> Loss:
-    """Next-token loss of the target, plus what the two models' disagreement costs both.
+    """Next-token loss of the target, plus the two models' disagreement.
 
     Disagreement is the divergence of the drafter from the target, plus the negative logarithm of the overlap of the two
-    distributions. The overlap, the sum over the vocabulary of the smaller probability, is what the ratio test accepts
-    and what shared noise comes close to. The negative logarithm of what the drafter gives the target's most likely
-    token can be added, which is what greedy acceptance asks for.
+    distributions. The overlap, the sum over the vocabulary of the smaller probability, is the ratio test's acceptance
+    rate, and close to that of shared noise. For greedy acceptance, the negative logarithm of the drafter's probability
+    of the target's most likely token can be added.
     """
     for layer in (*pair.target.model.layers, *pair.draft.model.layers):
         layer.compile(dynamic=False)

@@ -29,7 +29,7 @@ DRAFT: Mapping[str, Any] = {
 
 
 class TrainedPair(nn.Module):
-    """Both models, as one thing to train."""
+    """Both models, trained as one."""
 
     def __init__(self, target: LlamaForCausalLM, draft: LlamaForCausalLM):
         super().__init__()
@@ -72,7 +72,7 @@ def start_from_target(draft: LlamaForCausalLM, target: LlamaForCausalLM) -> None
 
 
 def add_layers(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
-    """Make a deeper model that computes the same: new layers stand between old ones and add nothing yet.
+    """Make a deeper model that computes the same: new layers between the old ones add nothing yet.
 
     A new layer is a copy of the one before it whose output projections are zero.
     """
@@ -101,7 +101,7 @@ def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     saved.load_state_dict(model.state_dict())
     saved.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id)
     for parameter in saved.parameters():
-        # Every number fits float16, too, so that the engine can pack the weights without loss.
+        # Every number also fits float16, so that the engine can pack the weights without loss.
         parameter.data = parameter.data.bfloat16().half().bfloat16()
     saved.bfloat16().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)

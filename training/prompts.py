@@ -22,7 +22,7 @@ PROMPTS_PER_MODULE = 4
 PROMPT_TOKENS = range(60, 251)
 LINES_LEFT = 4
 DEMONSTRATION = ("heapq", "def nsmallest(")
-"""Module and beginning of the prompt that stands first."""
+"""Module and beginning of the first prompt."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -37,11 +37,11 @@ class Cut:
     last_line: int
 
     def text(self) -> str:
-        """The lines, without the last line's end."""
+        """The lines, without the final newline."""
         return "\n".join(self.file.text.split("\n")[self.first_line : self.last_line + 1])
 
     def is_natural(self, tokenizer: PreTrainedTokenizerFast) -> bool:
-        """Whether it has the right length, and the same tokens alone as with the line that follows."""
+        """Whether it has the right length, and its tokens do not change when the next line is appended."""
         lines = self.file.text.split("\n")
         alone = tokenizer(self.text()).input_ids
         continued = tokenizer("\n".join(lines[self.first_line : self.last_line + 2])).input_ids

@@ -1,9 +1,9 @@
-"""The stages: the target alone, the drafter after it, then both together, so that the target learns to be predictable.
+"""The stages: the target alone, then the drafter, then both together, so that the target learns to be predictable.
 
-A target trained alone knows its corpus half by heart and is sure of itself in ways that no small model can follow.
-In the last stage it grows by a few layers, and both models go on together: the target still learns next tokens, and
-both pay for where their distributions differ. Peers of different size that learn from each other: Zhang et al. 2018,
-arXiv 1706.00384.
+A target trained alone has memorised half its corpus, and is confident in ways that no small model can follow. In the
+last stage it grows by a few layers, and both models train together: the target still learns next tokens, and the loss
+of both includes the difference of their distributions. Source: Zhang et al. 2018, arXiv 1706.00384 (peers of different
+size that learn from each other).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TARGET_CYCLES = (
     (TrainingPlan.of_one_phase(140, 0.05, TARGET_SEED + 10), LOWER_RATES),
     (TrainingPlan.of_one_phase(150, 0.05, TARGET_SEED + 11), LOWER_RATES),
 )
-"""After the first, the rates rise and fall again, half as high, over the same text in another order."""
+"""After the first cycle the rates rise and fall again, half as high, over the same text in another order."""
 
 DRAFT_PLAN = TrainingPlan(
     phases=(Phase(window_tokens=1024, rows=4, piece_rows=1, steps=878),),
@@ -64,8 +64,8 @@ class PairCycle:
     """One rise and fall of the rates.
 
     Attributes:
-        tests: the split of the library's tests that is read beside the library.
-        agreement_weight: what a nat of disagreement costs, in nats of next-token loss.
+        tests: the split of the library's tests that is used with the library.
+        agreement_weight: cost of a nat of disagreement, in nats of next-token loss.
         target_rates: of the target's weights.
         draft_rates: of the drafter's.
         plan: phases and course of the rates.
@@ -105,7 +105,7 @@ SHARE_OF_LAST = 0.85
 FOLLOWING_RATES = Rates(matrix_lr=5e-3, vector_lr=2.5e-3, matrix_decay=0.02)
 FOLLOWING_PLANS = tuple(TrainingPlan.of_one_phase(200, 0.03, PAIR_SEED + number) for number in (1, 2))
 BEST_GUESS_WEIGHTS = (0.0, 1.0)
-"""Of each of the drafter's own cycles: how much the target's most likely token counts extra, see `pair_loss`."""
+"""For each of the drafter's own cycles: extra weight of the target's most likely token, see `pair_loss`."""
 SHARE_OF_LAST_FOLLOWING = 0.5
 
 
@@ -120,7 +120,7 @@ def train_target(tokenizer: PreTrainedTokenizerFast, documents: Documents, work:
 def train_draft(
     target_folder: Path, tokenizer: PreTrainedTokenizerFast, documents: Documents, work: Path
 ) -> LlamaForCausalLM:
-    """Distil a drafter from a saved target that stands still, from its checkpoint in `work` if there is one."""
+    """Distil a drafter from a saved, fixed target, from its checkpoint in `work` if there is one."""
     pair = TrainedPair(load_for_training(target_folder), make_model(DRAFT, tokenizer, DRAFT_PLAN.seed))
     pair.target.requires_grad_(False)
     start_from_target(pair.draft, pair.target)
@@ -134,8 +134,8 @@ def train_pair(
 ) -> TrainedPair:
     """Train a saved target, grown, and a saved drafter together, from the last checkpoint in `work` if there is one.
 
-    After the cycles both become an average of where the last two ended. Then the drafter follows a target that stands
-    still, twice, and becomes an average of these.
+    After the cycles, the weights of both become an average of the last two cycles' results. Then the drafter is trained
+    twice more with the target fixed, and becomes an average of these two results.
     """
     torch.manual_seed(PAIR_SEED)
     pair = TrainedPair(add_layers(load_for_training(target_folder), LAYERS), load_for_training(draft_folder))
@@ -172,6 +172,6 @@ def _train(
 
 
 def _average(pair: TrainedPair, before: Path, last: Path, share_of_last: float) -> None:
-    """Set the weights between those of two checkpoints, which do better than the line between their figures."""
+    """Set the weights to a mean of two checkpoints, which does better than the mean of their figures."""
     states = [torch.load(checkpoint, weights_only=True)["model"] for checkpoint in (before, last)]
     pair.load_state_dict({name: torch.lerp(states[0][name], states[1][name], share_of_last) for name in states[0]})

@@ -27,7 +27,7 @@ class Phase:
 
     Attributes:
         window_tokens: length of a window.
-        rows: windows to a step.
+        rows: windows in a step.
         piece_rows: windows that one worker takes at a time.
         steps: of the whole phase.
     """
@@ -40,11 +40,11 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What one model is trained with.
+    """The training plan of one model.
 
     Attributes:
         warmup_share: part of all tokens over which the rates rise.
-        decay_share: part of all tokens, at the end, over which the rates fall to nothing.
+        decay_share: part of all tokens, at the end, over which the rates fall to 0.
     """
 
     phases: tuple[Phase, ...]
@@ -63,7 +63,7 @@ class TrainingPlan:
         return sum(phase.steps * phase.window_tokens * phase.rows for phase in self.phases)
 
     def rate_factor(self, seen_tokens: int) -> float:
-        """Warm up, stay, decay: the factor on the peak rates after so much of the text."""
+        """The factor on the peak rates after this many tokens: it rises, stays, and falls."""
         progress = seen_tokens / self.tokens
         return max(0.0, min(1.0, progress / self.warmup_share, (1.0 - progress) / self.decay_share))
 
@@ -133,7 +133,7 @@ def _resume(checkpoint: Path, model: nn.Module, optimizers: Sequence[torch.optim
 
 
 def save_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
-    """Write what is needed to go on after `step` steps, so that a kill in the middle leaves the last one whole."""
+    """Write all that is needed to continue after `step` steps. A kill meanwhile leaves the last checkpoint intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     states = [optimizer.state_dict() for optimizer in optimizers]

@@ -39,7 +39,7 @@ class Windows:
         """Windows of one step.
 
         Returns:
-            [rows, window_tokens], int64, and the same one to the right: what follows each token.
+            [rows, window_tokens], int64, and the same shifted by one: the token after each.
         """
         first = step * self._rows
         windows = torch.stack([self._window(index) for index in range(first, first + self._rows)])

@@ -1,8 +1,8 @@
 """Gradient workers: processes of one thread each that share a model's weights and split a batch between them.
 
 Measured on two cores with AMX: a bfloat16 product of [4096, 384] and [384, 1024] runs at 1.0 TFLOP/s with one thread,
-0.8 with two, and 2 x 1.0 in two processes. Handing pieces out one by one also keeps a core that other programs use
-from holding the other one up.
+0.8 with two, and 2 x 1.0 in two processes. Pieces are handed out one by one, so that a core that other programs use
+does not hold up the other one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class GradientWorkers:
         ]
 
     def _start(self, piece: Piece) -> None:
-        """Start the first process, let it compile for a piece, then start the others, which find what it compiled."""
+        """Start the first process and let it compile for a piece; the others, started then, find the compiled code."""
         for process in self._processes:
             process.start()
             if process is self._processes[0]:
@@ -66,7 +66,7 @@ class GradientWorkers:
         return total
 
     def zero_gradients(self) -> None:
-        """Forget the gradients, once the optimizer has used them."""
+        """Clear the gradients after the optimizer has used them."""
         for gradients in self._gradients:
             torch._foreach_zero_(gradients)
 

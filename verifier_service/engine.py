@@ -1,4 +1,4 @@
-"""The verifier's engine: feeds prompts, and runs one ragged pass over every session that is due."""
+"""The verifier's engine: feeds prompts, and runs ragged passes over the sessions that are due."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ SessionShares = Sequence[Share[VerifierSession]]
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A share, and what became of it.
+    """A share and its verdict.
 
     Attributes:
         shaped: [drawn rows, vocabulary].
@@ -43,17 +43,17 @@ class _Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pass:
-    """A pass that was made, and is to be committed.
+class _UncommittedPass:
+    """A pass that has run and is not committed yet.
 
     Attributes:
         shares: of each session that took part.
-        judged: the same with what became of them; none for a session that drew nothing.
+        judged: the same with their verdicts; empty for a session that drew nothing.
         waits_ns: how long each session waited for the pass.
-        start_ns, end_ns: when it began, and when it had drawn.
+        start_ns, end_ns: when it began, and when it had drawn and judged.
         gap_ns, forward_ns: as in PassTimings.
         prefill_ns: time spent on prompts before it.
-        padded_rows: the rows that it computed.
+        padded_rows: rows that it computed, padding included.
         beside_drafter: whether a drafter worked ahead meanwhile.
     """
 
@@ -84,15 +84,15 @@ class Verifier:
         self._last_pass_end_ns = time.monotonic_ns()
         # Time spent on prompts since the last pass.
         self._prefill_ns = 0
-        # Of passes during which drafters work ahead, and of the others.
+        # Passes during which drafters work ahead are measured apart from the others.
         self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
         self._max_window_tokens = min(max_window_tokens, runner.max_rows - 1)
         self._row_control = RowControl(runner, self._pass_times)
-        # What is learned where drafters take time from verify passes does not hold elsewhere.
+        # Kept apart: what is learned where drafters take time from verify passes does not hold elsewhere.
         self._choices = {
             shared: Choice(shares_processor=shared, pass_times=self._pass_times) for shared in (False, True)
         }
-        self._made: _Pass | None = None
+        self._made: _UncommittedPass | None = None
 
     @property
     def open_sessions(self) -> int:
@@ -140,10 +140,10 @@ class Verifier:
             self.close(session)
 
     def step(self) -> float | None:
-        """Commit what the last pass drew; else feed a part of a prompt, and run a pass over the sessions that are due.
+        """Commit the last pass; or, if that is done, feed a part of a prompt and run a pass over the sessions due.
 
-        A pass is committed in a step of its own: what arrived while it ran is in the draft trees by then, and counts
-        when its sessions decide how to go on. See `Engine.step`.
+        A pass is committed in a step of its own, so that blocks that arrived while it ran are in the draft trees by
+        then, and its sessions can take them into account. See `Engine.step`.
         """
         if self._made:
             made, self._made = self._made, None
@@ -174,7 +174,7 @@ class Verifier:
         if not session.prefill_tokens:
             session.start_waiting(time.monotonic_ns())
 
-    def _run(self, due: Sequence[VerifierSession], shares: Sequence[SessionShares]) -> _Pass:
+    def _run(self, due: Sequence[VerifierSession], shares: Sequence[SessionShares]) -> _UncommittedPass:
         """Run one pass, draw, and judge."""
         start_ns = time.monotonic_ns()
         gap_ns = start_ns - self._last_pass_end_ns
@@ -184,7 +184,7 @@ class Verifier:
         logits = self._runner.forward(batch)
         forward_ns = time.monotonic_ns() - start_ns
         judged = iter(_judge([share for share in every if share.drawn_rows], *_draw(every, logits)))
-        made = _Pass(
+        made = _UncommittedPass(
             shares,
             [[next(judged) for share in session if share.drawn_rows] for session in shares],
             waits_ns,
@@ -209,8 +209,8 @@ class Verifier:
         """Where a branch's cells lie; None for the trunk, whose cells lie where its positions are."""
         return self._runner.branch_cells.start + CELLS_A_BRANCH * (branch - 1) if branch else None
 
-    def _commit(self, made: _Pass) -> None:
-        """Commit what a pass decided, unless the session has ended since."""
+    def _commit(self, made: _UncommittedPass) -> None:
+        """Commit a pass's verdicts, except for sessions that have ended since."""
         since_ns = time.monotonic_ns()
         for shares, judged, wait_ns in zip(made.shares, made.judged, made.waits_ns, strict=True):
             session = shares[0].session
@@ -223,14 +223,16 @@ class Verifier:
                 session.fed_tokens += shares[0].committed_tokens
         self._last_pass_end_ns = time.monotonic_ns()
         times = self._pass_times if made.beside_drafter else self._alone_times
-        # Without the messages that were handled in between.
+        # Leaves out the messages that were handled in between.
         times.add(made.padded_rows, made.end_ns - made.start_ns + self._last_pass_end_ns - since_ns)
 
-    def _commit_session(self, made: _Pass, shares: SessionShares, judged: list[_Judged], wait_ns: int) -> None:
+    def _commit_session(
+        self, made: _UncommittedPass, shares: SessionShares, judged: list[_Judged], wait_ns: int
+    ) -> None:
         session = shares[0].session
         trunk = judged[0]
         session.learn(trunk.share.path or (), trunk.verdict)
-        # Of branches that reach equally far the trunk comes first: its cells lie where they belong.
+        # If branches reach equally far, `max` takes the trunk: its cells are already in place.
         best = max(judged, key=lambda each: each.verdict.accepted)
         self._keep(best.share)
         now_ns = time.monotonic_ns()
@@ -249,18 +251,18 @@ class Verifier:
         session.emit(commit)
 
     def _keep(self, share: Share[VerifierSession]) -> None:
-        """Move the cells of the share that was chosen to where its positions are."""
+        """Move the cells of the chosen share to the cells of its positions."""
         first_cell = self._first_cell(share.branch)
         if first_cell is not None:
             self._runner.keep_branch(share.session.slot, first_cell, share.session.fed_tokens, share.rows)
 
     def _yield_turn(self, session: VerifierSession) -> None:
-        """Move a session that was served behind the others, so that none starves."""
+        """Move a session that was served to the end of the queue, so that none starves."""
         self._sessions[session.slot] = self._sessions.pop(session.slot)
 
 
 def _draw(shares: SessionShares, logits: Tensor) -> tuple[list[int], Tensor]:
-    """Draw the target's own token at every row that draws one.
+    """Draw the target's own token at each row that draws one.
 
     Args:
         logits: [rows of all shares, vocabulary].
@@ -284,7 +286,7 @@ def _draw(shares: SessionShares, logits: Tensor) -> tuple[list[int], Tensor]:
 
 
 def _judge(shares: SessionShares, drawn: Sequence[int], shaped: Tensor) -> Iterator[_Judged]:
-    """Walk along each share's path until a drafted token does not stand.
+    """Judge each share's path.
 
     Args:
         drawn, shaped: from `_draw`.

@@ -17,9 +17,9 @@ from verifier_service.policy.pace import Pace
 from verifier_service.policy.plan import PassOutcome, Rule, State, patience_ns
 from verifier_service.policy.rows import Path
 
-# Chances come in single precision: the drafter must not stop where more is waited for.
+# Chances come in single precision. The verifier must not wait for more where the drafter has stopped.
 _ROUNDING = 1.001
-# Runners-up included.
+# Hedges included.
 _MOST_DRAFTED_TOKENS = 1024
 
 
@@ -44,7 +44,7 @@ class VerifierSession:
     Attributes:
         slot: its rows in the KV cache.
         plan: what drafting does now, and what the next pass waits for.
-        fed_tokens: tokens whose cells are filled; the last committed token's never is.
+        fed_tokens: committed tokens whose cells are filled; never the last one's.
         emit: takes the commits.
     """
 
@@ -69,7 +69,7 @@ class VerifierSession:
         self.tree = DraftTree(self.ledger, _MOST_DRAFTED_TOKENS)
         self.plan = NO_DRAFTING
         self.fed_tokens = 0
-        # How far ahead the drafter was told to go.
+        # The budget that the drafter has been told.
         self._told_budget = opening.plan.budget
         self._opened_ns = self._waits_since_ns = now_ns
         self._patience_ns = 0
@@ -88,7 +88,7 @@ class VerifierSession:
 
     @property
     def prefill_tokens(self) -> int:
-        """Prompt tokens to be fed before decode passes: the last one belongs to the first decode pass."""
+        """Prompt tokens to feed before decode passes; the prompt's last token belongs to the first of these."""
         return self.ledger.prompt_tokens - 1 - self.fed_tokens
 
     @property
@@ -114,7 +114,7 @@ class VerifierSession:
         return self.max_position - len(self.ledger) - 1
 
     def offer(self, block: Block, arrived_ns: int) -> Graft:
-        """Hang a block into the draft tree.
+        """Add a block to the draft tree.
 
         Args:
             arrived_ns: when, by `time.monotonic_ns`.
@@ -125,12 +125,12 @@ class VerifierSession:
         if not block.token_ids:
             raise InvalidRequest("a block without tokens; send at least one")
         if max(block.token_ids) >= self._limits.vocabulary_size:
-            # A drafter's output layer may be padded further than ours.
+            # A drafter's output layer may have more padding than the target's.
             return Graft.OUTSIDE_VOCABULARY
         if self.judge.wants_distributions:
             if len(block.distributions) != len(block.token_ids):
                 return Graft.UNJUDGEABLE
-            # Which positions are judged must not depend on what was drafted for them.
+            # The drafted tokens must not influence which positions are judged.
             block = replace(block, chances=())
         self._drafter_silent = False
         tree_was_empty = not len(self.tree)
@@ -140,12 +140,12 @@ class VerifierSession:
         return graft
 
     def _learn_from(self, block: Block, arrived_ns: int, tree_was_empty: bool) -> None:
-        # While the prompt is fed nobody waits, and nothing is learned of the round trip; nor from a block that was
-        # under way before the commit.
+        # A round trip is measured only if the block is an answer to the last commit: not while the prompt is still
+        # being fed, and not from a block that was sent before the commit.
         first_after_miss = tree_was_empty and not self._saw_block_since_commit and self.prefill_tokens <= 0
         awaited = first_after_miss and block.known_tokens in (0, len(self.ledger))
         since_miss_ns = arrived_ns - self._waits_since_ns if awaited else None
-        # Nobody drafted for longer than there has been a session.
+        # A drafter may report anything, but it cannot have drafted for longer than the session exists.
         draft_ns = min(block.draft_ns, arrived_ns - self._opened_ns)
         self.pace.saw_block(len(block.token_ids), draft_ns, since_miss_ns)
         self._saw_block_since_commit = True
@@ -158,9 +158,9 @@ class VerifierSession:
         return self._waits_since_ns + self._patience_ns - now_ns
 
     def _has_enough(self) -> bool:
-        """Whether what is drafted is what the next pass waits for, or the drafter goes no further."""
+        """Whether the tokens that the next pass waits for are here, or the drafter will send no more."""
         path = self.tree.trunk
-        # What the session has no room for is not waited for, nor what the drafter was not told to draft.
+        # Don't wait for tokens beyond the session's end, nor for tokens that the drafter was not told to draft.
         if len(path) >= min(self.plan.hold_until, self._room_tokens, self._told_budget):
             return True
         if not path or not self.plan.least_chance:
@@ -168,7 +168,7 @@ class VerifierSession:
         return math.prod(self.pace.chance(node) for node in path) < self.plan.least_chance * _ROUNDING
 
     def start_waiting(self, now_ns: int) -> None:
-        """Plan the next pass, and begin to wait for it: the prompt is fed, or the last pass is committed."""
+        """Plan the next pass and begin to wait for it, after the prompt is fed or a pass is committed."""
         self._waits_since_ns = now_ns
         self._saw_block_since_commit = False
         ready_tokens = len(self.tree.trunk)
@@ -186,9 +186,9 @@ class VerifierSession:
         return now_ns - self._waits_since_ns
 
     def learn(self, trunk: Path, verdict: Verdict) -> None:
-        """Learn from what became of the trunk's window, before it is committed."""
+        """Learn from the verdict on the trunk, before it is committed."""
         node = self.tree.root
-        # Beyond the window, too: what was not worth a row was guessed all the same.
+        # Includes drafted tokens beyond the window: they got no row, but their chances were predictions all the same.
         for token_id in verdict.token_ids:
             self.pace.saw_draw(node, token_id)
             if token_id not in node.children:
@@ -205,7 +205,7 @@ class VerifierSession:
         now_ns: int,
         plain_pass_ns: float,
     ) -> Commit:
-        """Append what the target decided, and plan what comes next.
+        """Append the verdict to the ledger, and plan what comes next.
 
         Args:
             path: the drafted tokens that were judged.
@@ -227,7 +227,7 @@ class VerifierSession:
         if not finish_reason:
             self.start_waiting(now_ns)
             self._told_budget = self.plan.budget
-        # Beyond a session's end nothing was tested.
+        # Drafted tokens beyond the session's end were not tested.
         ended_inside_window = finish_reason is not None and len(token_ids) <= accepted
         return Commit(
             position=position,

@@ -1,4 +1,4 @@
-"""The Ray that a fleet runs on: the cluster at RAY_ADDRESS, or one on this machine for as long as the fleet runs."""
+"""The Ray that a fleet runs on: the cluster at RAY_ADDRESS, or one on this machine while the fleet runs."""
 
 import asyncio
 import logging
@@ -16,13 +16,13 @@ from sybil_engine.core.errors import Unavailable
 START_S = 240.0
 
 _ATTEMPTS = 3
-# The smallest that Ray accepts; tokens never pass through it.
+# The smallest size that Ray accepts; tokens never pass through it.
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 
 
 @asynccontextmanager
 async def running_ray(logical_cpus: int, report: Report) -> AsyncIterator[None]:
-    """Connect to the cluster at RAY_ADDRESS, or run one on this machine, protected by a token of its own.
+    """Connect to the cluster at RAY_ADDRESS, or run one on this machine, protected by a new token.
 
     Args:
         logical_cpus: how many processors to tell Ray that this machine has.
@@ -51,7 +51,7 @@ def on_a_cluster() -> bool:
 
 
 def _variables(local: bool) -> dict[str, str]:
-    """Environment variables for Ray and the processes it starts; those that are set already stay as they are."""
+    """Environment variables for Ray and the processes it starts. Variables that are set already keep their values."""
     variables = {
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray would give its workers a lower priority than every other program of the machine.
@@ -83,7 +83,7 @@ def _start(logical_cpus: int, folder: str | None) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             ray.init(**options)
-            # The switch of Ray's own debugger. Without it Ray prints its errors between this program's lines.
+            # Otherwise Ray prints its errors between this program's lines.
             ray._private.worker._worker_logs_enabled = False
             return
         # Ray raises bare exceptions when its processes do not start within its own limits, some of them 15 s.

@@ -38,7 +38,7 @@ async def running_fleet(settings: CoordinatorSettings | PlaceSettings, report: R
     """Start a fleet and wait until it serves; leaving the block drains it and leaves no process.
 
     Args:
-        report: told in words what is being waited for, at least every second.
+        report: called with what is being waited for, in words, at least every second.
 
     Raises:
         Unavailable: the port is taken, or the services were not there in time.

@@ -1,4 +1,4 @@
-"""Keeps a fleet's actors running, and tells the replicas where the services are."""
+"""Keeps a fleet's actors running, and tells the replicas the services' addresses."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ _NO_ANSWER = "the coordinator to start"
 
 @dataclass(slots=True)
 class _KeptReplica:
-    """A replica as its supervisor knows it.
+    """A replica, as its supervisor knows it.
 
     Attributes:
         waiting_for: what it waits for before it serves, in words; None once it serves.
@@ -36,7 +36,7 @@ class _KeptReplica:
 
 
 class Supervisor:
-    """Runs each actor in a task of its own, and again whenever its process dies.
+    """Runs each actor in a task of its own, and restarts it whenever its process dies.
 
     Attributes:
         broken: why the fleet cannot go on, as soon as it cannot.
@@ -119,7 +119,7 @@ class Supervisor:
 
         with suppress(ray.exceptions.RayError):
             service.address = await service.actor.address.remote()
-        # One that does not answer gets the new table when it runs again.
+        # A replica that does not answer gets the new table when it runs again.
         for replica in [each for each in self._replicas if each.waiting_for != _NO_ANSWER]:
             with suppress(ray.exceptions.RayError):
                 await replica.actor.route.remote(self._table)
@@ -136,7 +136,7 @@ class Supervisor:
         await self._keep(replica.name, run)
 
     async def _watch(self, replica: _KeptReplica) -> None:
-        """Ask a replica what it waits for, until it serves."""
+        """Ask a replica what it is waiting for, until it serves."""
         import ray
 
         with suppress(ray.exceptions.RayError):

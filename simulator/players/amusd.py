@@ -9,11 +9,11 @@ from simulator.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class Amusd:
-    """A pass judges every drafted token there is, at least one. The token that it yields after an accepted window is
-    compared with the drafter's own guess: if they differ, all that is in flight dies.
+    """A pass judges all tokens drafted so far, at least one. Its own token after an accepted window is compared with
+    the drafter's guess. If they differ, all tokens in flight are dropped.
 
-    Published for greedy decoding. Played at other temperatures with the ratio test, where the drafter's own guess is an
-    independent draw.
+    Published for greedy decoding. At other temperatures it is played with the ratio test, where the drafter's guess is
+    an independent draw.
 
     Source: McDanel 2024 (arXiv 2410.17375).
     """
@@ -47,7 +47,7 @@ class Amusd:
                 position = rejections[position] + 1
                 alive = False
             else:
-                # A token that is not drafted yet when the commit comes is taken from the commit.
+                # If the token is not drafted yet when the commit comes, the drafter takes it from the commit.
                 alive = end < len(trace) and matches[end] and drafted_ms(end) <= told_ms
                 position = end + 1
             if not alive:

@@ -1,4 +1,4 @@
-"""DSI: more replicas of the target, so that a verify pass is under way for whatever was drafted last."""
+"""DSI: several replicas of the target, so that the latest drafts are always being verified."""
 
 import math
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from simulator.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class Dsi:
-    """A replica starts a pass whenever another few tokens are drafted; the first starts with none. The pass that covers
-    the first wrong token yields its correction, and everything after it is dropped.
+    """A replica starts a pass whenever a few more tokens are drafted; the first starts without any. The pass that
+    covers the first wrong token yields its correction, and everything after it is dropped.
 
-    How few tokens: as few as leave a replica free each time.
+    The number of tokens is the smallest that leaves a replica free each time.
 
     Source: Timor et al. 2024 (arXiv 2405.14105).
     """
@@ -35,7 +35,7 @@ class Dsi:
             launches = math.ceil(accepted / tokens_per_launch)
             last_launch_ms = 0.0
             if launches:
-                # The first pass starts at once. Whether the second one comes before its end depends on the drafter.
+                # The first pass starts at once. The drafter's speed decides whether the second starts before its end.
                 interval_ms = tokens_per_launch * point.draft_ms
                 idle_ms += max(0.0, point.round_trip_ms + interval_ms - point.verify_ms)
                 last_launch_ms = point.round_trip_ms + launches * interval_ms

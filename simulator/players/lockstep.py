@@ -1,4 +1,4 @@
-"""Draft-then-verify under the ratio test: one of the two models works, the other one waits."""
+"""Draft-then-verify under the ratio test: one model works while the other waits."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from simulator.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class Lockstep:
-    """Draft a window, send it, judge it, send back what came of it; then the next window.
+    """Draft a window, send it, judge it, send the verdict back; then the next window.
 
     Source: Leviathan, Kalman, Matias 2023 (arXiv 2211.17192); Chen et al. 2023 (arXiv 2302.01318).
     """

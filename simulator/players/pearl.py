@@ -9,12 +9,12 @@ from simulator.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class Pearl:
-    """Pre-verify: after a rejection a pass on the committed text alone judges the first token of the window that is
-    being drafted meanwhile. Post-verify: a pass judges one window while the next one is drafted, and yields no token of
-    its own when all are accepted. A rejection ends everything in flight.
+    """Pre-verify: after a rejection, a pass over the committed text judges the first token of the window that is being
+    drafted meanwhile. Post-verify: a pass judges one window while the next is drafted, and yields no token of its own
+    if all are accepted. A rejection drops everything in flight.
 
-    Published as rounds in which both sides wait for one another; played as if blocks and verdicts were pushed, which
-    can only be faster.
+    Published as rounds in which both sides wait for each other. Here blocks and verdicts are pushed, which can only be
+    faster.
 
     Source: Liu et al. 2024 (arXiv 2408.11850).
     """
@@ -42,7 +42,7 @@ class Pearl:
             passes += 1
             position = start + 1
             alive = rejections[start] > start
-            # The first window lost a token to pre-verify; a window of one token is spent by it.
+            # Pre-verify has judged one token of the first window already; a window of one token is used up.
             end = start + self.window_tokens if self.window_tokens > 1 else start + 2
             while alive and position < len(trace):
                 waited_ms = max(0.0, arrival_ms(end - start) - now_ms)

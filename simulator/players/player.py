@@ -11,13 +11,13 @@ from simulator.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What playing came to; outcomes of several traces add up.
+    """The result of playing a trace; results of several traces add up.
 
     Attributes:
         duration_ms: until the end of the pass that commits the last token.
-        idle_ms: how much of it no verify pass was running.
+        idle_ms: the part of it during which no verify pass was running.
         first_tokens: committed by the first pass.
-        first_ms: until the end of that pass. Both are 0 where a player does not say; ours do.
+        first_ms: until the end of that pass. Both are 0 if a player does not report them; only this engine's does.
     """
 
     tokens: int = 0
@@ -36,7 +36,7 @@ class Outcome:
 
     @property
     def decode_tokens_per_second(self) -> float:
-        """Without the first pass."""
+        """Speed without the first pass."""
         return 1e3 * (self.tokens - self.first_tokens) / (self.duration_ms - self.first_ms)
 
     @property
@@ -55,7 +55,7 @@ class Outcome:
 
 
 class Player(Protocol):
-    """One policy with one setting of its own."""
+    """One policy with one setting."""
 
     @property
     def setting(self) -> str:

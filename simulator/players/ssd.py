@@ -13,12 +13,12 @@ UNIFORM_GUESSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Ssd:
-    """An outcome is how many tokens were accepted and which token follows them. For each number of accepted tokens the
-    drafter prepares a window after its most likely next tokens. If the outcome is among them, its window leaves at
+    """An outcome is the number of accepted tokens and the token after them. For each number of accepted tokens, the
+    drafter prepares windows after its most likely next tokens. If the outcome is among them, its window is sent at
     once; if not, one is drafted while the verifier waits.
 
-    Preparing takes one pass that feeds the window on its way, and one for each token of the next windows, all outcomes
-    at once, for the same time. After a miss, preparing is dropped at once.
+    Preparing takes one pass that feeds the window in flight, and one for each token of the next windows, for all
+    outcomes at once. A pass's time does not depend on the number of outcomes. A miss ends preparing at once.
 
     Args:
         fan_outs: [window + 1], guesses prepared after each number of accepted tokens.
@@ -67,10 +67,10 @@ def uniform_fan_outs(window_tokens: int) -> tuple[int, ...]:
 
 
 def geometric_fan_outs(window_tokens: int, acceptance_rate: float, exponent: float) -> tuple[int, ...]:
-    """As many guesses as three each, shared out by how likely each number of accepted tokens is.
+    """The same total as three guesses each, divided by the probability of each number of accepted tokens.
 
-    With a chance of F**-exponent that F guesses miss, the fewest misses come from fan-outs in proportion to the
-    outcome's probability to the power 1 / (1 + exponent). No more than the 8 guesses that a trace holds.
+    If F guesses miss with probability F**-exponent, misses are fewest when fan-outs are proportional to the outcome's
+    probability to the power 1 / (1 + exponent). A fan-out is at most 8, as a trace holds no more guesses.
 
     Args:
         acceptance_rate: below 1.
@@ -82,7 +82,7 @@ def geometric_fan_outs(window_tokens: int, acceptance_rate: float, exponent: flo
     weights = [chance ** (1 / (1 + exponent)) for chance in chances]
     budget = UNIFORM_GUESSES * (window_tokens + 1)
     fan_outs = [0] * len(weights)
-    # Whichever outcome has the fewest guesses for its weight gets the next one.
+    # The outcome with the fewest guesses for its weight gets the next one.
     for _ in range(budget):
         growing = [index for index, fan_out in enumerate(fan_outs) if fan_out < RANKS]
         if not growing:
@@ -92,7 +92,7 @@ def geometric_fan_outs(window_tokens: int, acceptance_rate: float, exponent: flo
 
 
 def miss_exponent(traces: Sequence[Trace]) -> float:
-    """The exponent of the power law that fits best how often F guesses miss, F from 2 to 8."""
+    """The exponent of the best power-law fit of how often F guesses miss, for F from 2 to 8."""
     ranks = [
         bonus if accepted else correction
         for trace in traces
@@ -102,7 +102,7 @@ def miss_exponent(traces: Sequence[Trace]) -> float:
     ]
     products = squares = 0.0
     for guesses in range(2, RANKS + 1):
-        # One imagined miss keeps a trace that never misses finite.
+        # One extra miss keeps the logarithm finite for a trace that never misses.
         miss_rate = (sum(rank >= guesses for rank in ranks) + 1) / (len(ranks) + 1)
         products -= math.log(miss_rate) * math.log(guesses)
         squares += math.log(guesses) ** 2

@@ -17,12 +17,12 @@ from sybil_engine.core.types import Block, SamplingParams, Speculation
 
 @dataclass(frozen=True, eq=False)
 class Sybil:
-    """One arm of this engine, under shared noise. A message takes half a round trip, whatever it carries.
+    """One arm of this engine, under shared noise. A message takes half a round trip, whatever its size.
 
     Args:
-        window_tokens: as in a request; 0: the engine's own choice.
+        window_tokens: as in a request; 0: the engine chooses.
         most_tokens: the most drafted tokens of one path that a pass may judge: the verifier's --max-window-tokens.
-        experience: of the services that it runs on; each play adds to it.
+        experience: of the simulated services; each play adds to it.
     """
 
     speculation: Speculation
@@ -52,8 +52,8 @@ class Simulation:
     """One session from its opening to its end.
 
     Attributes:
-        commits: with the moments at which their passes ended, in nanoseconds since the opening.
-        blocks: of each push, with the moments at which they arrived.
+        commits: with the times at which their passes ended, in nanoseconds since the opening.
+        blocks: of each push, with the times at which they arrived.
         draft_passes: when each started and ended.
     """
 

@@ -1,1 +1,1 @@
-"""What every process shares and nothing depends on beneath it: values, errors, ledger, draft tree, noise."""
+"""The lowest layer, shared by all processes: values, errors, ledger, draft tree, noise."""

@@ -32,9 +32,9 @@ class Ending:
 
     Attributes:
         seed: the one that was used.
-        speculation: as asked for, or the default.
+        speculation: as requested, or the default.
         usage: counts and times.
-        passes: verify passes by how they speculated; under AUTO there may be several ways.
+        passes: verify passes for each way of speculating; under AUTO there may be several.
         reason: under AUTO, what was chosen and why.
     """
 
@@ -105,7 +105,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The rates of one completion, or of several together; None where nothing was there to divide by.
+    """The rates of one completion, or of several together. A rate whose denominator is 0 is None.
 
     Attributes:
         tokens_per_second: completion tokens / time from the request's arrival to its last token.

@@ -10,14 +10,14 @@ from sybil_engine.core.types import Block, BlockOrigin, Distribution
 
 
 class Graft(Enum):
-    """What became of a block."""
+    """What adding a block to the tree did."""
 
     ADDED = "added"
-    REPEATED = "repeated"  # every token hangs in the tree, or is committed, already
+    REPEATED = "repeated"  # all its tokens are in the tree or committed already
     STALE = "stale"  # it extends tokens that the ledger contradicts
-    UNKNOWN_PREFIX = "unknown prefix"  # it extends tokens that nobody has seen here
-    OUTSIDE_VOCABULARY = "outside vocabulary"  # it holds a token that the target does not know, and so never draws
-    UNJUDGEABLE = "unjudgeable"  # it does not say what its tokens were drawn from, and the judge asks for it
+    UNKNOWN_PREFIX = "unknown prefix"  # it extends tokens that are not in the ledger or the tree
+    OUTSIDE_VOCABULARY = "outside vocabulary"  # it holds a token that the target does not know
+    UNJUDGEABLE = "unjudgeable"  # it lacks the distributions that the judge wants
     FULL = "full"  # the tree holds as many tokens as it may
 
 
@@ -39,7 +39,7 @@ class DraftNode:
     trunk_child: "DraftNode | None" = None
 
     def best_child(self) -> "DraftNode | None":
-        """The trunk's next token, else the oldest hedge, else nothing."""
+        """The trunk's next token, else the oldest hedge, else None."""
         return self.trunk_child or next(iter(self.children.values()), None)
 
     def walk(self) -> Iterator["DraftNode"]:
@@ -50,9 +50,9 @@ class DraftNode:
 
 
 class DraftTree:
-    """What is drafted beyond a ledger. The ledger is read, never written.
+    """The tokens drafted beyond a ledger. The ledger is read, never written.
 
-    A branch that disagrees with the ledger falls off when the root advances; one that agrees lives on.
+    When the root advances, branches that disagree with the ledger are dropped; those that agree stay.
     """
 
     def __init__(self, ledger: Ledger, capacity_tokens: int = 512) -> None:
@@ -68,7 +68,7 @@ class DraftTree:
         return len(self._by_fingerprint) - 1
 
     def __contains__(self, fingerprint: int) -> bool:
-        """Whether the tokens with this fingerprint are the root's path or a path in the tree."""
+        """Whether this is the fingerprint of the root or of a node of the tree."""
         return fingerprint in self._by_fingerprint
 
     @property
@@ -82,9 +82,9 @@ class DraftTree:
         return self._root.position + 1
 
     def graft(self, block: Block) -> Graft:
-        """Hang a block's tokens below the prefix that it extends. A block that adds none changes nothing.
+        """Add a block's tokens after the prefix that it extends.
 
-        A block that is late, whose first tokens are committed by now, counts from the first one that is not.
+        If the block is late, and its first tokens are committed by now, the others are added.
         """
         late_tokens = max(0, self.position - block.position)
         if late_tokens:
@@ -124,7 +124,7 @@ class DraftTree:
         return len(self) >= self.capacity_tokens
 
     def add(self, parent: DraftNode, token_id: int, chance: float | None, *, on_trunk: bool = False) -> DraftNode:
-        """Hang one more token below `parent`; the token may hang there already."""
+        """Add a child to `parent`, unless it is there already."""
         child = parent.children.get(token_id)
         if child is None:
             fingerprint = extend_fingerprint(parent.fingerprint, token_id)
@@ -141,7 +141,7 @@ class DraftTree:
         return child
 
     def advance(self) -> int:
-        """Move the root along the ledger's new tokens; what disagrees falls off.
+        """Move the root along the ledger's new tokens, and drop the branches that disagree.
 
         Returns:
             How many of the new tokens had been drafted.
@@ -168,7 +168,7 @@ class DraftTree:
         return self._trunk
 
     def best_path(self, start: DraftNode) -> list[DraftNode]:
-        """The trunk's tokens after `start`; where the trunk ends, or was left, the oldest hedge's."""
+        """The path after `start` that follows the trunk, and the oldest hedge where there is no trunk."""
         path = []
         node = start.best_child()
         while node is not None:
@@ -177,7 +177,7 @@ class DraftTree:
         return path
 
     def drop(self) -> None:
-        """Forget everything drafted; the root stands at the ledger's last token."""
+        """Drop all drafted tokens; the root becomes the ledger's last token."""
         last = len(self._ledger) - 1
         self._root = DraftNode(last, self._ledger[last], self._ledger.fingerprint(last + 1))
         self._by_fingerprint = {self._root.fingerprint: self._root}

@@ -1,7 +1,7 @@
 """What can go wrong, as one tree.
 
 SybilError
-├── InvalidRequest            the caller's values are wrong: mend the request
+├── InvalidRequest            the caller's values are wrong: correct the request
 │   ├── ContextExceeded       more tokens than the model's context
 │   └── InvalidSettings       a flag or an environment variable is wrong: exit 2
 ├── SessionError              one session broke; the caller reopens it with its ledger
@@ -16,7 +16,7 @@ SybilError
     ├── NoSafetensors         the folder holds no safetensors weights
     ├── NoTokenizer           the folder holds no fast tokenizer
     ├── UnsupportedModel      the architecture is not a causal language model that we can load
-    │   └── CacheCannotForget its cache has no cells that could be taken back
+    │   └── CacheCannotForget its cache cannot forget single tokens
     └── InexactDevice         no two pass shapes agree bit for bit: exact mode is impossible
 
 Messages are for people: they name the value, what is allowed, and what to do next.
@@ -88,7 +88,7 @@ class UnsupportedModel(ModelError):
 
 
 class CacheCannotForget(UnsupportedModel):
-    """The model's cache has no cells that could be taken back."""
+    """The model's cache cannot forget single tokens."""
 
 
 class InexactDevice(ModelError):

@@ -22,7 +22,7 @@ def extend_fingerprint(fingerprint: int, token_id: int) -> int:
 
 
 class Ledger:
-    """Prompt plus what the target decided. It only grows, and only by commits."""
+    """The prompt and the tokens that the target decided. It grows by commits only, and never shrinks."""
 
     def __init__(self, token_ids: Iterable[int], prompt_tokens: int) -> None:
         self.prompt_tokens = prompt_tokens
@@ -45,14 +45,14 @@ class Ledger:
         return self._fingerprints[position]
 
     def append(self, commit: Commit | Advance) -> int:
-        """Append what a commit says beyond the tokens known already; a repeated commit changes nothing.
+        """Append those tokens of a commit that are new; a repeated commit changes nothing.
 
         Returns:
-            How many of its tokens are new: its last ones.
+            How many of its last tokens are new.
 
         Raises:
             CommitGap: tokens between the ledger's end and the commit are missing.
-            CommitConflict: the commit was made for another prefix, or disagrees with tokens that stand.
+            CommitConflict: the commit was made for another prefix, or contradicts committed tokens.
         """
         if commit.position > len(self):
             raise CommitGap(

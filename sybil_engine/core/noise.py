@@ -1,7 +1,7 @@
 """Position-keyed noise: a function of seed, position and token id alone.
 
 Philox is a counter-based generator: its output is a pure function of a key (the session's seed) and a counter (token
-id, position, stream), so that drafter and verifier draw the same noise without talking, on any device, in any order.
+id, position, stream). So drafter and verifier draw the same noise without messages, on any device, in any order.
 
 Source: Salmon, Moraes, Dror, Shaw 2011 (Philox4x32-10); Daliri, Musco, Suresh 2024 (shared noise).
 """
@@ -19,7 +19,7 @@ _WORD = 0xFFFFFFFF
 
 
 class Stream(IntEnum):
-    """What noise is drawn for; each stream is independent of the others."""
+    """What noise is used for; the streams are independent of one another."""
 
     TOKEN = 0
     """The Gumbel-max draw of a token: shared by drafter and verifier."""
@@ -94,7 +94,7 @@ def gumbel_noise(
     stream: Stream = Stream.TOKEN,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Noise for the Gumbel-max draw at each position, the same on every device up to the last bits of a logarithm.
+    """Noise for the Gumbel-max draw at each position, the same on every device except for the logarithm's last bits.
 
     Args:
         seeds: [rows], 64-bit session seeds.
@@ -108,9 +108,9 @@ def gumbel_noise(
 
 
 class NoiseTape:
-    """One session's token noise, drawn a stretch of positions at a time: a draw costs mostly by the call.
+    """One session's token noise, drawn for many positions at a time, because most of a draw's cost is the call.
 
-    The latest stretches are kept, because a drafter runs ahead and comes back.
+    The latest stretches of positions are kept, because a drafter runs ahead and rolls back.
     """
 
     _STRETCH_VALUES = 2**16
@@ -122,14 +122,14 @@ class NoiseTape:
         self._vocabulary_size = vocabulary_size
         self._device = device
         self._stretch = min(self._MOST_POSITIONS, max(1, self._STRETCH_VALUES // vocabulary_size))
-        # By number, in the order in which they were drawn.
+        # By stretch number, in the order in which they were drawn.
         self._stretches: dict[int, Tensor] = {}
 
     def rows(self, position: int, count: int) -> Tensor:
         """Gumbel noise for the tokens at `position` and the `count - 1` positions after it.
 
         Returns:
-            [count, vocabulary_size], float32; not to be written to.
+            [count, vocabulary_size], float32; read only.
         """
         first, last = position // self._stretch, (position + count - 1) // self._stretch
         parts = [self._drawn(number) for number in range(first, last + 1)]

@@ -1,4 +1,4 @@
-"""Pass times by rows, as measured while an engine runs."""
+"""Pass times by number of rows, measured while an engine runs."""
 
 from collections import deque
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from statistics import fmean, median
 
 @dataclass
 class _Seen:
-    """Passes of one size: their latest times and rows, and the number of the last one."""
+    """The latest passes of one size: their times and rows, and the number of the last one."""
 
     times_ns: deque[int]
     rows: deque[int]
@@ -17,15 +17,15 @@ class _Seen:
 
 
 class PassTimes:
-    """How long a pass of so many rows takes on this device, by the latest ones.
+    """Predicts how long a pass of a given number of rows takes on this device.
 
-    Where passes of about so many rows were seen, as long as the middle one of those took: at some number of rows
-    arithmetic takes over, or a library changes its code, and passes get longer at once. Elsewhere a line through the
-    sizes seen. A pass that is held up by something else says nothing about its size, hence medians. Until something is
-    seen: ten milliseconds, and nothing for a row.
+    The prediction is the median of the recent passes of this size, or, if there are too few, a weighted line through
+    the sizes seen. Sizes are kept apart because times jump: at some size arithmetic dominates, or a library switches
+    kernels. Medians, because a pass that something else held up says nothing about its size. Before the first pass the
+    prediction is 10 ms, with rows that cost nothing.
 
     Args:
-        padded: how many rows a pass of so many computes.
+        padded: how many rows a pass computes for a given number of rows.
     """
 
     _KEPT = 15
@@ -42,7 +42,7 @@ class PassTimes:
         self._line: tuple[float, float, float] | None = None
 
     def add(self, rows: int, pass_ns: int) -> None:
-        """Learn from a pass that computed so many rows."""
+        """Learn from a pass that computed this many rows."""
         self._passes += 1
         size = self._size(rows)
         seen = self._seen.get(size)
@@ -56,12 +56,12 @@ class PassTimes:
 
     @property
     def known(self) -> bool:
-        """Whether anything was seen yet."""
+        """Whether a pass was seen yet."""
         return self._passes > 0
 
     @property
     def row_ns(self) -> float:
-        """What another row adds, on the line; never less than nothing."""
+        """What another row adds, on the line; at least 0."""
         return self._through()[2]
 
     @property
@@ -70,11 +70,11 @@ class PassTimes:
         return self.row_ns / self._on_line_ns(1)
 
     def rows_within(self, share: float) -> float:
-        """How many rows a pass may have before it takes longer than one of a single row by more than this share."""
+        """The most rows for which a pass takes at most `1 + share` times as long as with one row."""
         return 1 + share / self.row_share if self.row_share else float("inf")
 
     def expected_ns(self, rows: int) -> float:
-        """Time of a pass of so many rows."""
+        """Predicted time of a pass of this many rows."""
         rows = self._padded(rows)
         seen = self._seen.get(self._size(rows))
         return seen.median_ns if seen and self._enough(seen) else self._on_line_ns(rows)
@@ -83,16 +83,16 @@ class PassTimes:
         return len(seen.times_ns) >= self._ENOUGH and self._recent(seen)
 
     def _recent(self, seen: _Seen) -> bool:
-        """A size that was long not taken may have become worth another look."""
+        """Whether a size was measured recently enough to go by; load and clocks change."""
         return self._passes - seen.last < self._REMEMBERED_PASSES
 
     def _on_line_ns(self, rows: int) -> float:
         mean_rows, mean_ns, row_ns = self._through()
-        # However steep the line: a pass of fewer rows is not expected to take less than a tenth of what was seen.
+        # However steep the line is, no pass is expected to take less than a tenth of the mean.
         return max(mean_ns + row_ns * (rows - mean_rows), mean_ns / 10)
 
     def _through(self) -> tuple[float, float, float]:
-        """The line: its middle, in rows and nanoseconds, and what a row adds. A size counts by the passes it is of."""
+        """The line: mean rows, mean nanoseconds, nanoseconds a row. A size's weight is its number of passes."""
         if self._line is None:
             points = [
                 (fmean(seen.rows), seen.median_ns, len(seen.rows)) for seen in self._seen.values() if self._recent(seen)
@@ -109,5 +109,5 @@ class PassTimes:
         return self._line
 
     def _size(self, rows: int) -> int:
-        """Few rows count one by one, more in steps of as many."""
+        """Small sizes are kept one by one, larger ones in steps of eight rows."""
         return rows if rows <= self._FEW_ROWS else -(-rows // self._FEW_ROWS) * self._FEW_ROWS

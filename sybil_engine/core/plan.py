@@ -9,7 +9,7 @@ LOCKSTEP_WINDOW_TOKENS = 5
 """The window of a lockstep session whose request does not name one."""
 
 HEDGED_DRAFT_ROWS = 8
-"""By how many rows, at most, one draft pass grows the tree of a hedged session."""
+"""The most rows by which one draft pass grows the tree of a hedged session."""
 
 _PIPELINED_BUDGET_TOKENS = 12
 
@@ -20,8 +20,8 @@ class DraftPlan:
 
     Attributes:
         speculation: how the session speculates. In an opening it may be AUTO; in a commit it is what AUTO has chosen.
-        budget: how many tokens to draft beyond the last committed one, at most; 0 switches drafting off.
-        rows: by how many rows one draft pass may grow the draft tree; 1 grows the trunk alone.
+        budget: the most tokens to draft beyond the last committed one; 0 switches drafting off.
+        rows: the most rows by which one draft pass grows the draft tree; 1 grows the trunk alone.
         hold_until: blocks are held back until this many tokens are drafted beyond the commit; the next verify pass
             waits for as many.
         least_chance: the trunk ends at the first token whose chance of being reached is below this; 0: no such limit.

@@ -1,4 +1,4 @@
-"""What a client asks for, with the checks that need no model."""
+"""A client's request, with the checks that need no model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

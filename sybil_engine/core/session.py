@@ -1,4 +1,4 @@
-"""What opens a session, and what moves it on: openings, commits, advances."""
+"""What opens a session and what advances it: openings, commits, advances."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,13 +47,13 @@ class Commit:
 
     @property
     def advance(self) -> "Advance":
-        """What a drafter reads of it."""
+        """The part that a drafter reads."""
         return Advance(self.position, self.prefix_fingerprint, self.token_ids, self.plan)
 
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """What a drafter reads of a commit; see there."""
+    """The part of a commit that a drafter reads; see `Commit`."""
 
     position: int
     prefix_fingerprint: int

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Keep the garbage collector off until the block is left, and let it never look at what is there by then.
+    """Keep the garbage collector off until the block is left, and exclude all objects that exist by then.
 
-    Hardly anything made while a process starts becomes garbage, but each full collection visits all of it: torch and
-    transformers are more than a million objects, which took a quarter of the time to import them, and would stall
-    sessions later.
+    Few objects made while a process starts become garbage, but each full collection visits all of them. Torch and
+    transformers make more than a million: collections took a quarter of the import time, and would stall sessions later.
     """
     gc.disable()
     try:

@@ -8,7 +8,7 @@ from enum import Enum
 from sybil_engine.core.errors import InvalidRequest
 
 MOST_WINDOW_TOKENS = 64
-"""The longest window that may be asked for; a verifier judges no more than its own --max-window-tokens."""
+"""The longest window that may be requested; a verifier judges at most its own --max-window-tokens."""
 
 
 class Speculation(Enum):
@@ -22,7 +22,7 @@ class Speculation(Enum):
 
     @property
     def drafts_ahead(self) -> bool:
-        """Whether the drafter works on while a pass runs."""
+        """Whether the drafter keeps working while a verify pass runs."""
         return self in (Speculation.PIPELINED, Speculation.HEDGED)
 
 
@@ -100,10 +100,10 @@ class Block:
     Attributes:
         position: of the first drafted token.
         prefix_fingerprint: rolling fingerprint of all tokens before `position`.
-        distributions: one a token under the ratio test, else empty.
+        distributions: one for each token under the ratio test, else empty.
         draft_ns: time spent in draft passes for these tokens.
-        chances: for each token P(target draws this token | it drew the earlier ones); empty: not known.
-        known_tokens: committed tokens that the drafter knew of when it drafted these.
+        chances: for each token, P(target draws this token | it drew the earlier ones); empty: not known.
+        known_tokens: how many committed tokens the drafter knew when it drafted these.
     """
 
     position: int
@@ -135,7 +135,7 @@ class PassTimings:
 
     Attributes:
         wait_ns: from the session's previous commit, or its prefill, to the start of this pass.
-        gap_ns: from the end of the engine's previous pass, whoever's it was, to the start of this one.
+        gap_ns: from the end of the engine's previous pass, of any session, to the start of this one.
         forward_ns: in the model's forward call.
         sampling_ns: from the end of the forward call until the commit was ready.
     """
@@ -155,10 +155,10 @@ class ModelDescription:
         tokenizer_parts: the same for each part, so that a difference can be named.
         row_class: in exact mode, the row counts of a pass that agree bit for bit on this device.
         ready: False while weights load.
-        processors: cores or GPUs that passes may run on, by names that services on one machine have in common.
+        processors: cores or GPUs that passes may run on; all services on a machine use the same names.
         threads: how many of them a pass uses.
-        kernels: what passes are made of: "stock" or "packed" on a processor, elsewhere the device's kind.
-            Each computes bits of its own.
+        kernels: the kind of kernels: "stock" or "packed" on a processor, elsewhere the device's kind. Kinds differ in
+            the last bits.
     """
 
     model_id: str

@@ -1,11 +1,11 @@
-"""Attention over a slotted cache: a row gets the same bits, whatever else is in its pass.
+"""Attention over a slotted cache: a row gets the same bits whatever else is in its pass.
 
 Two things change a row's last bits in stock attention, and both are avoided here:
-- Query heads that share a key head are laid side by side as query rows ("folded"), so that no key is ever repeated.
-  Fewer than `LEAST_FOLDED_ROWS` are padded, because libraries have other code for matrix products of a few rows.
-- Summing values over many cells, a float32 product of MKL splits more than 384 cells into equal parts, so that where
-  the sums are split depends on how many cells are visible. Here they are summed in tiles of `TILE_CELLS`. Shorter types
-  are summed as float32, because their own products, too, round one number in many thousands by the cells in view.
+- Query heads that share a key head become rows of one query ("folded"), so that keys are never repeated. They are
+  padded to `LEAST_FOLDED_ROWS`, because libraries use other kernels for matrix products of a few rows.
+- When values are summed over more than 384 cells, MKL's float32 products split the sum into equal parts, so the split
+  depends on how many cells are visible. Here values are summed in tiles of `TILE_CELLS`. Shorter types are summed as
+  float32, because in their own products, too, one number in many thousands depends on the visible cells.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ def register() -> None:
 
 
 def visibility(positions: Tensor, span: int, *, groups: int, kv_heads: int, dtype: torch.dtype) -> Tensor:
-    """Build the additive mask of a pass whose rows see every cell up to their own, folded as `ragged_attention` folds.
+    """Build the folded additive mask of a pass whose rows see every cell up to their own.
 
     Args:
         positions: [sessions, rows], the cell of each row, int64.
@@ -45,7 +45,7 @@ def visibility(positions: Tensor, span: int, *, groups: int, kv_heads: int, dtyp
 
 
 def fold_mask(hidden: Tensor, *, groups: int, kv_heads: int, dtype: torch.dtype) -> Tensor:
-    """Build the additive mask of a pass from which cells are hidden from each row, folded as `ragged_attention` folds.
+    """Build the folded additive mask of a pass from the cells that are hidden from each row.
 
     Args:
         hidden: [sessions, rows, span], bool.
@@ -82,13 +82,13 @@ def ragged_attention(
         [sessions, rows, heads, head_dim], and no weights.
 
     Raises:
-        UnsupportedModel: the model's attention has a part that this one lacks.
+        UnsupportedModel: the model's attention has a feature that this one lacks.
     """
     for name in _UNKNOWN_EXTRAS:
         if extras.get(name) is not None:
             raise UnsupportedModel(f"attention with {name!r} is not supported; use a model without it")
     assert attention_mask is not None, "a pass over a slotted cache always carries its mask"
-    # In a trace, arithmetic with sizes is work: heads are plain numbers, and the other sizes are left to torch.
+    # In a trace, arithmetic with sizes costs time: heads are made plain numbers, other sizes are left to torch.
     groups = int(query.shape[1]) // int(key.shape[1])
     folded = query.unflatten(1, (-1, groups)).flatten(2, 3)
     folded_rows = folded.shape[2]
@@ -105,7 +105,7 @@ def ragged_attention(
 
 
 def _tiled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Attention of [sessions, kv_heads, folded rows, head_dim], values summed tile by tile in cell order."""
+    """Attend from [sessions, kv_heads, folded rows, head_dim]; values are summed tile by tile in cell order."""
     value = value.flatten(0, 1)
     scores = torch.baddbmm(mask.flatten(0, 1), query.flatten(0, 1), key.flatten(0, 1).mT, alpha=scale)
     weights = torch.softmax(scores, dim=-1)

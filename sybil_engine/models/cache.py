@@ -1,8 +1,8 @@
-"""The KV cache of many sessions: a slot each, and in it a cell for each fed token.
+"""The KV cache of many sessions: one slot for each, with one cell for each fed token.
 
-To forget tokens costs nothing: the caller says which cells a pass writes and how many it may see, and later cells are
-overwritten before they are seen again. The cache itself remembers only which slots are taken. A model is given a
-`PassCache`, which lives for one pass.
+Forgetting tokens costs nothing: the caller says which cells a pass writes and how many it sees, and stale cells are
+overwritten before they are seen again. The cache itself only records which slots are taken. A model gets a `PassCache`,
+which lives for one pass.
 """
 
 import heapq
@@ -21,7 +21,7 @@ ViewKind = Literal["plain", "scattered", "gathered", "ordered"]
 
 @dataclass(frozen=True, slots=True)
 class CellShape:
-    """What one token leaves behind in each layer."""
+    """What the cache holds for one token in each layer."""
 
     layers: int
     kv_heads: int
@@ -31,13 +31,13 @@ class CellShape:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CacheView:
-    """What one pass writes and sees.
+    """The cells that one pass writes and sees.
 
     Attributes:
-        kind: `plain`: one session, neighbouring cells; `scattered`: neighbouring slots, any cells; `gathered`: any
-            slots, any cells; `ordered`: any slots, seen in an order of their own.
-        tensors: keys and values that are seen; where they differ, keys and values that are written to; then, unless
-            plain, [sessions, 1] slots and [sessions, rows] cells to write to; if ordered, [sessions, span] cells seen.
+        kind: `plain`: one session, adjacent cells; `scattered`: adjacent slots, any cells; `gathered`: any slots, any
+            cells; `ordered`: any slots, whose cells are seen in a given order.
+        tensors: keys and values to see; if they differ, keys and values to write to; then, unless plain, [sessions, 1]
+            slots and [sessions, rows] cells to write to; if ordered, [sessions, span] cells to see.
     """
 
     kind: ViewKind
@@ -66,7 +66,7 @@ class SlottedCache:
         return self.slots - len(self._free)
 
     def allocate(self) -> int:
-        """Take the lowest free slot, so that busy slots stay neighbours.
+        """Take the lowest free slot, so that busy slots stay adjacent.
 
         Raises:
             Exhausted: every slot is taken.
@@ -82,11 +82,11 @@ class SlottedCache:
         heapq.heappush(self._free, slot)
 
     def view(self, slots: Sequence[int], cells: Tensor | range, span: int, order: Tensor | None = None) -> CacheView:
-        """What a pass writes and sees.
+        """The cells that a pass writes and sees.
 
         Args:
-            slots: one a session of the pass.
-            cells: [sessions, rows] int64, or for a single session the range of its cells.
+            slots: one for each session of the pass.
+            cells: [sessions, rows] int64, or the range of its cells for a single session.
             span: the pass sees the first `span` cells of each slot.
             order: [sessions, span] int64, the cells it sees instead, in this order.
         """
@@ -124,14 +124,14 @@ class SlottedCache:
 
 
 class Turn(Protocol):
-    """When a layer's cells may be seen: another thread's pass may still be writing those before them."""
+    """Waits until a layer's cells may be seen: another thread's pass may still be writing earlier ones."""
 
     def take(self, layer: int) -> None:
-        """Say that this pass has written its cells in a layer, after all cells before them are written, too."""
+        """Wait until all earlier cells of a layer are written, then announce that this pass has written its own."""
 
 
 class PassCache(Cache):
-    """The cells that one pass writes and sees, as transformers models take a cache."""
+    """The cells that one pass writes and sees, in the form of a transformers cache."""
 
     def __init__(self, view: CacheView, turn: Turn | None = None) -> None:
         super().__init__(layers=[])
@@ -161,7 +161,7 @@ class PassCache(Cache):
                 self._turn.take(layer_idx)
             return keys, values
         slots, cells, *order = self._index
-        # Not `to_keys[slots, :, cells] = ...`, which would fix sizes in a trace.
+        # `to_keys[slots, :, cells] = ...` would make sizes constants in a trace.
         to_keys.transpose(1, 2).index_put_((slots, cells), key_states.transpose(1, 2))
         to_values.transpose(1, 2).index_put_((slots, cells), value_states.transpose(1, 2))
         if self._kind == "ordered":
@@ -171,5 +171,5 @@ class PassCache(Cache):
         return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Zero: transformers need not count, because positions and mask are always explicit."""
+        """Zero: transformers does not need it, because positions and mask are always explicit."""
         return 0

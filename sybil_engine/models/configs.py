@@ -1,4 +1,4 @@
-"""A model's config: reading it, and refusing from it alone what cannot run over a slotted cache."""
+"""A model's config: reading it, and refusing models that cannot run over a slotted cache."""
 
 import inspect
 import json
@@ -52,7 +52,7 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def refuse_unsupported(ref: str, config: PreTrainedConfig) -> None:
-    """Refuse what cannot run over a slotted cache.
+    """Refuse models that cannot run over a slotted cache.
 
     Raises:
         UnsupportedModel, CacheCannotForget: see `sybil_engine.core.errors`.
@@ -71,7 +71,7 @@ def refuse_unsupported(ref: str, config: PreTrainedConfig) -> None:
 
 
 def _refuse_stateful(ref: str, config: PreTrainedConfig, loads: type[PreTrainedModel]) -> None:
-    """Refuse caches whose tokens cannot be taken back one by one."""
+    """Refuse caches that cannot forget single tokens."""
     odd = {index: kind for index, kind in enumerate(_layer_types(config)) if kind != "full_attention"}
     windowed = {index: kind for index, kind in odd.items() if kind in _WINDOWED_LAYERS}
     if getattr(loads, "_is_stateful", False) or len(windowed) < len(odd):
@@ -88,7 +88,7 @@ def _refuse_stateful(ref: str, config: PreTrainedConfig, loads: type[PreTrainedM
 
 
 def _layer_types(config: PreTrainedConfig) -> list[str]:
-    """The kind of each layer, by the names that transformers' caches go by."""
+    """The kind of each layer, by the names in transformers' caches."""
     text_config = config.get_text_config(decoder=True)
     if text_config.model_type == "gpt_neo":
         return ["full_attention" if kind == "global" else kind for kind in text_config.attention_layers]
@@ -96,7 +96,7 @@ def _layer_types(config: PreTrainedConfig) -> list[str]:
 
 
 def _name(layers: Mapping[int, str]) -> str:
-    """Name layers briefly, `layers 0, 2, 4 and 9 more (sliding_attention)`; nothing for none."""
+    """Name layers briefly: `layers 0, 2, 4 and 9 more (sliding_attention)`; empty if there are none."""
     if not layers:
         return ""
     indices = sorted(layers)

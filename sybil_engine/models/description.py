@@ -1,4 +1,4 @@
-"""What a model is, from its files alone."""
+"""A model's description, from its files alone."""
 
 import json
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ from sybil_engine.models.tokenizer import TokenizerIdentity, identify
 
 
 def description_of(ref: str, folder: Path, config: PreTrainedConfig, dtype: str, device: str) -> ModelDescription:
-    """Describe the model in a folder, whose config is one that transformers loads.
+    """Describe the model in a folder. Its config is already loaded.
 
     Raises:
-        NoTokenizer, UnsupportedModel, ModelError: its tokenizer, its context or a JSON file is missing or torn.
+        NoTokenizer, UnsupportedModel, ModelError: its tokenizer, its context or a JSON file is missing or broken.
     """
     identity = identify(folder)
     loads = model_class(config)

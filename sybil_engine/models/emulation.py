@@ -1,4 +1,4 @@
-"""Emulated devices: real passes and real tokens, in a time that is set and with the processor idle meanwhile."""
+"""Emulated devices: real passes and real tokens, stretched to a set duration during which the processor idles."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sybil_engine.models.runner import PreparedTree
 class EmulatedRunner(ModelRunner):
     """A runner whose passes, preparation included, last at least `pass_ms`, plus `row_ms` for each row but one."""
 
-    # Passes are not held up while the model starts.
+    # No delays while the model starts.
     _pass_s = _row_s = 0.0
 
     def __init__(self, loaded: LoadedModel, options: RunnerOptions, *, pass_ms: float, row_ms: float) -> None:

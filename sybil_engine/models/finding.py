@@ -18,7 +18,7 @@ _DESCRIPTION_FILES = ("*.json",)
 
 
 def find_folder(ref: str) -> Path:
-    """Return the folder that holds a model, fetched from the hub if it has to be.
+    """Return the folder that holds a model, fetched from the hub if need be.
 
     Raises:
         ModelNotFound: there is none.
@@ -38,7 +38,7 @@ def find_weights(ref: str) -> Path:
 
 
 def find_config(ref: str) -> Path:
-    """Return the folder that holds a model's config. Weights are not fetched for it, but if it is local they are there.
+    """Return the folder that holds a model's config. Weights are not fetched, but a local folder must have them.
 
     Raises:
         ModelNotFound, NoSafetensors: there is none.
@@ -59,7 +59,7 @@ def find_tokenizer(ref: str) -> Path:
 
 
 def _find(ref: str, files: Iterable[str], complete: Callable[[Path], bool]) -> Path:
-    """Return the folder that holds `ref`, fetched from the hub if it has to be."""
+    """Return the folder that holds `ref`, fetched from the hub if need be."""
     if ref in _EMBEDDED:
         folder = _EMBEDDED[ref]
         if not (folder / "config.json").is_file():
@@ -98,7 +98,7 @@ def _fetch(ref: str, files: list[str], complete: Callable[[Path], bool]) -> Path
 
 
 def first_line(error: Exception) -> str:
-    """An error's message in one line."""
+    """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -25,10 +25,10 @@ INT8 = "int8"
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready for passes, and what it is.
+    """A model that is ready for passes, and its description.
 
     Attributes:
-        attention: the transformers attention implementation in use; our own wherever the architecture takes one.
+        attention: the transformers attention implementation in use: our own if the architecture takes one.
     """
 
     model: PreTrainedModel
@@ -37,7 +37,7 @@ class LoadedModel:
 
 
 def describe(ref: str, *, dtype: str = "float32", device: str = "cpu") -> ModelDescription:
-    """Say what `ref` is, without loading weights.
+    """Describe a model without loading its weights.
 
     Args:
         ref: a local folder, a hub id, `embedded-target` or `embedded-draft`.
@@ -58,7 +58,7 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
 
     Args:
         dtype: of the weights; `int8` quantises them, see `kernels.int8`, and computes the rest in float32.
-        packed: use quicker layers where nothing is lost by it, see `kernels`.
+        packed: use faster layers where they lose no precision, see `kernels`.
 
     Raises:
         InvalidSettings: no such dtype or device.
@@ -80,7 +80,7 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
             local_files_only=True,
             attn_implementation=implementation,
         )
-    except Exception as error:  # torn safetensors, misfitting shapes, missing shards: each library has its own tree
+    except Exception as error:  # broken safetensors, wrong shapes, missing shards: many error types
         raise ModelError(
             f"the weights of {ref} in {folder} cannot be loaded; fetch the model again: {error}"
         ) from error
@@ -114,7 +114,7 @@ def ready_for_passes(model: PreTrainedModel, device: str = "cpu") -> PreTrainedM
 
 
 def attention_for(config: PreTrainedConfig) -> str:
-    """Choose the attention implementation: ours where the architecture takes one from outside, else its own."""
+    """Choose the attention implementation: ours if the architecture takes one, else its own."""
     attention.register()
     takes_ours = getattr(model_class(config), "_supports_attention_backend", False)
     return attention.IMPLEMENTATION if takes_ours else "eager"

@@ -26,7 +26,7 @@ from sybil_engine.models.trial import compare_with_plain_pass, plain_pass
 
 Numerics = Literal["exact", "fast"]
 _CHUNK_STEP = 16
-# Passes over trees beyond these tiles are traced when they are first needed.
+# Passes over trees that reach beyond these tiles are traced when they are first needed.
 _WARM_TILES = 8
 
 
@@ -91,7 +91,7 @@ class ModelRunner:
         self._base_model = loaded.model.base_model
         self._wavefront = Wavefront(options.prefill_lanes, cell_shape.layers)
         self._exact_threads = torch.get_num_threads() if options.numerics == "exact" else None
-        # Traces make the same calls: what holds without them holds with them.
+        # Probed without traces, which make the same calls.
         self._execution: Execution = EagerPasses(loaded.model)
         compare_with_plain_pass(self, plain_logits, loaded.description)
         self._shapes: ShapeClass | AnyShape = AnyShape(self.chunk_tokens)
@@ -211,7 +211,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _warm_up(self) -> None:
-        """Rehearse a single session's passes, of few rows and of many, near the start and farther on."""
+        """Run a single session's passes in advance: of few rows and of many, at the start and further on."""
         for position in self._execution.rehearsals(2 * attention.TILE_CELLS):
             for rows in (1, min(attention.LEAST_FOLDED_ROWS, self.max_rows)):
                 if position + rows > self.context_tokens:

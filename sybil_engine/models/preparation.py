@@ -1,4 +1,4 @@
-"""Preparing a pass: tokens, positions, mask, and which cells it writes and sees."""
+"""Preparing a pass: tokens, positions, mask, and the cells that it writes and sees."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,9 @@ from sybil_engine.models.cache import CacheView, SlottedCache
 from sybil_engine.models.passes.execution import PassInputs
 from sybil_engine.models.rows import Rows, Shape, TreeRows
 
-# Values are summed in tiles (`attention.TILE_CELLS`), so a sum is over a whole tile or half of one. MKL splits a sum
-# over 192 cells on some processors, and a row's last bits would depend on how far its neighbours in a pass reach.
+# Values are summed in tiles (`attention.TILE_CELLS`), so each sum is over a whole tile or half of one. On some
+# processors MKL splits a sum over 192 cells, and then a row's last bits would depend on how many cells its neighbours
+# in the pass see.
 _SPAN_CELLS = attention.TILE_CELLS // 2
 
 
@@ -27,7 +28,7 @@ class Preparation:
     Args:
         context_tokens: positions stay below this, padding included.
         groups: query heads to a key head.
-        folded: whether masks are folded for `attention.ragged_attention`; else they are as stock attention takes them.
+        folded: whether masks are folded for `attention.ragged_attention`, or have the shape for stock attention.
     """
 
     def __init__(self, cache: SlottedCache, context_tokens: int, groups: int, *, folded: bool) -> None:
@@ -56,7 +57,7 @@ class Preparation:
         )
 
     def tree(self, batch: Sequence[TreeRows], shape: Shape) -> PassInputs:
-        """Prepare a pass of exactly this shape whose rows see their own paths; padding goes to the slot's last cell."""
+        """Prepare a pass of exactly this shape whose rows see only their paths; padding takes the slot's last cell."""
         sessions, rows = shape
         span = whole_spans(max(max(member.cells) for member in batch) + 1)
         token_ids = np.zeros((sessions, rows), dtype=np.int64)
@@ -68,7 +69,7 @@ class Preparation:
             token_ids[place, :count] = member.token_ids
             positions[place, :count] = member.positions
             cells[place, :count] = member.cells
-            # The slot's last cell belongs to the padding: no tree may see it.
+            # The slot's last cell is for padding: no tree may see it.
             hidden[place, :count, -1] = True
             seen = member.visible[:, :span]
             hidden[place, :count, : seen.shape[1]] = ~seen
@@ -89,7 +90,7 @@ class Preparation:
         return cells, self._cache.view((only.slot,), own, span)
 
     def _with_branches(self, batch: Sequence[Rows], shape: Shape, span: int) -> tuple[Tensor, CacheView]:
-        """Branches write cells of their own, which stand in the place of their positions' cells in what is seen."""
+        """Branches write cells of their own; their rows see these in place of the cells of their positions."""
         sessions, rows = shape
         slots, cells = self._cells_of_positions(batch, shape)
         first_cells = [member.position if member.first_cell is None else member.first_cell for member in batch]
@@ -114,6 +115,6 @@ class Preparation:
         return mask if self._folded else mask[:, :, : cells.shape[1]]
 
     def _fold(self, hidden: Tensor) -> Tensor:
-        """Build a mask from [sessions, rows, span], which cells are hidden from each row."""
+        """Build a mask from [sessions, rows, span]: whether each cell is hidden from each row."""
         mask = attention.fold_mask(hidden, groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype)
         return mask if self._folded else mask[:, :, : hidden.shape[1]]

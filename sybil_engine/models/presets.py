@@ -1,4 +1,4 @@
-"""Pairs of target and draft models, and the names that some of them go by."""
+"""Pairs of target and draft models, and the names of some of them."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,16 +20,16 @@ class Pair:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether it is the pair that comes with this package: nobody needs to check that one."""
+        """Whether it is the pair that comes with this package, which needs no check."""
         return self == PRESETS["embedded"]
 
     def described(self) -> tuple[ModelDescription, ModelDescription | None]:
-        """What both models are, without loading any weights; None where nobody drafts.
+        """The descriptions of both models, without loading weights; None if there is no drafter.
 
         Raises:
-            ModelError: one of them is missing, or of a kind that cannot be served.
+            ModelError: one of them is missing, or cannot be served.
         """
-        # torch and transformers, which the embedded pair does not need here.
+        # Imports torch and transformers, which the embedded pair does not need here.
         from sybil_engine.models.loading import describe
 
         return describe(self.target), None if self.draft == NO_DRAFTER else describe(self.draft)
@@ -56,10 +56,10 @@ def preset(name: str) -> Pair:
 
 
 def pair_of(preset_name: str | None = None, target: str | None = None, draft: str | None = None) -> Pair:
-    """The pair that `--preset`, `--target` and `--draft` name; the embedded one where they name none.
+    """The pair that `--preset`, `--target` and `--draft` name; by default the embedded one.
 
     Raises:
-        InvalidSettings: a target without a draft model, since nothing says which one matches it; or no such preset.
+        InvalidSettings: no such preset; or a target without a draft model, which cannot be guessed.
     """
     if target and not (draft or preset_name):
         raise InvalidSettings(

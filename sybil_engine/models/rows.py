@@ -1,4 +1,4 @@
-"""Rows of a pass: the tokens that sessions want fed, and how they are packed into passes of allowed shapes."""
+"""Rows of a pass: the tokens to feed, and how they are packed into passes of allowed shapes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Shape = tuple[int, int]
-"""Sessions and rows a session of one pass, padding included."""
+"""Sessions of one pass, and rows of each session, padding included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Rows:
     Attributes:
         slot: the session's slot in the cache.
         position: of the first token; every cell before it is visible.
-        token_ids: in order, each seeing those before it.
-        first_cell: the cell that the first token is written to; None for the one of its position. A branch's tokens
-            lie elsewhere, but are seen after the cells before `position` as well.
+        token_ids: in order; each sees those before it.
+        first_cell: the cell of the first token; None: the cell of its position. A branch's cells lie elsewhere, but its
+            rows, too, see the cells before `position` first.
     """
 
     slot: int
@@ -45,7 +45,7 @@ class TreeRows:
 
     Attributes:
         slot: the session's slot in the cache.
-        token_ids, positions, cells: one a row: what is fed, where its path has it, and where its cell lies.
+        token_ids, positions, cells: of each row: its token, the token's position on its path, and its cell.
         visible: [rows, cells of the slot], bool: the cells of each row's path, its own included.
     """
 
@@ -61,8 +61,8 @@ class Piece:
     """A part of one session's rows, small enough for one pass.
 
     Attributes:
-        index: which piece of its session; later pieces see the cells of earlier ones.
-        start: its first row's place in the results of the whole batch.
+        index: the number of the piece in its session; later pieces see the cells of earlier ones.
+        start: index of its first row in the results of the whole batch.
     """
 
     rows: Rows
@@ -79,11 +79,11 @@ class Pass:
 
 
 def pack(batch: Sequence[Rows], most_rows: int, fit: Callable[[int, int], Shape | None]) -> list[Pass]:
-    """Pack a batch into as few passes as the allowed shapes permit, sessions of similar length together.
+    """Pack a batch into as few passes as the allowed shapes permit, with sessions of similar length together.
 
     Args:
         most_rows: the most rows of one session in one pass.
-        fit: the smallest allowed shape for a number of sessions and of rows a session, None if there is none.
+        fit: returns the smallest allowed shape for a number of sessions, and of rows for each; None if none fits.
     """
     pieces = sorted(_cut(batch, most_rows), key=lambda piece: (piece.index, -len(piece.rows.token_ids)))
     passes: list[Pass] = []
@@ -109,7 +109,7 @@ def _cut(batch: Sequence[Rows], most_rows: int) -> list[Piece]:
 
 
 def _pass(group: list[Piece], fit: Callable[[int, int], Shape | None]) -> Pass:
-    """Put neighbouring slots side by side, so that the cache can show them without a copy."""
+    """Order pieces by slot, so that the cache can show neighbouring slots without a copy."""
     shape = fit(len(group), len(group[0].rows.token_ids))
     assert shape is not None, "a single session of most_rows always fits"
     return Pass(tuple(sorted(group, key=lambda piece: piece.rows.slot)), shape)

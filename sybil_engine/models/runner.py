@@ -1,4 +1,4 @@
-"""What a service asks of a model that is ready for passes."""
+"""The interface of a model that is ready for passes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from sybil_engine.models.rows import Rows, Shape, TreeRows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedTree:
-    """A pass over trees that is ready to be made.
+    """A pass over trees that is ready to run.
 
     Attributes:
-        inputs: only the runner that prepared the pass knows what they are.
+        inputs: of a type that only the runner knows.
         row_counts: of each session, without padding.
     """
 
@@ -26,8 +26,8 @@ class PreparedTree:
 class Runner(Protocol):
     """One model, its KV cache, and the passes over both. Every call comes from one thread.
 
-    A token's cell must be refilled as it was first filled: prompts by `prefill`, in the same parts; generated tokens by
-    `forward`.
+    For the same bits, a token's cell must always be filled in the same way: prompts by `prefill`, in the same parts;
+    generated tokens by `forward`.
     """
 
     @property
@@ -44,7 +44,7 @@ class Runner(Protocol):
 
     @property
     def max_rows(self) -> int:
-        """The most rows of one session that fit a single pass; more are split over several."""
+        """The most rows of one session that fit into one pass; more are split over several."""
 
     @property
     def row_class(self) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ class Runner(Protocol):
 
     @property
     def tree_cells(self) -> int:
-        """The rows of a tree may lie in the cells of a slot below this one."""
+        """The number of cells of a slot that a tree's rows may use: those below this one."""
 
     def allocate(self) -> int:
         """Take a slot for a session.
@@ -69,18 +69,18 @@ class Runner(Protocol):
         """Give a slot back."""
 
     def keep_branch(self, slot: int, first_cell: int, position: int, tokens: int) -> None:
-        """Move the cells of a judged branch to where its positions are.
+        """Move the cells of a judged branch to the cells of its positions.
 
         Args:
-            first_cell: where the branch's cells lie.
+            first_cell: the branch's first cell.
             position: of its first token.
             tokens: how many there are.
         """
 
     def prefill(self, prompt: Rows) -> None:
-        """Feed a part of a prompt: from position 0 on in parts of `prefill_tokens`, the last one may be shorter.
+        """Feed a part of a prompt: from position 0 on, in parts of `prefill_tokens`; the last one may be shorter.
 
-        Leave the prompt's last token to `forward`, which returns the logits of what follows.
+        Leave the prompt's last token to `forward`, which returns the logits of the next token.
 
         Raises:
             ContextExceeded: a position beyond the context.
@@ -100,20 +100,20 @@ class Runner(Protocol):
         """
 
     def prepare_tree(self, batch: Sequence[TreeRows]) -> PreparedTree:
-        """Prepare one pass whose rows stand on branches and see their own paths only.
+        """Prepare one pass whose rows belong to branches and see only their own paths.
 
         Args:
             batch: not empty, each session at most once.
         """
 
     def forward_tree(self, prepared: PreparedTree) -> Tensor:
-        """Make a prepared pass and return the logits of every row, as `forward` does."""
+        """Run a prepared pass and return the logits of every row, as `forward` does."""
 
     def warm_up_trees(self, most_rows: int) -> None:
-        """Make passes over a single session's trees of up to `most_rows` rows, so that later ones are quick."""
+        """Run passes over a single session's trees of up to `most_rows` rows, so that later ones are fast."""
 
     def fit(self, sessions: int, rows: int) -> Shape | None:
-        """The shape of one pass over `sessions` of `rows` each; None if it takes several passes."""
+        """The shape of one pass over this many sessions of `rows` each; None if it takes several passes."""
 
     def padded(self, rows: int) -> int:
         """The rows that a pass over `rows` rows of a single session computes."""

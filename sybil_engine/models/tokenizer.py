@@ -1,7 +1,7 @@
 """What makes two tokenizers the same: a fingerprint of each part that decides ids or text.
 
-Padding, truncation and post-processing settings are left out: they change neither which token an id is nor how text
-falls into tokens, and models of one family differ in them.
+Padding, truncation and post-processing settings are left out: they change neither the meaning of ids nor how text is
+split into tokens, and models of one family differ in them.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def identity_of(document: Mapping[str, Any]) -> TokenizerIdentity:
 
 
 def _without_cosmetics(part: Any) -> Any:
-    """Drop settings that change neither ids nor text; look no deeper than the pipeline's steps."""
+    """Drop settings that change neither ids nor text, down to the pipeline's steps."""
     if isinstance(part, dict) and "type" in part:
         return {key: _without_cosmetics(value) for key, value in part.items() if key not in _COSMETIC_KEYS}
     if isinstance(part, list) and part and isinstance(part[0], dict):

@@ -19,13 +19,13 @@ _TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.1, "int8": 0.1}
 
 @torch.inference_mode()
 def plain_pass(loaded: LoadedModel) -> tuple[CellShape, Tensor]:
-    """Make one pass without a slotted cache, with the model's own attention.
+    """Run one pass without a slotted cache, with the model's own attention.
 
     Returns:
-        What a token leaves in a layer's cache, and the logits, [trial tokens, vocabulary_size], float32.
+        What the cache holds for a token in a layer, and the logits, [trial tokens, vocabulary_size], float32.
 
     Raises:
-        UnsupportedModel: layers leave different things.
+        UnsupportedModel: it differs between layers.
     """
     model = loaded.model
     cache = DynamicCache(config=model.config)
@@ -50,7 +50,7 @@ def compare_with_plain_pass(runner: ProbedRunner, plain_logits: Tensor, descript
     """Feed the same tokens in two passes over the slotted cache.
 
     Raises:
-        UnsupportedModel: the logits are others, so the model has a part that we do not know of.
+        UnsupportedModel: the logits differ, so the model has a feature that is not known here.
     """
     tokens = tuple(token % description.vocabulary_size for token in _TRIAL_TOKENS)
     half = len(tokens) // 2

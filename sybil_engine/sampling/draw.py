@@ -13,7 +13,7 @@ from sybil_engine.core.types import Distribution, SamplingParams
 from sybil_engine.sampling.shaping import shape_logits
 
 CUT_TOKENS = 64
-"""The most likely tokens of a draft distribution: those that the ratio test draws from, and that are sent."""
+"""How many of the most likely tokens a draft distribution keeps under the ratio test; only these are drawn and sent."""
 
 
 def draw_tokens(shaped: Tensor, noise: Tensor | None) -> Tensor:
@@ -31,7 +31,7 @@ def draw_tokens(shaped: Tensor, noise: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Which tokens one session draws from a pass: those at `position` and after it, one a row.
+    """Tokens that one session draws from a pass: one for each row, from `position` on.
 
     Attributes:
         noise: the session's tape; not read under greedy sampling.
@@ -47,7 +47,7 @@ def draw_rows(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
     """Draw the tokens of every session of a pass.
 
     Args:
-        logits: [rows, vocabulary], float32, the rows of each draw after those of the one before it.
+        logits: [rows, vocabulary], float32, the rows of the draws in order.
 
     Returns:
         [rows] token ids, int64, and [rows, vocabulary] shaped logits. A row depends on its own logits alone.
@@ -57,7 +57,7 @@ def draw_rows(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
 
 
 def _score_rows(logits: Tensor, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
-    """Shaped logits, and the same with the noise of those rows that have any; both [rows, vocabulary]."""
+    """Shaped logits, and the same plus noise in rows that are sampled; both [rows, vocabulary]."""
     parts = []
     start = 0
     for params, group in groupby(draws, key=lambda draw: draw.params):
@@ -82,7 +82,7 @@ class Guess:
 
     Attributes:
         certainty: the model's own probability for it, under the session's noise.
-        distribution: under the ratio test, what the token was drawn from.
+        distribution: under the ratio test, the distribution that the token was drawn from.
     """
 
     token_id: int
@@ -95,8 +95,8 @@ def rank_rows(logits: Tensor, draws: Sequence[Draw], count: int) -> list[tuple[G
 
     Args:
         logits: [rows, vocabulary], float32.
-        draws: one a row.
-        count: guesses a row, at most. Tokens that sampling rules out are none.
+        draws: one for each row.
+        count: the most guesses for each row. Tokens that sampling rules out are not guesses.
 
     Returns:
         [rows] of guesses, best first.
@@ -119,7 +119,7 @@ def rank_rows(logits: Tensor, draws: Sequence[Draw], count: int) -> list[tuple[G
 
 
 def draw_cut_row(logits: Tensor, draw: Draw) -> Guess:
-    """Draw one row's token from its most likely tokens alone, and say from what: a draft for the ratio test.
+    """Draw a draft for the ratio test: one row's token, from its most likely tokens, with their distribution.
 
     Args:
         logits: [vocabulary], float32.

@@ -1,7 +1,7 @@
-"""What a row's logits become before a token is drawn. Drafter and verifier call the same function.
+"""Shaping a row's logits before a token is drawn. Drafter and verifier call the same function.
 
-The order is temperature, top-k, top-p, min-p; each works on what the ones before it left, renormalised. Ties go to the
-lowest token id.
+The order is temperature, top-k, top-p, min-p; each works on the renormalised result of the one before it. Ties go to
+the lowest token id.
 """
 
 import math
@@ -19,12 +19,12 @@ def shape_logits(logits: Tensor, params: SamplingParams) -> Tensor:
         logits: [rows, vocabulary], float32.
 
     Returns:
-        [rows, vocabulary], float32: log-probabilities up to a constant a row, -inf for dropped tokens. Under greedy
-        sampling the logits themselves: the draw takes the largest.
+        [rows, vocabulary], float32: log-probabilities up to a constant for each row, -inf for dropped tokens. Under
+        greedy sampling, the logits themselves, of which the draw takes the largest.
     """
     if params.greedy:
         return logits
-    # Counted from the largest logit, the quotients cannot overflow, however low the temperature.
+    # With the largest logit subtracted, the quotients cannot overflow, however low the temperature.
     temperature = max(params.temperature, torch.finfo(torch.float32).tiny)
     shaped = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
     if params.top_k or params.top_p < 1:

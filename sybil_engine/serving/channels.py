@@ -1,8 +1,8 @@
-"""What both sides of a connection agree on: sizes of messages, and how fast a silent peer is given up.
+"""Options for both sides of a connection: message sizes, and when a silent peer is given up.
 
 Either side sends a ping after 10 s without traffic and waits 5 s for the answer. gRPC holds that second time in two
 options: with `keepalive_timeout_ms` alone, a process that is frozen while its kernel still accepts data is noticed
-after 70 s only.
+only after 70 s.
 """
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
@@ -26,6 +26,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.so_reuseport", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    # On a busy machine pings come in bunches; that must not cost a connection and all its sessions.
+    # On a busy machine pings come in bunches. That must not end a connection and all its sessions.
     ("grpc.http2.max_ping_strikes", 0),
 )

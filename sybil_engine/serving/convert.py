@@ -182,7 +182,7 @@ def block_to_wire(block: Block) -> wire.Block:
 
 
 def check_block(message: wire.Block) -> None:
-    """Check a block that is passed on as it came.
+    """Check a block that is forwarded as it is.
 
     Raises:
         InvalidRequest: it says something impossible.
@@ -262,7 +262,7 @@ def commit_from_wire(message: wire.Commit) -> Commit:
 
 
 def advance_to_wire(commit: Commit) -> wire.Advance:
-    """What a drafter reads of a commit."""
+    """The part of a commit that a drafter reads."""
     return wire.Advance(
         position=commit.position,
         prefix_fingerprint=commit.prefix_fingerprint,

@@ -1,4 +1,4 @@
-"""Requests that cannot be decoded, refused with a status that says whose mistake it is."""
+"""Refuses requests that cannot be decoded, with a status that blames the client."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,10 +8,10 @@ from google.protobuf.message import DecodeError
 
 
 class DecodingInterceptor(grpc.aio.ServerInterceptor):
-    """Decodes unary requests where a call can still be aborted: gRPC itself would answer UNKNOWN.
+    """Decodes unary requests itself, so that it can abort the call with a status; gRPC would answer UNKNOWN.
 
-    Calls must be coroutines, not generators. The messages of a stream are decoded as they are read, by the servicer's
-    own code: see `first_message` and `SessionStream.read`.
+    Calls must be coroutines, not generators. A stream's messages are decoded as they are read; see `first_message` and
+    `session_stream`.
     """
 
     async def intercept_service(
@@ -34,5 +34,5 @@ class DecodingInterceptor(grpc.aio.ServerInterceptor):
 
 
 def undecodable(what: str, error: Exception) -> str:
-    """The sentence for a client whose message is not of the type that the call takes."""
+    """The message to a client whose request is not of the call's type."""
     return f"{what} cannot be decoded ({error}); send the message type that the service's proto file names"

@@ -1,4 +1,4 @@
-"""An emulated link: whatever is put on it is delivered a set time later, in order."""
+"""An emulated link: messages are delivered a set time later, in order."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from sybil_engine.core.timing import sleep_until
 
 
 class DelayLine:
-    """Delivers calls after a delay, from a thread of its own: an event loop's timers are only good to a millisecond."""
+    """Makes calls after a delay, on a thread of its own: an event loop's timers are only accurate to a millisecond."""
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
@@ -20,11 +20,11 @@ class DelayLine:
         threading.Thread(target=self._run, name="delay-line", daemon=True).start()
 
     def delayed(self, deliver: Callable[[Any], object]) -> Callable[[Any], None]:
-        """What puts a message on the line, for `deliver` to take when the delay is over."""
+        """A function that passes its message to `deliver` after the delay."""
         return partial(self.put, deliver)
 
     def put(self, deliver: Callable[[Any], object], message: Any) -> None:
-        """Call `deliver(message)` when the delay is over."""
+        """Call `deliver(message)` after the delay."""
         self._held.append((time.monotonic() + self._delay_s, deliver, message))
         self._filled.set()
 

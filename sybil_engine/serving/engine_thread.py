@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 _log = logging.getLogger(__name__)
 
-# A thread cannot be told to sleep for years; it asks again.
+# A thread cannot sleep for years at a time; it sleeps again.
 _LONGEST_SLEEP_S = 60.0
 
 
@@ -17,13 +17,13 @@ Message = TypeVar("Message")
 
 
 class Delay(Protocol):
-    """Wraps what takes messages."""
+    """Wraps a function that takes messages."""
 
     def __call__(self, deliver: Callable[[Message], object], /) -> Callable[[Message], None]: ...
 
 
 def _undelayed(deliver: Callable[[Message], object]) -> Callable[[Message], None]:
-    return deliver  # type: ignore[return-value]  # what it returns is not read
+    return deliver  # type: ignore[return-value]  # its return value is not used
 
 
 class Engine(Protocol):
@@ -33,7 +33,7 @@ class Engine(Protocol):
         """Run the passes that are due.
 
         Returns:
-            Seconds until the next step is due, 0 for at once; None when nothing is due until new work arrives.
+            Seconds until the next step is due, 0 for at once; None if nothing is due until new work arrives.
         """
 
     def fail(self, error: Exception) -> None:
@@ -48,8 +48,8 @@ class EngineThread(Generic[EngineType]):
     """Loads an engine, then runs its steps and, between them, the work posted from other threads.
 
     Args:
-        load: makes the engine; called on the thread, so that the model is touched by no other.
-        delayed: wraps what takes a session's messages, on their way in and out, where a link is emulated.
+        load: makes the engine; called on the thread, so that no other thread touches the model.
+        delayed: wraps functions that take a session's messages, in and out, to emulate a link.
     """
 
     def __init__(self, load: Callable[[], EngineType], name: str, delayed: Delay = _undelayed) -> None:
@@ -71,7 +71,7 @@ class EngineThread(Generic[EngineType]):
         return self._loaded
 
     def stop(self) -> None:
-        """Let the current step end, then end the thread. A thread that still loads is left behind, as a daemon."""
+        """Let the current step end, then end the thread. A thread that is still loading keeps running, as a daemon."""
         self._stopping = True
         self._wake.set()
         if self._loaded.done():
@@ -90,7 +90,7 @@ class EngineThread(Generic[EngineType]):
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(work(engine))
-                except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the future
+                except Exception as error:  # noqa: BLE001 - raised where the future is awaited
                     future.set_exception(error)
 
         self.post(run)
@@ -99,7 +99,7 @@ class EngineThread(Generic[EngineType]):
     def _run(self) -> None:
         try:
             engine = self._load()
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the engine must hear of it
+        except BaseException as error:  # noqa: BLE001 - raised where the engine is awaited
             self._loaded.set_exception(error)
             return
         self._loaded.set_result(engine)

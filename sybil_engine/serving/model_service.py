@@ -1,4 +1,4 @@
-"""A process that hosts one model: its port is open at once, the model loads behind it."""
+"""A process that hosts one model: its port opens at once, before the model is loaded."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class ModelEngine(Engine, Protocol):
-    """An engine that knows what it serves."""
+    """An engine that describes its model."""
 
     @property
     def description(self) -> ModelDescription: ...
@@ -33,7 +33,7 @@ EngineType = TypeVar("EngineType", bound=ModelEngine)
 
 
 class HostedModel(Generic[EngineType]):
-    """What a servicer knows of its model: the description at once, the engine's thread once it is loaded."""
+    """A servicer's model: its description at once, the engine's thread once it is loaded."""
 
     def __init__(self, thread: EngineThread[EngineType], description: ModelDescription) -> None:
         self._thread = thread
@@ -44,7 +44,7 @@ class HostedModel(Generic[EngineType]):
         """The thread that owns the engine.
 
         Raises:
-            Unavailable: it still loads.
+            Unavailable: it is still loading.
         """
         if not self.description.ready:
             raise Unavailable(f"{self.description.model_id} is still loading; try again in a few seconds")
@@ -66,7 +66,7 @@ async def serve_model(
         file: the proto file of the service.
         description: what is known before the weights are loaded.
         load: makes the engine; runs on the engine's thread.
-        bound: told the port as soon as it listens; the service reports SERVING once the model is loaded.
+        bound: called with the port as soon as it listens; the service reports SERVING once the model is loaded.
 
     Raises:
         Unavailable: the address cannot be bound.
@@ -100,10 +100,10 @@ def run_service(serve: Callable[[Callable[[int], None], asyncio.Event], Awaitabl
     """Run a service as a process of its own until SIGTERM or SIGINT.
 
     Args:
-        serve: takes what to tell the bound port, and the event that ends it.
+        serve: takes a function to call with the bound port, and the event that ends it.
 
     Returns:
-        The exit status: 0 after a drain, 2 if settings or model cannot be used, 1 for any other reason not to serve.
+        The exit status: 0 after a drain, 2 if the settings or the model cannot be used, 1 for any other failure.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 

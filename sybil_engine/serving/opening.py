@@ -7,13 +7,13 @@ from sybil_engine.core.session import SessionOpen
 
 
 def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: int) -> int:
-    """Check an opening against the model that shall serve it.
+    """Check an opening against the model that will serve it.
 
     Returns:
         The position at which the session ends.
 
     Raises:
-        InvalidRequest: a token id that this service does not know.
+        InvalidRequest: a token id is outside the vocabulary.
         ContextExceeded: no room for another token.
     """
     check_token_ids(opening.token_ids, vocabulary_size)

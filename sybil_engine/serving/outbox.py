@@ -1,4 +1,4 @@
-"""A session's way from the engine thread to the event loop."""
+"""A session's events on their way from the engine thread to the event loop."""
 
 import asyncio
 from collections import deque
@@ -8,7 +8,7 @@ Event = TypeVar("Event")
 
 
 class Outbox(Generic[Event]):
-    """Filled on any thread, drained by one coroutine. What piles up is drained at once."""
+    """A queue that any thread fills and one coroutine drains, all waiting events at a time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -18,12 +18,12 @@ class Outbox(Generic[Event]):
     def put(self, event: Event | Exception) -> None:
         """Add an event, or an error that ends the session."""
         self._events.append(event)
-        # A closed loop means the server is gone, and its sessions with it.
+        # A closed loop means that the server has ended, and with it its sessions.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._filled.set)
 
     async def drain(self) -> list[Event]:
-        """Wait for events and take all there are.
+        """Wait for events and take all of them.
 
         Raises:
             The error that was put, once the events before it are drained.

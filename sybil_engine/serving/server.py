@@ -1,4 +1,4 @@
-"""A gRPC server with health and reflection, and the status each error becomes."""
+"""A gRPC server with health and reflection, and the gRPC status of each error."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from sybil_engine.core import errors
 from sybil_engine.serving.channels import SERVER_OPTIONS
 from sybil_engine.serving.decoding import DecodingInterceptor
 
-# The first class that an error is an instance of decides; see the tree in errors.py.
+# The first class that an error is an instance of counts; see the tree in errors.py.
 _STATUS_CODES: tuple[tuple[type[errors.SybilError], grpc.StatusCode], ...] = (
     (errors.ContextExceeded, grpc.StatusCode.OUT_OF_RANGE),
     (errors.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
@@ -61,7 +61,7 @@ async def running_server(
         port: 0 picks a free one.
         file: the proto file whose services are served.
         add_services: adds the servicers.
-        grace_s: how long running calls may go on once the block is left.
+        grace_s: how long running calls may continue after the block is left.
 
     Raises:
         Unavailable: the address cannot be bound.

@@ -1,4 +1,4 @@
-"""A session's gRPC stream: opened by its first message, freed by its end, however it ends."""
+"""A session's gRPC stream: its first message opens the session, its end frees it in any case."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -61,7 +61,7 @@ async def _read(
             send(decode(request))
     except SybilError as error:
         remote.end(error)
-    except Exception as error:  # noqa: BLE001 - a message that cannot be decoded, say: its session ends
+    except Exception as error:  # noqa: BLE001 - such as an undecodable message; ends the session
         remote.end(InvalidRequest(f"a message cannot be read ({error}); reopen the session"))
     else:
         remote.end()
@@ -69,7 +69,7 @@ async def _read(
 
 @asynccontextmanager
 async def aborting(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
-    """Turn an engine's errors into the call's status."""
+    """Abort the call with the status of an engine's error."""
     try:
         yield
     except SybilError as error:
@@ -80,7 +80,7 @@ async def first_message(requests: AsyncIterator[Request]) -> Request:
     """Take a stream's first message, which opens the session.
 
     Raises:
-        InvalidRequest: there is none, it is another one, or it cannot be decoded.
+        InvalidRequest: there is none, it is not an opening, or it cannot be decoded.
     """
     try:
         message = await anext(aiter(requests), None)

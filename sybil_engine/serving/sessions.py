@@ -1,4 +1,4 @@
-"""A session on an engine's thread, as an event loop sees it: opened, fed, read from, and freed however it ends."""
+"""A session on an engine's thread, used from an event loop: opened, fed, read, and always freed."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ class SessionEngine(Engine, Protocol[Session, EmittedEvent]):
 
 
 class _Ended(Exception):
-    """No more messages come."""
+    """There are no more messages."""
 
 
 class RemoteSession(Generic[Session, Event]):
@@ -54,11 +54,11 @@ class RemoteSession(Generic[Session, Event]):
         return await asyncio.wrap_future(self._thread.submit(open_session))
 
     def sender(self, handle: Callable[[Session, Message, int], object]) -> Callable[[Message], None]:
-        """Make what hands messages to `handle` on the engine's thread, in order.
+        """A function that passes messages to `handle` on the engine's thread, in order.
 
         Args:
-            handle: is told when the message arrived, too, by `time.monotonic_ns`, because it may have waited for a
-                pass. Raises SybilError for a message that ends the session.
+            handle: also takes the message's arrival time, by `time.monotonic_ns`, since messages may wait for a pass.
+                Raises SybilError for a message that ends the session.
         """
 
         def guarded(message: Message, arrived_ns: int) -> None:
@@ -74,14 +74,14 @@ class RemoteSession(Generic[Session, Event]):
         return self._thread.delayed(post)
 
     def end(self, error: Exception | None = None) -> None:
-        """End `events`, once all messages before are handled; with an error if there is one."""
+        """End `events` after all earlier messages are handled, with an error if one is given."""
         self._thread.delayed(self._thread.post)(lambda _: self._outbox.put(error or _Ended()))
 
     async def events(self) -> AsyncIterator[list[Event]]:
-        """Yield what the session emits, as many events at a time as there are.
+        """Yield the session's events, all waiting ones at a time.
 
         Raises:
-            SybilError: what ended the session.
+            SybilError: the reason that the session ended.
         """
         while True:
             try:
@@ -90,7 +90,7 @@ class RemoteSession(Generic[Session, Event]):
                 return
 
     def close(self) -> None:
-        """Free the session; one that is still being opened is freed right after."""
+        """Free the session. One that is still being opened is freed right after that."""
 
         def close_session(engine: SessionEngine[Session, Event]) -> None:
             for session in self._opened:

@@ -1,4 +1,4 @@
-"""A whole run of the instrument, against services without models: what it prints and writes is what it promises."""
+"""A whole benchmark run, against services without models: it prints and writes what it promises."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The engine in one process, with the embedded pair: the services' words and tokens, and nothing left behind."""
+"""The engine in one process, with the embedded pair: the services' messages and tokens, and nothing left over."""
 
 import asyncio
 import os

@@ -282,7 +282,7 @@ def test_health_exits_0_only_if_serving(
     assert capsys.readouterr().out == printed
 
 
-def test_health_of_nobody_is_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_health_without_a_server_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["health", "127.0.0.1:9"]) == 1
     assert capsys.readouterr().err == "sybil: nobody answers at 127.0.0.1:9; is the service started?\n"
 

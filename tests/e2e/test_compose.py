@@ -1,4 +1,4 @@
-"""The stack as people start it: built, brought up, used through its published port, hurt, and taken down."""
+"""The stack as people start it: built, brought up, used through its published port, broken, and taken down."""
 
 import os
 import shlex
@@ -76,7 +76,7 @@ class Generation:
 
 
 def docker(*words: str, environ: dict[str, str] | None = None, patience_s: float = COMMAND_TIMEOUT_S) -> str:
-    """Run one docker command and return what it printed; what it says on failure becomes the test's message."""
+    """Run one docker command and return what it printed; its output on failure becomes the test's message."""
     done = subprocess.run(
         ["docker", *words], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=patience_s, check=False
     )

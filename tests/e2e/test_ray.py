@@ -1,4 +1,4 @@
-"""A fleet under Ray: replicas serve, are started again when they die, and leave nothing behind."""
+"""A fleet under Ray: replicas serve, are restarted when they die, and leave no process."""
 
 import asyncio
 import os
@@ -167,7 +167,7 @@ async def test_a_pair_that_does_not_match_ends_the_start_with_one_line() -> None
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @asynchronous
-async def test_without_ray_a_signal_drains_and_exits_0_too(number: signal.Signals) -> None:
+async def test_without_ray_a_signal_also_drains_and_exits_0(number: signal.Signals) -> None:
     async with toys() as (verifier, _), coordinator("--no-ray", "--verifiers", verifier) as process:
         address = await serving_address(process)
         call = asyncio.create_task(generated(address, max_tokens=30))

@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def steady_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passes seem to take ten milliseconds, whatever their rows: what is judged does not depend on a busy machine."""
+    """Make passes seem to take 10 ms whatever their rows, so that what is judged does not depend on a busy machine."""
     monkeypatch.setattr(PassTimes, "add", lambda *_: None)
 
 
@@ -72,7 +72,7 @@ def _in_memory(model: PreTrainedModel) -> LoadedModel:
     return LoadedModel(ready_for_passes(model), describe_in_memory(model, CONTEXT_TOKENS))
 
 
-# Those that `transformers` can run, too.
+# Those that `transformers` can run as well.
 STOCK_PAIRS = ("embedded-float32", "embedded-bfloat16", "llama-float32", "gpt2-float32", "llama-bfloat16")
 PAIRS = (*STOCK_PAIRS, "embedded-int8")
 _RANDOM = {"llama": _random_llama, "gpt2": _random_gpt2}

@@ -28,7 +28,7 @@ MAX_WINDOW_TOKENS = 7
 
 
 def describe_in_memory(model: PreTrainedModel, context_tokens: int) -> ModelDescription:
-    """Describe a model that stands in no folder."""
+    """Describe a model that has no folder."""
     return ModelDescription(
         model_id="in memory",
         architecture=type(model).__name__,
@@ -64,7 +64,7 @@ class Continuation:
 
 
 class Pair:
-    """A target and a draft model, each behind its engine."""
+    """A target and a draft model, each run by its engine."""
 
     def __init__(self, target: LoadedModel, draft: LoadedModel, *, draft_numerics: str = "fast") -> None:
         self.target_runner = ModelRunner(
@@ -85,7 +85,7 @@ class Pair:
         self.drafter = CheckedDrafter(draft_runner, draft.description)
 
     def _count_branches(self) -> None:
-        """Watch the target's runner: how many branches it feeds, and how many end up where their positions are."""
+        """Watch the target's runner: how many branches it feeds, and how many of them it keeps."""
         forward, keep_branch = self.target_runner.forward, self.target_runner.keep_branch
 
         def counting_forward(batch: Sequence[Rows]) -> Tensor:

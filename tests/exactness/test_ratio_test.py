@@ -214,7 +214,7 @@ def test_equal_distributions_never_reject_and_leave_a_correction_that_can_be_dra
 
 
 def test_a_token_that_its_own_distribution_does_not_name_never_stands() -> None:
-    """Whatever a drafter sends: nobody can say how likely it was drafted."""
+    """Any distributions that a drafter may send."""
     for coin in middles(9):
         assert not stands(Fraction(0), Fraction(1, 2), coin)
 
@@ -228,7 +228,7 @@ def test_the_rules_work_on_floats_as_on_fractions() -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_the_engines_judge_walks_with_the_distributions_that_it_is_given(seed: int) -> None:
-    """`RatioTest` on floats commits what the walk commits on the fractions behind them, for the same coins."""
+    """`RatioTest` on floats commits the same as the walk on exact fractions, for the same coins."""
     rng = random.Random(seed)
     draft = [rng.choice(distributions(4, 4)) for _ in range(3)]
     target = [rng.choice([each for each in distributions(4, 4) if all(each)]) for _ in range(4)]

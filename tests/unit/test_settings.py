@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.settings import Port, Rule, Settings, Words, parse
+from sybil_engine.settings import Constraint, Port, Settings, Words, parse
 
 PREFIX = "SYBIL_ORACLE_"
 
@@ -37,7 +37,7 @@ class OracleSettings(Settings):
     verbose: bool = False
     peers: Words = ()
     json_file: str = Field(default="", alias="json")
-    sizes: Annotated[Words, Rule("whole numbers", lambda each: all(size.isdigit() for size in each))] = ("1", "2")
+    sizes: Annotated[Words, Constraint("whole numbers", lambda each: all(size.isdigit() for size in each))] = ("1", "2")
 
 
 class DemandingSettings(Settings):

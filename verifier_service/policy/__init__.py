@@ -1,1 +1,1 @@
-"""When passes start, which rows they carry, how sessions speculate. It knows no tensors: the simulator plays it too."""
+"""When passes start, which rows they carry, and how sessions speculate. No tensors here: the simulator uses it too."""

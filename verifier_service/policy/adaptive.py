@@ -1,4 +1,4 @@
-"""A session that speculates in whatever way is fastest, and not at all while that is faster still."""
+"""A session that speculates in the fastest way, or not at all while that is faster still."""
 
 import math
 
@@ -11,19 +11,19 @@ from verifier_service.policy.windows import BestWindow, LearnedWindow, PlainDeco
 
 
 class Adaptive:
-    """Runs one way for a stretch of passes, measures it, and goes on with what it learned.
+    """Uses one way of drafting for a stretch of passes, measures its speed, then chooses the next way.
 
     Args:
-        greedy: whether the session's tokens are drawn without noise.
+        greedy: whether the session draws its tokens without noise.
         by_chance: see `BestWindow`.
     """
 
     _STRETCH_PASSES = 8
-    # The first pass of a stretch still judges what the way before it drafted.
+    # The first pass of a stretch still judges tokens that were drafted in the previous way.
     _UNMEASURED_PASSES = 1
     _FIRST_REST = 2
     _LONGEST_REST = 32
-    # A session that is so much faster than without drafts, in logarithms, needs no exact measure of it.
+    # Log speed-up over plain decoding from which on drafting clearly pays: plain decoding need not be measured.
     _NO_DOUBT = math.log(1.6)
 
     def __init__(
@@ -40,7 +40,7 @@ class Adaptive:
         }
         self._passes = self._tokens = self._since_ns = 0
         self._plain_ns = 0.0
-        # Logarithm of how much faster this session is than without drafts.
+        # Log of this session's speed-up over plain decoding.
         self._gain = MovingMean(choice.gain(greedy), weight=0.4)
         self._measured = False
         self._last: tuple[Speculation, float] | None = None
@@ -49,10 +49,10 @@ class Adaptive:
 
     @property
     def reason(self) -> str:
-        """The choice in words, with the figures that decided."""
+        """The choice in words, with its figures."""
         pace, best = self.pace, self._choice.best
-        behind = ", ".join(
-            f"{way.value} {math.expm1(self._choice.behind(way)):+.0%}"
+        others = ", ".join(
+            f"{way.value} {math.expm1(self._choice.relative_speed(way)):+.0%}"
             f"{'' if self._choice.compared_with_others(way) else ', not tried yet'}"
             for way in WAYS
             if way is not best
@@ -62,7 +62,7 @@ class Adaptive:
         chosen = Speculation.OFF if self._resting else best
         times = pace.alone_times if chosen in (Speculation.OFF, Speculation.LOCKSTEP) else pace.pass_times
         return (
-            f"{chosen.value}: {best.value} {judged} here ({behind}), and {gain} on this text; "
+            f"{chosen.value}: {best.value} {judged} here ({others}), and {gain} on this text; "
             f"acceptance {pace.acceptance_rate.value:.2f}, "
             f"pass {times.expected_ns(1) / 1e6:.1f} ms + {times.row_ns / 1e6:.2f} a row, "
             f"draft {pace.draft_token_ns.value / 1e6:.1f} ms a token, "
@@ -74,7 +74,7 @@ class Adaptive:
         return self._rules[self._way].next(state)
 
     def learn(self, outcome: PassOutcome) -> None:
-        """Measure the stretch, and begin another one when it is over."""
+        """Measure the stretch; when it is over, begin another one."""
         self._passes += 1
         if self._passes <= self._UNMEASURED_PASSES:
             self._since_ns, self._tokens, self._plain_ns = outcome.now_ns, 0, 0.0
@@ -100,10 +100,10 @@ class Adaptive:
         return self._choice.best if before is Speculation.OFF else self._choice.next(before)
 
     def _compare(self, speed: float, plain_speed: float) -> None:
-        """Learn from a stretch with drafts, and rest from drafting if that does not pay on this text.
+        """Learn from a stretch with drafts; stop drafting for a while if it does not pay on this text.
 
         Args:
-            speed, plain_speed: logarithms of tokens per nanosecond, as it was and as it is expected without drafts.
+            speed, plain_speed: log of tokens per nanosecond: as measured, and as expected without drafts.
         """
         if self._last and self._last[0] is not self._way:
             self._choice.compared(self._way, self._last[0], speed - self._last[1])

@@ -1,4 +1,4 @@
-"""Which way of drafting is fastest, as a verifier has found by trying."""
+"""Which way of drafting is fastest, as a verifier finds by trying."""
 
 import math
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from verifier_service.policy.pace import MovingMean
 
 WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 
-# Logarithms of what each way may be expected to gain over the first. On a shared processor drafting ahead slows down
-# the passes that it is to hide behind; elsewhere hedges lose what their rows cost.
+# Each way's expected log speed-up over the first, before any comparison. On a shared processor, drafting ahead slows
+# the verify passes that should hide it; elsewhere, hedges lose what their rows cost.
 _PRIORS_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.2, Speculation.HEDGED: 0.15}
 _PRIORS_SHARED = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: 0.2, Speculation.HEDGED: -0.05}
 
 
 @dataclass
 class _Record:
-    """How one way did.
+    """What is known of one way.
 
     Attributes:
-        advantage: logarithm of its speed; only differences between ways mean anything.
-        comparisons: how often it was compared with another one.
-        last_trial: when it was last taken.
+        advantage: log of its speed; only differences between ways have a meaning.
+        comparisons: how often it was compared with another way.
+        last_trial: number of the stretch that last used it.
     """
 
     advantage: float = 0.0
@@ -31,23 +31,22 @@ class _Record:
 
 
 class Choice:
-    """Which way of drafting is fastest: what a verifier has learned over all its adaptive sessions.
+    """Which way of drafting is fastest: learned from all adaptive sessions of a verifier.
 
-    How fast a session goes depends on its text more than on the way, so only neighbouring stretches of one session are
-    compared. Most stretches go the way that is fastest so far; now and then another one is tried: often while it may
-    well be the fastest, by what is known of it, and seldom afterwards, so that the choice follows what changes: load,
-    links, a drafter that dies or comes back.
+    A session's speed depends on its text more than on the way, so only consecutive stretches of one session are
+    compared. Most stretches use the fastest way so far. Another way is tried now and then: often while it may still be
+    the fastest, rarely afterwards. So the choice follows changes in load and links, and drafters that die or return.
     """
 
     _TRY_EVERY = 3
     _TRY_SLOWER_EVERY = 20
-    # Of the logarithm of two neighbouring stretches' speeds: what the text does to it.
+    # Standard deviation of the log ratio of two consecutive stretches' speeds that is due to the text.
     _SPREAD = 0.2
     _LEAST_WEIGHT = 0.1
-    # Comparisons: two stretches differ by chance more than two ways do.
+    # The prior's weight, in comparisons: two stretches differ by chance more than two ways do.
     _PRIOR_COUNTS_FOR = 3
-    # Hedges were measured at 1.03 to 1.3 of pipelined where rows cost nothing, and at 0.96 where one costs 2.8 % of a
-    # pass (docs/log.md): a line through both, no lower than draft-then-verify.
+    # Hedging was measured at 1.03 to 1.3 of pipelined speed where rows cost nothing, and at 0.96 where a row costs
+    # 2.8 % of a pass (docs/log.md). The prior is a line through both, but no lower than that of lockstep.
     _LOST_TO_ROWS = 7.0
     _LEAST_PRIOR = -0.2
 
@@ -60,27 +59,27 @@ class Choice:
         """
         Args:
             shares_processor: whether drafting takes time from verify passes.
-            pass_times: say what rows cost; without, nothing.
+            pass_times: tells what a row costs; None: rows cost nothing.
         """
         self._shares_processor = shares_processor
         self._pass_times = pass_times or PassTimes()
         self._records = {way: _Record() for way in WAYS}
         self._stretches = 0
-        # Logarithms of how much faster sessions are than without drafts, greedy and sampled ones apart.
+        # Log speed-up of sessions over plain decoding, greedy and sampled sessions apart.
         self._gains = {greedy: MovingMean(self._PRIOR_GAIN, self._GAIN_WEIGHT) for greedy in (False, True)}
         self._openings = 0
         self._last_plain: int | None = None
 
     @property
     def best(self) -> Speculation:
-        """The fastest so far; the less is known, the more by where drafter and verifier run."""
+        """The fastest way so far; with few comparisons the prior decides."""
         return max(WAYS, key=self._advantage)
 
     def next(self, before: Speculation | None = None) -> Speculation:
         """The way of the next stretch of a session.
 
         Args:
-            before: the way of its last one. A try follows the fastest way, so that it is compared with that.
+            before: the way of its last one. Another way is tried only after the fastest, to be compared with it.
         """
         best = self.best
         if before not in (None, best):
@@ -97,11 +96,11 @@ class Choice:
         return chosen
 
     def _may_be_fastest(self, way: Speculation) -> bool:
-        """Whether a way is so little known, or so little behind, that comparing it may pay soon."""
-        return self.behind(way) + self._SPREAD / (1 + self._records[way].comparisons) > 0
+        """Whether a way's upper confidence bound reaches the fastest way: it is little known, or nearly as fast."""
+        return self.relative_speed(way) + self._SPREAD / (1 + self._records[way].comparisons) > 0
 
-    def behind(self, way: Speculation) -> float:
-        """Logarithm of a way's speed as a share of the fastest one's."""
+    def relative_speed(self, way: Speculation) -> float:
+        """Log of a way's speed over the fastest way's; never above 0."""
         return self._advantage(way) - self._advantage(self.best)
 
     def _advantage(self, way: Speculation) -> float:
@@ -110,23 +109,23 @@ class Choice:
         return (self._PRIOR_COUNTS_FOR * self._prior(way) + record.comparisons * record.advantage) / counted
 
     def _prior(self, way: Speculation) -> float:
-        """What a way may be expected to gain over the first, before they are compared."""
+        """A way's expected log speed-up over the first, before they are compared."""
         if self._shares_processor:
             return _PRIORS_SHARED[way]
         lost = self._LOST_TO_ROWS * self._pass_times.row_share if way is Speculation.HEDGED else 0.0
         return max(self._LEAST_PRIOR, _PRIORS_APART[way] - lost)
 
     def compared_with_others(self, way: Speculation) -> bool:
-        """Whether anything about a way was measured, not only expected."""
+        """Whether a way was measured, not only expected to be fast or slow."""
         return self._records[way].comparisons > 0
 
     def begins_drafting(self, greedy: bool) -> bool:
-        """Whether a new session drafts from the start; where that rarely pays, one of a few does all the same."""
+        """Whether a new session drafts from the start. Where drafting rarely pays, one session in eight still does."""
         self._openings += 1
         return self.gain(greedy) > 0 or self._openings % self._DRAFT_ANYWAY_EVERY == 0
 
     def gain(self, greedy: bool) -> float:
-        """Logarithm of how much faster than plain decoding such sessions have been."""
+        """Log speed-up of greedy, or of sampled, sessions over plain decoding so far."""
         return self._gains[greedy].value
 
     def gained(self, greedy: bool, gain: float) -> None:
@@ -135,7 +134,7 @@ class Choice:
 
     @property
     def wants_plain(self) -> bool:
-        """Whether it is time for a stretch without drafts, to see how fast plain decoding really is."""
+        """Whether a stretch without drafts is due, to measure how fast plain decoding really is."""
         return self._last_plain is None or self._stretches - self._last_plain > self._PLAIN_EVERY
 
     def saw_plain(self) -> None:
@@ -146,7 +145,7 @@ class Choice:
         """Learn from two stretches of one session, one after the other.
 
         Args:
-            difference: logarithm of the first way's speed over the other's.
+            difference: log of the first way's speed over the other's.
         """
         records = self._records[way], self._records[other]
         error = difference - (records[0].advantage - records[1].advantage)

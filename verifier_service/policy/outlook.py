@@ -1,10 +1,12 @@
-"""What waiting for drafts is worth when drafting goes on during passes: the long run counts, not the next pass.
+"""What waiting for drafts is worth when drafting goes on during passes, judged by the long-run token rate.
 
-Under draft-then-verify the drafter idles during a pass, so it pays to wait until the window is full. In a pipeline an
-early pass is time in which drafts arrive, and they survive if the window is accepted and the token behind it was
-drafted, too: a hit. So a session goes back and forth between two states. After a miss nothing is drafted; after a hit
-there is what was drafted during the pass. How fast that is in the long run is what a cycle from miss to miss commits
-over what it takes; a window is worth what it commits, plus what a hit behind it is worth, less its time at that rate.
+In lockstep the drafter idles during a pass, so it pays to wait until the window is full. In a pipeline, drafts arrive
+while a pass runs. They survive if the whole window is accepted and the drafter also predicted the token after it: a
+hit. So a session alternates between two states: after a miss nothing is drafted; after a hit, the tokens that were
+drafted during the pass are ready.
+
+The long-run rate is the tokens committed from one miss to the next, divided by the time that takes. A window's value is
+the tokens it commits, plus the value of a hit after it, minus its time multiplied by the long-run rate.
 
 Source: renewal-reward theorem; Howard 1960 (relative values of states).
 """
@@ -15,13 +17,13 @@ from operator import mul
 
 
 class Outlook:
-    """A pipelined session in the long run, by what is measured of it.
+    """What a pipelined session can expect in the long run, computed from its measurements.
 
     Args:
         acceptance_rate: below 1.
-        pass_ns: by rows.
-        draft_token_ns: between drafted tokens.
-        round_trip_ns: from a commit that left nothing drafted until drafting is heard of, but for its own time.
+        pass_ns: time of a verify pass, by its rows.
+        draft_token_ns: time to draft one token.
+        round_trip_ns: from a commit that left nothing drafted until the next block arrives, drafting time excluded.
         most_tokens: the longest window.
     """
 
@@ -36,23 +38,23 @@ class Outlook:
         self._most_tokens = most_tokens
         self._draft_token_ns = draft_token_ns
         self._round_trip_ns = round_trip_ns
-        # By window: the chance that drafting goes on undisturbed, the tokens committed, the time.
+        # For each window length: P(hit), the expected committed tokens, the time of the pass.
         self._hits: list[float] = list(accumulate(repeat(acceptance_rate, most_tokens + 1), mul))
         self._committed: list[float] = list(accumulate(self._hits[:-1], initial=1.0))
         self._pass_ns = [pass_ns(window + 1) for window in range(most_tokens + 1)]
         self._after_hit = self._drafted_within(self._pass_ns[-1])
-        # A pass that is launched with nothing drafted: the first token comes late.
+        # After a pass without drafts the first drafted token arrives a round trip later.
         self._after_bare_hit = self._drafted_within(self._pass_ns[0] - round_trip_ns)
         self._rate = max(self._rate_with(window) for window in range(most_tokens + 1))
         self._hit_tokens = self._worth(self._after_hit) / (1 - self._hits[self._after_hit]) if self._after_hit else 0.0
 
     def best_window(self, ready_tokens: int) -> int:
-        """The window to launch with when so many drafted tokens are here; what is missing of it is waited for."""
+        """The best window to verify next when this many drafted tokens are ready; missing ones are waited for."""
         first = min(ready_tokens, self._most_tokens)
         return max(range(first, self._most_tokens + 1), key=lambda window: self._gain(window, ready_tokens))
 
     def _drafted_within(self, time_ns: float) -> int:
-        """Tokens ready after a hit: those drafted in this time, but for the first, which the pass itself draws."""
+        """Tokens ready after a hit: those drafted in this time, except the first, which the pass itself draws."""
         return max(0, min(self._most_tokens, int(time_ns / self._draft_token_ns) - 1))
 
     def _wait_ns(self, window: int, ready_tokens: int) -> float:
@@ -72,7 +74,7 @@ class Outlook:
         return (tokens + hits * self._committed[self._after_hit]) / (time_ns + hits * self._pass_ns[self._after_hit])
 
     def _worth(self, window: int) -> float:
-        """What a pass commits beyond what its time is worth."""
+        """Tokens that a pass commits beyond those its time would yield at the long-run rate."""
         return self._committed[window] - self._rate * self._pass_ns[window]
 
     def _gain(self, window: int, ready_tokens: int) -> float:

@@ -1,4 +1,4 @@
-"""What is measured of a session while the engine runs: draft times, round trips, acceptance."""
+"""Measurements of a session while the engine runs: draft times, round trips, acceptance."""
 
 from operator import itemgetter
 
@@ -8,7 +8,7 @@ from verifier_service.policy.outlook import Outlook
 
 
 class MovingMean:
-    """A mean that forgets: the newest value has a fixed weight."""
+    """An exponential moving average: the newest value has a fixed weight."""
 
     def __init__(self, prior: float, weight: float) -> None:
         self.value = prior
@@ -19,22 +19,22 @@ class MovingMean:
 
 
 class Pace:
-    """What is measured of one session, and of the device it runs on.
+    """Measurements of one session, and of the device it runs on.
 
     Args:
         pass_times: of passes during which a drafter works ahead.
         alone_times: of passes during which none does; None: the same.
     """
 
-    # Before anything is measured: a drafter ten times as fast as its target, half a millisecond away.
+    # Priors: a drafter that is ten times as fast as its target, half a millisecond away.
     _PRIOR_DRAFT_TOKEN_NS = 1e6
     _PRIOR_ROUND_TRIP_NS = 0.5e6
     _PRIOR_ACCEPTANCE_RATE = 0.7
     _MOST_ACCEPTANCE_RATE = 0.97
-    # How often a rejected token's place belongs to one hedge, where the drafter does not say.
+    # P(the target draws a given hedge | it rejects the trunk's token), if the drafter reports no chance.
     _HEDGE_RATE = 0.3
-    # By how much told chances may foretell worse than measured ones, in mean squared error. What an honest drafter gets
-    # wrong by chance stayed below 0.1 in 56 sessions of the embedded pair (by a script that was not kept).
+    # How much worse (Brier score) the drafter's chances may be than measured ones before they are ignored. An honest
+    # drafter stayed below 0.1 in 56 sessions of the embedded pair (by a script that was not kept).
     _TRUSTED_ERROR = 0.15
 
     def __init__(self, pass_times: PassTimes, alone_times: PassTimes | None = None) -> None:
@@ -43,14 +43,15 @@ class Pace:
         self.draft_token_ns = MovingMean(self._PRIOR_DRAFT_TOKEN_NS, weight=0.2)
         self.round_trip_ns = MovingMean(self._PRIOR_ROUND_TRIP_NS, weight=0.2)
         self.acceptance_rate = MovingMean(self._PRIOR_ACCEPTANCE_RATE, weight=0.05)
-        self._told_error = MovingMean(0.0, weight=0.01)
+        self._excess_error = MovingMean(0.0, weight=0.01)
 
     def saw_block(self, tokens: int, draft_ns: int, since_miss_ns: int | None) -> None:
         """Learn from drafted tokens.
 
         Args:
             draft_ns: time spent drafting them.
-            since_miss_ns: if they are the first after a commit that left nothing drafted, the time since it.
+            since_miss_ns: time since the last commit, if that left nothing drafted and these tokens are the first
+                after it; else None.
         """
         self.draft_token_ns.add(max(1, draft_ns / tokens))
         if since_miss_ns is not None:
@@ -62,51 +63,53 @@ class Pace:
             self.acceptance_rate.add(1.0 if index < accepted_tokens else 0.0)
 
     def saw_draw(self, node: DraftNode, token_id: int) -> None:
-        """Learn how far chances can be trusted, from the likeliest guess behind a token and what was drawn there."""
-        told = [(child.chance, child) for child in node.children.values() if child.chance is not None]
-        if told:
-            chance, guess = max(told, key=itemgetter(0))
+        """Compare the likeliest guess after a token with the drawn token, to learn whether chances can be trusted."""
+        reported = [(child.chance, child) for child in node.children.values() if child.chance is not None]
+        if reported:
+            chance, guess = max(reported, key=itemgetter(0))
             drawn = guess.token_id == token_id
-            self._told_error.add((chance - drawn) ** 2 - (self._measured_chance(guess) - drawn) ** 2)
+            self._excess_error.add((chance - drawn) ** 2 - (self._measured_chance(guess) - drawn) ** 2)
 
     def chance(self, node: DraftNode) -> float:
-        """The chance that the target draws a drafted token if it draws those before it, as its drafter sees it."""
+        """P(target draws this token | it drew the earlier ones), as reported by the drafter, else as measured."""
         return self._measured_chance(node) if node.chance is None else node.chance
 
     def trusted_chance(self, node: DraftNode) -> float:
-        """The same where rows are at stake that others could use: of a drafter that foretells badly, what is measured.
+        """The same, but as measured if the drafter's chances predict badly. Used where sessions compete for rows.
 
-        Chances that are what they say foretell better than one rate for all tokens, however they are spread.
+        Calibrated chances have a better Brier score than one rate for all tokens, whatever their distribution.
         """
-        return self.chance(node) if self._told_error.value < self._TRUSTED_ERROR else self._measured_chance(node)
+        return self.chance(node) if self._excess_error.value < self._TRUSTED_ERROR else self._measured_chance(node)
 
     def _measured_chance(self, node: DraftNode) -> float:
         on_trunk = node.parent is not None and node.parent.best_child() is node
         return self.acceptance_rate.value if on_trunk else self._HEDGE_RATE * (1 - self.acceptance_rate.value)
 
     def arrival_ns(self, ready_tokens: int, missing_tokens: int) -> float:
-        """Expected time from a commit until missing tokens are here: with some ready, drafting goes on already."""
+        """Expected time from a commit until the missing tokens arrive. If some are ready, drafting is already going on,
+        and no round trip is needed.
+        """
         if not missing_tokens:
             return 0.0
         round_trip_ns = 0 if ready_tokens else self.round_trip_ns.value
         return round_trip_ns + missing_tokens * self.draft_token_ns.value
 
     def committed_tokens(self, window_tokens: int) -> float:
-        """What a pass that judges so many drafted tokens commits on average."""
+        """Tokens that a pass with this many drafted ones commits on average."""
         return sum(self.acceptance_rate.value**depth for depth in range(window_tokens + 1))
 
     @property
     def pass_times(self) -> PassTimes:
-        """Of passes during which a drafter works ahead; until there were any, of the others."""
+        """Of passes during which a drafter works ahead; before the first of them, of the others."""
         return self._pass_times if self._pass_times.known else self._alone_times
 
     @property
     def alone_times(self) -> PassTimes:
-        """Of passes during which no drafter works ahead; until there were any, of the others."""
+        """Of passes during which no drafter works ahead; before the first of them, of the others."""
         return self._alone_times if self._alone_times.known else self._pass_times
 
     def outlook(self, most_tokens: int) -> Outlook:
-        """What a pipelined session may expect in the long run."""
+        """What a pipelined session can expect in the long run."""
         return Outlook(
             min(self.acceptance_rate.value, self._MOST_ACCEPTANCE_RATE),
             self.pass_times.expected_ns,
@@ -116,25 +119,24 @@ class Pace:
         )
 
     def best_window(self, most_tokens: int) -> int:
-        """The window that commits the most tokens per unit of time when drafting waits for each commit.
+        """The window that commits the most tokens per unit of time in lockstep.
 
-        With acceptance a, a pass that judges w tokens commits (1 - a^(w+1)) / (1 - a) of them on average, and takes
-        its own time plus the wait until the w tokens are here.
+        With acceptance rate a, a pass that judges w tokens commits (1 - a^(w+1)) / (1 - a) tokens on average. It costs
+        its own time, plus the wait until the w tokens arrive.
         """
-
         return max(range(most_tokens + 1), key=self._committed_per_ns)
 
     def least_chance(self, window_tokens: int) -> float:
-        """When drafting waits for each commit: how likely a token must be reached for another one behind it to pay.
+        """In lockstep: the chance of being reached that a token needs, for drafting another one after it to pay.
 
-        Another one takes its time, and is accepted if the one before it is reached and it is right itself; the time of
-        a token is what windows of this many yield.
+        Another token costs the time to draft and verify it. In that time, windows of this length would commit some
+        tokens. It is accepted if the token before it is, and it is right itself.
         """
         token_ns = self.draft_token_ns.value + self.alone_times.row_ns
         return min(1.0, token_ns * self._committed_per_ns(window_tokens) / max(self.acceptance_rate.value, 0.1))
 
     def _committed_per_ns(self, window_tokens: int) -> float:
-        """Tokens per unit of time when drafting waits for each commit."""
+        """Tokens per nanosecond in lockstep."""
         arrival_ns = self.arrival_ns(0, window_tokens)
         pass_ns = self.alone_times.expected_ns(window_tokens + 1)
         return self.committed_tokens(window_tokens) / (pass_ns + arrival_ns)

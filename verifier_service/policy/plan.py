@@ -1,4 +1,4 @@
-"""What a rule is: it decides, once a commit, what drafting should do next."""
+"""What a rule is: after each commit, it decides what drafting does next."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,18 +6,18 @@ from typing import Protocol
 from sybil_engine.core.plan import DraftPlan
 from verifier_service.policy.pace import Pace
 
-# However long drafting seems to take: what a drafter says of it may be wrong, and a pass without drafts is progress.
+# An upper bound: the draft times that a drafter reports may be wrong, and a pass without drafts is still progress.
 _MOST_PATIENCE_NS = 5_000_000_000
-# Drafting goes on during passes, so little is lost by a pass that starts early.
+# Drafting ahead goes on during passes, so a pass that starts early loses little.
 _PATIENCE_AHEAD = 2
-# A drafter that takes many times as long as it should is late or dead.
+# A drafter that takes ten times as long as expected is late or dead.
 _PATIENCE = 10
 _LEAST_PATIENCE_NS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a session looks like when its next pass is planned.
+    """A session's state when its next pass is planned.
 
     Attributes:
         ready_tokens: drafted tokens on the trunk.
@@ -33,8 +33,8 @@ class PassOutcome:
     Attributes:
         tokens: committed.
         now_ns: when.
-        plain_pass_ns: what the pass would have taken without this session's drafted tokens, and the prompts that were
-            fed before it.
+        plain_pass_ns: the time that the pass, with the prompts fed before it, would have taken without this session's
+            drafted tokens.
     """
 
     tokens: int
@@ -49,7 +49,7 @@ class Rule(Protocol):
 
     @property
     def reason(self) -> str:
-        """Why it speculates as it does, where that is its own choice; else empty."""
+        """Why it speculates as it does, if it chose that itself; else empty."""
 
     def next(self, state: State) -> DraftPlan:
         """Decide what drafting does next, and what the next pass waits for. Called once a commit; changes nothing."""
@@ -59,7 +59,7 @@ class Rule(Protocol):
 
 
 def patience_ns(plan: DraftPlan, pace: Pace, ready_tokens: int) -> int:
-    """How long a pass waits, at most, for what its plan waits for.
+    """How long a pass waits, at most, for the tokens that its plan asks for.
 
     Args:
         ready_tokens: drafted tokens on the trunk when the wait begins.

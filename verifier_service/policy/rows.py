@@ -1,4 +1,4 @@
-"""Which rows join a verify pass: drafted tokens, and branches beside them, while they are worth their time."""
+"""Which rows a verify pass carries: drafted tokens, and branches beside them, while they are worth their time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ Path = tuple[DraftNode, ...]
 
 
 class DueSession(Protocol):
-    """A session that takes part in the next pass, as far as choosing its rows goes."""
+    """A session that takes part in the next pass: what choosing its rows needs to know."""
 
     @property
     def plan(self) -> DraftPlan: ...
@@ -61,13 +61,12 @@ class Share(Generic[Session]):
     """One session's rows in a pass: committed tokens whose cells are not filled yet, then drafted ones.
 
     A session may have several shares in a pass: its trunk, and branches that leave the trunk at some depth. A branch
-    feeds everything from the first unfilled cell on again, into cells of its own. Its rows see their path's cells in
-    path order, so they compute the same bits as if it stood alone.
+    feeds everything from the first unfilled cell on once more, into cells of its own. Its rows see the cells of their
+    path in path order, so they compute the same bits as if the branch were fed alone.
 
     Attributes:
         committed_tokens: how many of its rows are committed tokens.
-        path: the drafted tokens that are judged. None when committed tokens alone fill the share: then nothing is
-            drawn.
+        path: the drafted tokens to judge. None if committed tokens fill the share: then nothing is drawn.
         branch: 0 for the trunk, else the branch's number.
     """
 
@@ -82,17 +81,17 @@ class Share(Generic[Session]):
 
     @property
     def drawn_rows(self) -> int:
-        """The last committed token's row draws the first token, each drafted token's row the next one."""
+        """Rows that draw a token: the last committed token's row, and each drafted token's."""
         return 0 if self.path is None else len(self.path) + 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Branch:
-    """A branch that might be judged.
+    """A branch that may be judged.
 
     Attributes:
-        place: of its session among those that are due.
-        worth: tokens that it adds to what the pass commits, on average.
+        place: index of its session among those that are due.
+        worth: tokens that it adds to the pass's commits, on average.
     """
 
     place: int
@@ -101,10 +100,10 @@ class _Branch:
 
 
 class RowControl:
-    """Fills passes.
+    """Chooses the rows of a pass.
 
     Args:
-        pass_times: decide whether a row pays; read here, written by whoever runs passes.
+        pass_times: decide whether a row pays; only read here.
     """
 
     def __init__(self, shapes: PassShapes, pass_times: PassTimes) -> None:
@@ -114,12 +113,12 @@ class RowControl:
     def choose(self, due: Sequence[Session]) -> list[list[Share[Session]]]:
         """Choose the rows of the sessions that are due: for each its trunk's share, then those of its branches.
 
-        A drafted token is worth the chance that everything before it is accepted, and itself. The likeliest come first;
-        once one of a trunk costs more of the pass's time than it brings, none after it pays. Lockstep asked for its
-        window and gets it.
+        A drafted token's worth is the chance that it and everything before it are accepted. The likeliest tokens are
+        taken first, until one costs more of the pass's time than it is worth. A session in lockstep gets the whole
+        window that it waited for.
         """
         most_rows = self._most_rows(len(due))
-        trunks, expected = self._worth_while([_trunk(session, most_rows) for session in due])
+        trunks, expected = self._worthwhile([_trunk(session, most_rows) for session in due])
         chosen = [[trunk] for trunk in trunks]
         branches = [branch for place, trunk in enumerate(trunks) for branch in _branches(place, trunk)]
         if branches:
@@ -127,12 +126,12 @@ class RowControl:
         return chosen
 
     def _most_rows(self, sessions: int) -> int:
-        """The most rows of each that one pass carries."""
+        """The most rows that one pass can carry for each session."""
         share = self._shapes.max_rows // sessions
         return next((rows for rows in range(share, 0, -1) if self._shapes.fit(sessions, rows)), max(1, share))
 
-    def _worth_while(self, trunks: Sequence[Share[Session]]) -> tuple[list[Share[Session]], float]:
-        """Cut the trunks to the rows that pay; returns the tokens to be expected of the pass, too."""
+    def _worthwhile(self, trunks: Sequence[Share[Session]]) -> tuple[list[Share[Session]], float]:
+        """Cut the trunks to the rows that pay. Returns them, and the expected tokens of the pass."""
         survivals = [list(_survivals(share)) if share.session.plan.speculation.drafts_ahead else [] for share in trunks]
         chances = sorted(((chance, place) for place, each in enumerate(survivals) for chance in each), reverse=True)
         kept = [0 if each else len(share.path or ()) for share, each in zip(trunks, survivals, strict=True)]
@@ -151,7 +150,7 @@ class RowControl:
         return cut, expected
 
     def _add_branches(self, chosen: list[list[Share[Session]]], branches: Sequence[_Branch], expected: float) -> None:
-        """Add the branches that pay, the most worthy first."""
+        """Add the branches that pay, in order of decreasing worth."""
         pass_ns = self._pass_ns([trunk.rows for (trunk,) in chosen])
         for branch in sorted(branches, key=lambda branch: -branch.worth):
             rows = [share.rows for session in chosen for share in session]
@@ -162,7 +161,7 @@ class RowControl:
                 continue
             longer_ns = self._pass_times.expected_ns(shape[0] * shape[1])
             if (expected + branch.worth) * pass_ns < expected * longer_ns:
-                # Another one may fit the padding that is paid for.
+                # Another branch may still fit into rows that are padding so far.
                 continue
             pass_ns = longer_ns
             chosen[branch.place].append(replace(trunk, path=branch.path, branch=len(others) + 1))
@@ -183,7 +182,7 @@ def _trunk(session: Session, most_rows: int) -> Share[Session]:
 
 
 def _survivals(share: Share[Session]) -> Iterator[float]:
-    """For each drafted token of a trunk's share the chance that it is accepted."""
+    """For each drafted token of a trunk's share, the chance that it is accepted."""
     return accumulate((share.session.pace.trusted_chance(node) for node in share.path or ()), mul)
 
 
@@ -199,7 +198,7 @@ def _branches(place: int, trunk: Share[Session]) -> Iterator[_Branch]:
         hedges = (child for child in fork.children.values() if child is not following)
         for child in sorted(hedges, key=pace.trusted_chance, reverse=True)[:MOST_BRANCHES]:
             rest = session.tree.best_path(child)[: session.window_tokens - depth - 1]
-            # The branch's own token is committed in any case; what it adds comes after it.
+            # The branch's first token is committed anyway, as the target's own; the tokens after it are the gain.
             adds = 1 + sum(accumulate((pace.trusted_chance(node) for node in rest), mul))
             yield _Branch(place, survives * pace.trusted_chance(child) * adds, (*trunk.path[:depth], child, *rest))
         survives *= pace.trusted_chance(following)

@@ -27,6 +27,6 @@ def rule_for(opening: SessionOpen, most_tokens: int, pace: Pace, choice: Choice)
         case Speculation.HEDGED:
             return LearnedWindow(pace, most_tokens, hedged=True)
         case Speculation.AUTO:
-            # Under the ratio test, which positions are judged must not depend on what was drafted for them.
+            # Under the ratio test, the drafted tokens must not influence which positions are judged.
             by_chance = not judge_for(opening.acceptance_rule, opening.sampling).wants_distributions
             return Adaptive(pace, most_tokens, choice, greedy=opening.sampling.greedy, by_chance=by_chance)

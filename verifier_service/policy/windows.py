@@ -1,4 +1,4 @@
-"""How many drafted tokens are worth waiting for, and how far ahead drafting pays: a class for each way."""
+"""How many drafted tokens to wait for, and how far ahead to draft: one class for each way."""
 
 import math
 
@@ -21,11 +21,11 @@ class PlainDecoding:
         return NO_DRAFTING
 
     def learn(self, outcome: PassOutcome) -> None:
-        """Nothing is learned from it."""
+        """Nothing to learn."""
 
 
 class FixedWindow:
-    """Draft-then-verify: wait for the whole window, and let nothing be drafted beyond it."""
+    """Lockstep with a given window: wait for all of it, and draft nothing beyond it."""
 
     reason = ""
 
@@ -38,17 +38,17 @@ class FixedWindow:
         return DraftPlan(Speculation.LOCKSTEP, self._window_tokens, hold_until=self._window_tokens)
 
     def learn(self, outcome: PassOutcome) -> None:
-        """Nothing is learned from it."""
+        """Nothing to learn."""
 
 
 class BestWindow:
-    """Draft-then-verify with the windows that commit most per unit of time, as measured so far.
+    """Lockstep with the window that commits the most tokens per unit of time, as measured so far.
 
-    A window is long where the drafter is sure and short where it is not: it stops at the first token whose chance of
-    being reached is below what another token costs.
+    Windows are long where the drafter is sure, and short where it is not: a window stops at the first token whose
+    chance of being reached is below `least_chance`.
     """
 
-    # How much longer than the window that is best on average one may get where the drafter is sure.
+    # The longest window, as a multiple of the one that is best on average.
     _LONGER = 2
 
     reason = ""
@@ -56,7 +56,7 @@ class BestWindow:
     def __init__(self, pace: Pace, most_tokens: int, *, by_chance: bool = True) -> None:
         """
         Args:
-            by_chance: whether how likely drafted tokens are may decide what is judged.
+            by_chance: whether the drafted tokens' chances may decide how many of them are judged.
         """
         self.pace = pace
         self._most_tokens = most_tokens
@@ -76,13 +76,16 @@ class BestWindow:
         )
 
     def learn(self, outcome: PassOutcome) -> None:
-        """What it goes by is in the pace."""
+        """Nothing more: the pace holds the measurements it uses."""
 
 
 class LearnedWindow:
-    """Pipelined, hedged or not: wait for another drafted token while that pays in the long run; see `Outlook`."""
+    """Pipelined, with hedges or without: wait for another drafted token while that pays in the long run.
 
-    # A token is drafted ahead only while it has this chance of being reached by the commits.
+    See `Outlook`.
+    """
+
+    # Drafting stops where the chance that the commits get that far falls below this.
     _LEAST_SURVIVAL = 0.02
 
     reason = ""
@@ -97,15 +100,15 @@ class LearnedWindow:
         """See `Rule.next`."""
         budget = self._budget()
         ready_tokens = min(state.ready_tokens, self._most_tokens)
-        # Nothing comes beyond the budget.
+        # The drafter sends nothing beyond the budget.
         most_tokens = max(ready_tokens, min(self._most_tokens, budget))
         hold_until = self.pace.outlook(most_tokens).best_window(ready_tokens)
         return DraftPlan(self._speculation, budget, self._rows, hold_until)
 
     def learn(self, outcome: PassOutcome) -> None:
-        """What it goes by is in the pace."""
+        """Nothing more: the pace holds the measurements it uses."""
 
     def _budget(self) -> int:
         acceptance_rate = min(max(self.pace.acceptance_rate.value, 0.1), 0.95)
-        worth_while = math.ceil(math.log(self._LEAST_SURVIVAL) / math.log(acceptance_rate))
-        return min(worth_while, 2 * self._most_tokens)
+        useful = math.ceil(math.log(self._LEAST_SURVIVAL) / math.log(acceptance_rate))
+        return min(useful, 2 * self._most_tokens)

@@ -1,1 +1,1 @@
-"""Quicker layers, and chunks of a prompt fed at the same time."""
+"""Faster layers, and chunks of a prompt fed at the same time."""

@@ -1,8 +1,8 @@
-"""Llama layers in fewer calls: in a pass of a few rows half the time is the overhead of calls.
+"""Llama layers in fewer calls: in a pass of a few rows, half the time is call overhead.
 
-Products of one input become one product: queries, keys and values; gate and up. Queries and keys are rotated by one
-complex product, for which the numbers that rotate together must stand side by side. The rows of both weights are put
-into that order; of a scalar product of a query and a key, only the order of the sum changes.
+Products of the same input become one product: queries, keys and values; gate and up. Queries and keys are rotated by
+one complex product, for which the numbers that rotate together must be adjacent. The rows of both weights are put into
+that order. In the product of a query and a key, this changes only the order of the sum.
 """
 
 from typing import Any
@@ -92,7 +92,7 @@ def fuse_llama(model: PreTrainedModel) -> int:
     """Replace in place the attention and the MLP of every layer of a float32 Llama.
 
     Returns:
-        How many layers were changed: none of other architectures.
+        How many layers were changed: 0 for other architectures.
     """
     if type(model.base_model) is not LlamaModel or model.dtype != torch.float32:
         return 0
@@ -105,7 +105,7 @@ def fuse_llama(model: PreTrainedModel) -> int:
 
 
 def _pairs_adjacent(projection: nn.Linear, head_dim: int) -> nn.Linear:
-    """The same outputs in another order: in each head those of the two halves alternate."""
+    """The same outputs in another order: in each head, the two halves alternate."""
 
     def reordered(side: Tensor) -> Tensor:
         halves = side.view(-1, 2, head_dim // 2, *side.shape[1:])

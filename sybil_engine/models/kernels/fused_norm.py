@@ -1,7 +1,7 @@
-"""RMS norms in five short calls: in passes of a few rows most of a norm's time is the overhead of calls.
+"""RMS norms in five short calls: in passes of a few rows, most of a norm's time is call overhead.
 
-`torch.nn.functional.rms_norm` is one call that makes seven, some of them slow: in passes of 1 to 6 rows it took 20
-microseconds where this takes 14 (`python -m benchmarks.roofline` shows what passes take).
+`torch.nn.functional.rms_norm` makes seven calls, some of them slow: in passes of 1 to 6 rows it took 20 microseconds,
+this one takes 14 (`python -m benchmarks.roofline` shows the times of passes).
 """
 
 import torch
@@ -31,10 +31,10 @@ class FusedRMSNorm(nn.Module):
 
 @torch.inference_mode()
 def fuse_norms(model: PreTrainedModel) -> int:
-    """Replace in place, in float32 models, every norm that computes what `FusedRMSNorm` does: each is tried.
+    """In a float32 model, replace every norm that computes the same as `FusedRMSNorm`, which is tested on each.
 
     Returns:
-        How many were replaced.
+        How many norms were replaced.
     """
     replaced = 0
     for parent in list(model.modules()):

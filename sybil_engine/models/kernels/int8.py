@@ -1,9 +1,9 @@
-"""Linear layers with weights in 8 bits: a quarter of float32's bytes, and products of whole numbers.
+"""Linear layers with 8-bit weights: a quarter of float32's bytes, and integer products.
 
-Each output's weights are scaled so that the largest is 127; each row of inputs is scaled so that its largest becomes 1,
-and rounded to 8 bits on its way into the product (FBGEMM, which comes with torch on x86 processors). The order of a sum
-of whole numbers does not matter, and each row has its own scale, so the bits of a row's products do not depend on other
-rows. Attention and norms stay in float32, and pass shapes are probed as for other types.
+Each output's weights are scaled so that the largest is 127. Each row of inputs is scaled so that its largest becomes 1,
+and rounded to 8 bits for the product (FBGEMM, which comes with torch on x86 processors). Integer sums do not depend on
+their order, and each row has its own scale, so a row's bits do not depend on other rows. Attention and norms stay in
+float32, and pass shapes are probed as for other types.
 
 Quantising makes another model; output is exact relative to that one.
 """
@@ -16,27 +16,27 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 _LARGEST = 127
-# Rows and outputs of zeros keep a scale that can be divided by.
+# All-zero rows and outputs need a scale above 0, since it is divided by.
 _LEAST_SCALE = 1e-30
 
 
 class QuantizedLinear(nn.Module):
-    """Inputs times weights of 8 bits, plus bias; inputs and outputs are float32."""
+    """Inputs times 8-bit weights, plus bias; inputs and outputs are float32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Quantise a weight of [outputs, inputs]; a bias of [outputs] stays as it is."""
+        """Quantise a weight, [outputs, inputs]; a bias, [outputs], stays as it is."""
         super().__init__()
         self._scales = (weight.abs().amax(dim=1) / _LARGEST).clamp_(min=_LEAST_SCALE)
         self._bias = bias
         whole = (weight / self._scales.unsqueeze(1)).round().to(torch.int8)
         self._whole = whole
         self._packed = _pack(whole, self._scales)
-        # Asked through torch's private name for it: there is no other.
+        # torch has no public name for this.
         largest, self._zero_point = input_range(vnni=torch.cpu._is_vnni_supported())
         self._input_scale = 1 / largest
 
     def unpacked(self) -> tuple[Tensor, Tensor | None]:
-        """[outputs, inputs], float32, and [outputs] if there is a bias: what the products are made of."""
+        """The quantised weight, [outputs, inputs], as float32, and the bias, [outputs], if any."""
         return self._whole * self._scales.unsqueeze(1), self._bias
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -50,9 +50,9 @@ class QuantizedLinear(nn.Module):
 
 
 def input_range(*, vnni: bool) -> tuple[int, int]:
-    """The largest quantised input, and what stands for zero: inputs are unsigned.
+    """The largest quantised input, and the zero point (inputs are unsigned).
 
-    Without VNNI, products are added in pairs in 16 bits, so that inputs have to stay below 128.
+    Without VNNI, pairs of products are added in 16 bits, so inputs must stay below 128.
     """
     return (127, 128) if vnni else (63, 64)
 
@@ -61,7 +61,7 @@ def quantize_linear_layers(model: PreTrainedModel) -> int:
     """Replace in place every linear layer of a float32 model on a processor; embeddings stay as they are.
 
     Returns:
-        How many were replaced.
+        How many layers were replaced.
     """
     found = [
         (parent, name, module)
@@ -72,14 +72,14 @@ def quantize_linear_layers(model: PreTrainedModel) -> int:
     for parent, name, module in found:
         weight = module.weight.detach()
         matrix = weight if isinstance(module, nn.Linear) else weight.mT.contiguous()
-        bias: Tensor | None = module.bias  # torch's own annotation leaves out that there may be none
+        bias: Tensor | None = module.bias  # torch's annotation omits None
         setattr(parent, name, QuantizedLinear(matrix, None if bias is None else bias.detach()))
     return len(found)
 
 
 def _pack(whole: Tensor, scales: Tensor) -> object:
     with warnings.catch_warnings():
-        # Tensors of quantised types are to leave torch one day; its version is pinned.
+        # torch warns that it will drop quantised tensors; its version is pinned.
         warnings.simplefilter("ignore")
         weight = torch._make_per_channel_quantized_tensor(
             whole, scales.double(), torch.zeros(len(scales), dtype=torch.long), 0

@@ -1,10 +1,10 @@
-"""Linear layers with packed weights: float32 products that read half the bytes, the same bits for any number of rows.
+"""Linear layers with packed weights: float32 products that read half the bytes, with the same bits for any row count.
 
-FBGEMM, which comes with torch on x86 processors, keeps a weight as float16 in the order in which its kernels read it,
-and multiplies and sums in float32. Where its kernels sum a row in one order, whatever rows stand beside it, packed
+FBGEMM, which comes with torch on x86 processors, stores a weight as float16 in the order in which its kernels read it,
+and multiplies and sums in float32. Where its kernels sum a row in the same order whatever other rows there are, packed
 layers put all row counts into one shape class. A weight is packed only if float16 holds each of its numbers exactly,
-so packing never changes what a model is. This holds for weights that were saved as float16, and for weights saved as
-bfloat16 without numbers below about 1e-5 (`training` rounds these).
+so packing never changes a model. This is so for weights saved as float16, and for weights saved as bfloat16 without
+numbers below about 1e-5 (`training` rounds these).
 """
 
 from typing import Any
@@ -19,12 +19,12 @@ class PackedLinear(nn.Module):
     """Inputs times packed weights, plus bias; all in float32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Pack a weight of [outputs, inputs], whose numbers float16 must hold, and a bias of [outputs]."""
+        """Pack a weight, [outputs, inputs], whose numbers float16 holds exactly, and a bias, [outputs]."""
         super().__init__()
         self._packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
 
     def unpacked(self) -> tuple[Tensor, Tensor | None]:
-        """[outputs, inputs], float32, and [outputs] if there is a bias; unpacked anew."""
+        """The weight, [outputs, inputs], float32, and the bias, [outputs], if any. Unpacks at each call."""
         weight, bias = torch.ops.quantized.linear_unpack_fp16(self._packed)
         return weight, bias
 
@@ -38,7 +38,7 @@ def pack_linear_layers(model: PreTrainedModel) -> int:
     """Replace in place every linear layer that can be packed without loss.
 
     Returns:
-        How many were replaced: none on another device or dtype, or without FBGEMM.
+        How many layers were replaced: 0 on another device or dtype, or without FBGEMM.
     """
     if "fbgemm" not in torch.backends.quantized.supported_engines:
         return 0

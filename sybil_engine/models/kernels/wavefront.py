@@ -1,8 +1,8 @@
-"""Chunks of one prompt fed at the same time: each on a thread of its own, one layer later than the chunk before it.
+"""Chunks of one prompt fed at the same time, each on its own thread, one layer after the chunk before it.
 
-A chunk needs the cells of the chunks before it layer by layer, not all at once. So two threads halve the time of a
-prompt without computing anything in another shape. Where there is no second core after all, they take turns; two
-threads inside one product would wait for each other at every product.
+A chunk needs the cells of earlier chunks layer by layer, not all at once. So two threads halve the time of a prompt
+without changing the shape of any product. If there is no second core after all, the threads take turns; two threads
+inside one product would wait for each other at every product.
 """
 
 import threading
@@ -17,10 +17,10 @@ from sybil_engine.models.cache import Turn
 _Chunk = TypeVar("_Chunk")
 
 
-class _Turn:
+class _ChunkTurn:
     """A chunk's place in the wavefront."""
 
-    def __init__(self, before: "_Turn | None", layers: int) -> None:
+    def __init__(self, before: "_ChunkTurn | None", layers: int) -> None:
         self._before = before
         self._taken = [threading.Event() for _ in range(layers)]
 
@@ -31,7 +31,7 @@ class _Turn:
         self._taken[layer].set()
 
     def give_up(self) -> None:
-        """Let later chunks go on, whatever became of this one."""
+        """Let later chunks continue, even if this one has failed."""
         for taken in self._taken:
             taken.set()
 
@@ -47,23 +47,23 @@ class Wavefront:
     def __init__(self, lanes: int, layers: int) -> None:
         self._lanes = lanes
         self._layers = layers
-        # Each thread has its own setting of how many processor threads a product takes.
+        # torch's number of threads for a product is set for each thread.
         threads = torch.get_num_threads()
         self._others = ThreadPoolExecutor(max(1, lanes - 1), "prefill", torch.set_num_threads, (threads,))
 
     def feed(self, chunks: Sequence[_Chunk], feed_chunk: Callable[[_Chunk, Turn], None]) -> None:
-        """Feed chunks in order, at most one a lane.
+        """Feed chunks in order, at most one for each lane.
 
         Args:
             feed_chunk: takes its turn at every layer.
 
         Raises:
-            What the first chunk that failed raised, once all have ended.
+            The error of the first chunk that failed, once all have ended.
         """
         assert len(chunks) <= self._lanes, "a chunk for each lane"
-        turns: list[_Turn] = []
+        turns: list[_ChunkTurn] = []
         for _ in chunks:
-            turns.append(_Turn(turns[-1] if turns else None, self._layers))
+            turns.append(_ChunkTurn(turns[-1] if turns else None, self._layers))
 
         def feed_one(place: int) -> None:
             try:

@@ -1,4 +1,4 @@
-"""What a pass computed for a session's rows: logits and cells, fed, kept, compared and put back."""
+"""What a pass computed for a session's rows, logits and cells: kept, compared and restored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class ProbedRunner(Protocol):
     chunk_tokens: int
 
     def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
-        """Make one pass of exactly this shape; returns [sessions, rows, vocabulary_size]."""
+        """Run one pass of exactly this shape; returns [sessions, rows, vocabulary_size]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class FedRows:
         )
 
     def put_back(self, cache: SlottedCache) -> None:
-        """Write the cells again as they were."""
+        """Restore the cells in the cache."""
         cells = slice(self.rows.position, self.rows.position + len(self.rows.token_ids))
         cache.keys[:, self.rows.slot, :, cells] = self.keys
         cache.values[:, self.rows.slot, :, cells] = self.values
@@ -72,7 +72,7 @@ def scatter(runner: ProbedRunner, slot: int, position: int, rows: int, generator
 
 
 def feed_rows(runner: ProbedRunner, batch: Sequence[Rows], shape: Shape) -> list[FedRows]:
-    """Make one pass of exactly this shape, and keep what it computed for each session."""
+    """Run one pass of exactly this shape, and keep what it computed for each session."""
     logits = runner.run(batch, shape)
     fed = []
     for place, rows in enumerate(batch):

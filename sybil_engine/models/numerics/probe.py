@@ -1,7 +1,7 @@
 """Exact numerics: which shapes of a pass compute a row to the same bits on this device, and the choice among them.
 
 Linear algebra libraries choose the order of a sum by a product's shape, so a pass of one row and a pass of six may
-differ in the last bits and decide a near tie differently. Shapes fall into classes that agree bit for bit. The probe
+differ in the last bits, and resolve a near tie differently. Shapes fall into classes that agree bit for bit. The probe
 finds the classes for this model, dtype, device and thread count, and the engine keeps to one of them for its lifetime.
 """
 
@@ -20,7 +20,7 @@ from sybil_engine.models.numerics.shape_class import ShapeClass
 from sybil_engine.models.rows import Shape
 
 TOTALS = (*range(1, 9), 10, 12, 14, 16, 24, 32, 48, 64)
-# The committed token and a window of 1 to 7: always tried, however slow the machine.
+# The committed token and a window of 1 to 7 are always tested, however slow the machine is.
 SINGLE_SESSION_TOTALS = range(2, 9)
 # Passes of several sessions come in few sizes, the most useful first; others are padded.
 _SESSIONS = (2, 3, 4, 6, 8, 16)
@@ -28,7 +28,7 @@ _ROWS_A_SESSION = (4, 1, 8, 2, 16)
 LEAST_ROWS = 2
 MEASURE_BUDGET_S = 1.0
 VERIFY_BUDGET_S = 6.0
-# A rounding difference shows in few of the numbers that a row computes, most of all in bfloat16: compare enough.
+# A rounding difference shows in few of a row's numbers, fewest in bfloat16, so many must be compared.
 _COMPARED_NUMBERS = 2**17
 _COMPARED_ROWS = (16, 64)
 _REFERENCE_TOTAL = 8
@@ -38,7 +38,7 @@ _SEED = 0x5B11
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Passes of [1, total]: what they computed, and what each product made of the same rows."""
+    """The results of passes of [1, total], and of each product alone for the same rows."""
 
     total: int
     fed: FedRows
@@ -54,15 +54,15 @@ def probe(
 ) -> ShapeClass:
     """Find the shapes that agree, and choose the class to keep.
 
-    The rule: the class with the most of `SINGLE_SESSION_TOTALS`, on a tie the one of the smaller passes. No time
-    decides, so that a verifier that starts again, or another one on a like machine, keeps the same class: see
-    docs/adr/0003-row-class-by-rule.md. A class of fewer than `LEAST_ROWS` rows would rule speculation out and is not
-    taken. Which larger totals of a class are found may vary with the time it takes; their bits do not.
+    The rule: the class with the most of `SINGLE_SESSION_TOTALS`; on a tie, the one of smaller passes. Measured times
+    play no part, so a verifier that restarts, or one on an equal machine, keeps the same class: see
+    docs/adr/0003-row-class-by-rule.md. A class of fewer than `LEAST_ROWS` rows would rule out speculation and is not
+    chosen. Which larger totals of a class are found may depend on the time that the search takes; their bits do not.
 
     Args:
         products: of the runner's model.
-        keep_total: a row count whose class to keep, whatever the rule says.
-        most_rows: of any pass that will be made; larger ones are not tried.
+        keep_total: a row count whose class to keep, instead of the rule's choice.
+        most_rows: the most rows of any pass that will run; larger totals are not tested.
 
     Raises:
         InexactDevice: no class has `LEAST_ROWS` rows, or none holds `keep_total`.
@@ -93,7 +93,7 @@ def probe(
 def _measure(
     runner: ProbedRunner, products: Sequence[Product], most_rows: int, generator: torch.Generator
 ) -> list[_Measured]:
-    """Run every total twice as [1, total], and each product alone; keep totals that repeat their own bits."""
+    """Run every total twice as [1, total], and each product alone; keep totals that reproduce their own bits."""
     most = min(most_rows, runner.chunk_tokens, runner.context_tokens // 2)
     rows = scatter(runner, 0, min(runner.context_tokens - most, 300), most, generator)
     inputs_of = [(product, telling_inputs(product, TOTALS[-1], generator)) for product in products]
@@ -113,7 +113,7 @@ def _measure(
 
 
 def _now(runner: ProbedRunner) -> float:
-    """Seconds; on the processor only those that this thread worked, so that its neighbours' work does not count."""
+    """Seconds. On a processor, only this thread's own time, so that other programs' work does not count."""
     if runner.cache.keys.is_cuda:
         torch.cuda.synchronize(runner.cache.keys.device)
         return time.perf_counter()
@@ -121,7 +121,7 @@ def _now(runner: ProbedRunner) -> float:
 
 
 def _agreeing(measured: Sequence[_Measured]) -> list[list[_Measured]]:
-    """Group what agrees on all the rows it shares with every member; groups and members by ascending total."""
+    """Group totals that agree on all shared rows with every member; groups and members in ascending order."""
     groups: list[list[_Measured]] = []
     for one in measured:
         for group in groups:
@@ -147,12 +147,12 @@ def _by_preference(groups: Sequence[list[_Measured]]) -> list[list[_Measured]]:
 
 
 def _verify(runner: ProbedRunner, group: Sequence[_Measured], generator: torch.Generator) -> list[Shape]:
-    """Keep the shapes of this group that compute every session as small passes of its own do.
+    """Keep the shapes of this group in which every session gets the bits of small passes of its own.
 
-    Tried with neighbouring and scattered slots, short and long sessions together, rows that start anywhere, and
-    padding. Single-session shapes come first, then one of each session count, so that these are never lost to the
-    time limit. Libraries change their code at a number of rows: where a single-session shape disagrees, totals
-    farther off are not trusted either.
+    They are tested with neighbouring and scattered slots, short and long sessions together, rows that start anywhere,
+    and padding. Single-session shapes come first, then one of each session count, so that the time limit never cuts
+    these off. Libraries switch kernels at some number of rows: if a single-session shape disagrees, totals beyond it
+    are not trusted either.
     """
     totals = [one.total for one in group]
     enough = min(max(_COMPARED_NUMBERS // group[0].fed.numbers_a_row, _COMPARED_ROWS[0]), _COMPARED_ROWS[1])
@@ -186,7 +186,7 @@ def _verify(runner: ProbedRunner, group: Sequence[_Measured], generator: torch.G
 def _holds(
     runner: ProbedRunner, references: Sequence[FedRows], shape: Shape, enough_rows: int, generator: torch.Generator
 ) -> bool:
-    """Try a shape until enough rows agreed, or one did not; alternately full on neighbours and ragged on any slots."""
+    """Test a shape until enough rows agree, or one does not; alternately full on neighbours and ragged on any slots."""
     sessions, _ = shape
     compared = 0
     for turn in itertools.count():
@@ -202,7 +202,7 @@ def _holds(
 
 
 def _shapes(totals: Sequence[int], session_counts: Sequence[int]) -> list[Shape]:
-    """Shapes of these totals: single sessions first, then for each session count its most useful one, and so on."""
+    """Shapes of these totals: single sessions first, then each session count's most useful one, then its next."""
     shapes = [
         [(sessions, rows) for rows in _ROWS_A_SESSION if sessions * rows in totals] for sessions in session_counts
     ]

@@ -1,4 +1,4 @@
-"""The matrix products that a model is made of, tried by themselves: row counts matter most there."""
+"""A model's matrix products, tested one by one, because row counts matter most in them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Product:
 
 @torch.inference_mode()
 def products_of(model: nn.Module) -> list[Product]:
-    """One product of each kind and size that the model is made of."""
+    """One product of each kind and size in the model."""
     found: dict[tuple[object, ...], Product] = {}
     for module in model.modules():
         if isinstance(module, nn.Linear | Conv1D | PackedLinear | QuantizedLinear):
@@ -43,8 +43,8 @@ def products_of(model: nn.Module) -> list[Product]:
 def telling_inputs(product: Product, rows: int, generator: torch.Generator) -> Tensor:
     """Inputs whose products with some of the weights almost cancel, so that rounding differences show.
 
-    In bfloat16 the final rounding hides one difference in many thousands; where large terms cancel, one in about 64
-    is seen.
+    In bfloat16 the final rounding hides all but one difference in many thousands; where large terms cancel, one in
+    about 64 shows.
 
     Returns:
         [rows, inputs], in the weight's dtype.
@@ -62,7 +62,7 @@ def telling_inputs(product: Product, rows: int, generator: torch.Generator) -> T
 
 
 def outputs_in_groups(product: Product, inputs: Tensor, rows: int) -> Tensor:
-    """[all rows, outputs]: the product of `inputs`, `rows` rows at a time, the last group padded with zeros."""
+    """[all rows, outputs]: the product of `inputs`, computed `rows` rows at a time; the last group is zero-padded."""
     padded = torch.nn.functional.pad(inputs, (0, 0, 0, -len(inputs) % rows))
     parts = [product.apply(group.unsqueeze(0))[0] for group in padded.split(rows)]
     return torch.cat(parts)[: len(inputs)]

@@ -1,4 +1,4 @@
-"""Which shapes passes may have, and which of them carries a number of rows."""
+"""Which shapes passes may have, and which of them fits a number of rows."""
 
 from collections.abc import Sequence
 
@@ -46,7 +46,7 @@ class ShapeClass:
         return f"ShapeClass(totals={self.totals}, shapes={len(self.shapes)})"
 
     def fit(self, sessions: int, rows: int) -> Shape | None:
-        """The cheapest shape that holds `sessions` of `rows` each; None if there is none.
+        """The cheapest shape that holds this many sessions of `rows` each; None if there is none.
 
         Padding after rows is preferred to padding with whole sessions, which costs a copy of the cells in view.
         """

@@ -7,7 +7,7 @@ from sybil_engine.models.passes.execution import PassInputs, feed
 
 
 class EagerPasses:
-    """Executes passes of one model as they come."""
+    """Executes passes of one model by calling it."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -18,5 +18,5 @@ class EagerPasses:
         return logits
 
     def rehearsals(self, end: int) -> range:
-        """None: the first pass takes as long as any other."""
+        """Empty: the first pass takes no longer than any other."""
         return range(0)

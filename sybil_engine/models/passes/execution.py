@@ -1,4 +1,4 @@
-"""How a pass is executed: what it is fed, the one call into the model, and what every way of executing it offers."""
+"""How a pass is executed: its inputs, the one call into the model, and the interface of all ways of executing it."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -8,11 +8,11 @@ from sybil_engine.models.cache import CacheView, PassCache, Turn
 
 
 class PassInputs(NamedTuple):
-    """What a pass is fed.
+    """The inputs of a pass.
 
     Attributes:
         token_ids, positions: [sessions, rows], padding included.
-        mask: from `attention.fold_mask`, or in the shape that the model's own attention takes.
+        mask: from `attention.fold_mask`, or in the shape for the model's own attention.
         view: the cells that the pass writes and sees.
     """
 
@@ -26,17 +26,17 @@ class Execution(Protocol):
     """A way of executing passes. One is chosen when the model starts."""
 
     def logits(self, inputs: PassInputs) -> Tensor:
-        """Make a pass; returns [sessions, rows, vocabulary_size] in the model's dtype."""
+        """Run a pass; returns [sessions, rows, vocabulary_size] in the model's dtype."""
 
     def rehearsals(self, end: int) -> range:
-        """The cells below `end` at which passes should start that are made in advance, so that later ones are quick."""
+        """The first cells, below `end`, of the passes to run in advance, so that later passes are fast."""
 
 
 def feed(module: nn.Module, inputs: PassInputs, turn: Turn | None = None) -> Any:
     """Feed a causal language model, or its base model for the cells alone.
 
     Args:
-        turn: of a plain view, if the cells before its own are being written at the same time.
+        turn: for a plain view, if another thread is writing the cells before its own at the same time.
 
     Returns:
         What the module returns.

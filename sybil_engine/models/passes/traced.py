@@ -1,8 +1,8 @@
-"""Traced passes: the same torch calls without the Python around them, which takes as long as the small products do.
+"""Traced passes: the same torch calls without the Python around them, which takes as long as small products do.
 
-A trace records the calls of one pass and replays them with other tensors. Sizes stay variable in it, but a branch or a
-loop in Python is recorded as it went once. So there is one trace for each path through the Python code, made when it is
-first needed. A trace that does not repeat its own pass bit for bit is not used.
+A trace records the calls of one pass and replays them with other tensors. Sizes stay variable, but branches and loops
+in Python are recorded as they ran. So there is one trace for each path through the Python code, made when it is first
+needed. A trace that does not reproduce its own pass bit for bit is not used.
 """
 
 import logging
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class TracedPasses:
-    """Executes passes of one model; those of a single session, and those with branches, from traces.
+    """Executes passes of one model: those of a single session, and those with branches, from traces.
 
     Args:
         groups: query heads to a key head.
@@ -40,25 +40,25 @@ class TracedPasses:
         untraced = self._untraced[view.kind]
         result: Tensor
         if sessions > 1 and view.kind != "ordered":
-            # Many sessions share the cost of the Python code, and there are more paths through it: each new trace
-            # would hold all of them up once.
+            # Many sessions share the cost of the Python code. And there are more paths through it, each of which
+            # would hold up all sessions once while it is traced.
             result = untraced(*tensors)
             return result
-        # What decides how Python goes through a pass.
+        # All that decides which path Python takes.
         path = (self._groups * rows < LEAST_FOLDED_ROWS, -(-mask.shape[3] // TILE_CELLS), view.kind)
         if path not in self._traces:
             self._traces[path] = _trace(untraced, tensors)
         try:
             result = self._traces[path](*tensors)
         except RuntimeError as error:
-            # The trace took a size for fixed. Cells that it wrote are written again.
+            # The trace took some size for a constant. The cells that it wrote are written again.
             _log.warning("a trace is given up: %s", str(error).strip().splitlines()[-1])
             self._traces[path] = untraced
             result = untraced(*tensors)
         return result
 
     def rehearsals(self, end: int) -> range:
-        """One start for each number of tiles, since each has a trace of its own."""
+        """One for each number of tiles, since each has a trace of its own."""
         return range(0, end, TILE_CELLS)
 
 
@@ -66,7 +66,7 @@ class TensorPass(nn.Module):
     """A pass as a function of tensors alone.
 
     Args:
-        kind: of the view that the last tensors make up.
+        kind: of the view that consists of the last tensors.
     """
 
     def __init__(self, model: PreTrainedModel, kind: ViewKind) -> None:
@@ -81,7 +81,7 @@ class TensorPass(nn.Module):
 
 
 def _trace(untraced: TensorPass, tensors: tuple[Tensor, ...]) -> Any:
-    """Trace a pass, or return the pass itself where its trace computes something else."""
+    """Trace a pass, or return the pass itself if its trace computes something else."""
     expected = untraced(*tensors)
     try:
         with warnings.catch_warnings():

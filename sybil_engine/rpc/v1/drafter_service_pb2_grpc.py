@@ -58,14 +58,14 @@ class DrafterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Draft(self, request_iterator, context):
-        """One session. Send `open` first, then an `advance` for every commit; blocks are pushed back as they are drafted. Ending
-        or cancelling the stream frees all that the session holds.
+        """One session. Send `open` first, then an `advance` for every commit; blocks are pushed back as they are drafted.
+        Ending or cancelling the stream frees all that the session holds.
 
         Status codes:
-        INVALID_ARGUMENT    a field is out of range, or the first message is not `open`: mend the request
+        INVALID_ARGUMENT    a field is out of range, or the first message is not `open`: correct the request
         FAILED_PRECONDITION an advance leaves a gap or contradicts the committed tokens: reopen with all of them
-        OUT_OF_RANGE        more tokens than the draft model's context: go on without a drafter
-        RESOURCE_EXHAUSTED  no free slot: try another drafter, or go on without
+        OUT_OF_RANGE        more tokens than the draft model's context: continue without a drafter
+        RESOURCE_EXHAUSTED  no free slot: try another drafter, or continue without
         UNAVAILABLE         loading or shutting down: try another drafter, or again later
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

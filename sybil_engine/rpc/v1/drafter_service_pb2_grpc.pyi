@@ -35,14 +35,14 @@ class DrafterServiceStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_types_pb2.DescribeRequest, _types_pb2.ModelDescription]
     """What this drafter hosts. Answers as soon as the port is open, weights loaded or not."""
     Draft: _grpc.StreamStreamMultiCallable[_drafter_service_pb2.DraftRequest, _drafter_service_pb2.DraftResponse]
-    """One session. Send `open` first, then an `advance` for every commit; blocks are pushed back as they are drafted. Ending
-    or cancelling the stream frees all that the session holds.
+    """One session. Send `open` first, then an `advance` for every commit; blocks are pushed back as they are drafted.
+    Ending or cancelling the stream frees all that the session holds.
 
     Status codes:
-      INVALID_ARGUMENT    a field is out of range, or the first message is not `open`: mend the request
+      INVALID_ARGUMENT    a field is out of range, or the first message is not `open`: correct the request
       FAILED_PRECONDITION an advance leaves a gap or contradicts the committed tokens: reopen with all of them
-      OUT_OF_RANGE        more tokens than the draft model's context: go on without a drafter
-      RESOURCE_EXHAUSTED  no free slot: try another drafter, or go on without
+      OUT_OF_RANGE        more tokens than the draft model's context: continue without a drafter
+      RESOURCE_EXHAUSTED  no free slot: try another drafter, or continue without
       UNAVAILABLE         loading or shutting down: try another drafter, or again later
     """
 
@@ -52,14 +52,14 @@ class DrafterServiceAsyncStub(DrafterServiceStub):
     Describe: _aio.UnaryUnaryMultiCallable[_types_pb2.DescribeRequest, _types_pb2.ModelDescription]  # type: ignore[assignment]
     """What this drafter hosts. Answers as soon as the port is open, weights loaded or not."""
     Draft: _aio.StreamStreamMultiCallable[_drafter_service_pb2.DraftRequest, _drafter_service_pb2.DraftResponse]  # type: ignore[assignment]
-    """One session. Send `open` first, then an `advance` for every commit; blocks are pushed back as they are drafted. Ending
-    or cancelling the stream frees all that the session holds.
+    """One session. Send `open` first, then an `advance` for every commit; blocks are pushed back as they are drafted.
+    Ending or cancelling the stream frees all that the session holds.
 
     Status codes:
-      INVALID_ARGUMENT    a field is out of range, or the first message is not `open`: mend the request
+      INVALID_ARGUMENT    a field is out of range, or the first message is not `open`: correct the request
       FAILED_PRECONDITION an advance leaves a gap or contradicts the committed tokens: reopen with all of them
-      OUT_OF_RANGE        more tokens than the draft model's context: go on without a drafter
-      RESOURCE_EXHAUSTED  no free slot: try another drafter, or go on without
+      OUT_OF_RANGE        more tokens than the draft model's context: continue without a drafter
+      RESOURCE_EXHAUSTED  no free slot: try another drafter, or continue without
       UNAVAILABLE         loading or shutting down: try another drafter, or again later
     """
 
@@ -78,14 +78,14 @@ class DrafterServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_drafter_service_pb2.DraftRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_drafter_service_pb2.DraftResponse], _abc.AsyncIterator[_drafter_service_pb2.DraftResponse]]:
-        """One session. Send `open` first, then an `advance` for every commit; blocks are pushed back as they are drafted. Ending
-        or cancelling the stream frees all that the session holds.
+        """One session. Send `open` first, then an `advance` for every commit; blocks are pushed back as they are drafted.
+        Ending or cancelling the stream frees all that the session holds.
 
         Status codes:
-          INVALID_ARGUMENT    a field is out of range, or the first message is not `open`: mend the request
+          INVALID_ARGUMENT    a field is out of range, or the first message is not `open`: correct the request
           FAILED_PRECONDITION an advance leaves a gap or contradicts the committed tokens: reopen with all of them
-          OUT_OF_RANGE        more tokens than the draft model's context: go on without a drafter
-          RESOURCE_EXHAUSTED  no free slot: try another drafter, or go on without
+          OUT_OF_RANGE        more tokens than the draft model's context: continue without a drafter
+          RESOURCE_EXHAUSTED  no free slot: try another drafter, or continue without
           UNAVAILABLE         loading or shutting down: try another drafter, or again later
         """
 

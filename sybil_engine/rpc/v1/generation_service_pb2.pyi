@@ -60,9 +60,9 @@ class GenerateRequest(_message.Message):
     seed: _builtins.int
     """Unset: chosen at random, and reported."""
     max_tokens: _builtins.int
-    """How many tokens to generate at most, at least 1. Unset: 128, or as many as fit."""
+    """The most tokens to generate, at least 1. Unset: 128, or as many as fit."""
     ignore_end_tokens: _builtins.bool
-    """Go on past the model's own end tokens."""
+    """Continue past the model's own end tokens."""
     speculation: _types_pb2.Speculation.ValueType
     window_tokens: _builtins.int
     """See SessionOpen.window_tokens."""
@@ -80,11 +80,11 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens that end the completion, beside the model's own end tokens."""
+        """Tokens that end the completion, in addition to the model's own end tokens."""
 
     @_builtins.property
     def resume_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens that an earlier, broken call of the same prompt and seed already delivered: generation goes on after them,
+        """Tokens that an earlier, broken call of the same prompt and seed already delivered: generation continues after them,
         with the same tokens. They count towards max_tokens; they are not sent again.
         """
 
@@ -172,14 +172,14 @@ class Completion(_message.Message):
     seed: _builtins.int
     """The seed that was used."""
     speculation: _types_pb2.Speculation.ValueType
-    """As asked for, or the coordinator's default."""
+    """As requested, or the coordinator's default."""
     reason: _builtins.str
     """Under AUTO: what was chosen and the figures that decided."""
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
     def passes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PassCount]:
-        """Verify passes by what was in effect; under AUTO there may be several."""
+        """Verify passes for each way of speculating; under AUTO there may be several."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ Global___Completion: _TypeAlias = Completion  # noqa: Y015
 
 @_typing.final
 class PassCount(_message.Message):
-    """How many verify passes ran under one way to speculate."""
+    """How many verify passes ran under one way of speculating."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -248,7 +248,7 @@ class Usage(_message.Message):
     drafted_tokens: _builtins.int
     """Tokens that the drafter sent."""
     tested_tokens: _builtins.int
-    """Of these, judged one by one until the first rejection; and accepted."""
+    """Of these: tested, which are those up to a pass's first rejection; and accepted."""
     accepted_tokens: _builtins.int
     time_to_first_token_ns: _builtins.int
     """From the request's arrival to its first token, and to its last."""
@@ -256,15 +256,15 @@ class Usage(_message.Message):
     verify_ns: _builtins.int
     """In verify passes of this session."""
     overlap_ns: _builtins.int
-    """Of verify_ns, while the drafter worked on tokens of this session, as seen by the coordinator's clock."""
+    """The part of verify_ns during which the drafter worked on tokens of this session, by the coordinator's clock."""
     reopened_streams: _builtins.int
-    """Times that a lost verifier or drafter stream was replaced."""
+    """How often a lost verifier or drafter stream was replaced."""
     draft_ns: _builtins.int
     """In draft passes of this session."""
     relay_p50_ns: _builtins.int
-    """Half of this session's blocks and commits left the coordinator within this time after they arrived."""
+    """Median time between the arrival of a block or commit of this session and its departure."""
     gap_p50_ns: _builtins.int
-    """Half of this session's verify passes began within this time after the verifier's previous pass, whoever's it was."""
+    """Median time between the verifier's previous pass, of any session, and a verify pass of this session."""
     def __init__(
         self,
         *,

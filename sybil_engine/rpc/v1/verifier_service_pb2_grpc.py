@@ -75,11 +75,11 @@ class VerifierServiceServicer:
         stream frees all that the session holds.
 
         Status codes:
-        INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: mend the request
+        INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: correct the request
         OUT_OF_RANGE       more tokens than the model's context: shorten the prompt
         RESOURCE_EXHAUSTED no free slot: try another verifier, or again later
         UNAVAILABLE        loading or shutting down: reopen on another verifier with all committed tokens
-        A block that extends an unknown prefix is dropped and is no error.
+        A block that extends an unknown prefix is dropped; this is not an error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,11 +42,11 @@ class VerifierServiceStub:
     stream frees all that the session holds.
 
     Status codes:
-      INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: mend the request
+      INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: correct the request
       OUT_OF_RANGE       more tokens than the model's context: shorten the prompt
       RESOURCE_EXHAUSTED no free slot: try another verifier, or again later
       UNAVAILABLE        loading or shutting down: reopen on another verifier with all committed tokens
-    A block that extends an unknown prefix is dropped and is no error.
+    A block that extends an unknown prefix is dropped; this is not an error.
     """
 
 @_typing.type_check_only
@@ -62,11 +62,11 @@ class VerifierServiceAsyncStub(VerifierServiceStub):
     stream frees all that the session holds.
 
     Status codes:
-      INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: mend the request
+      INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: correct the request
       OUT_OF_RANGE       more tokens than the model's context: shorten the prompt
       RESOURCE_EXHAUSTED no free slot: try another verifier, or again later
       UNAVAILABLE        loading or shutting down: reopen on another verifier with all committed tokens
-    A block that extends an unknown prefix is dropped and is no error.
+    A block that extends an unknown prefix is dropped; this is not an error.
     """
 
 class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -97,11 +97,11 @@ class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
         stream frees all that the session holds.
 
         Status codes:
-          INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: mend the request
+          INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: correct the request
           OUT_OF_RANGE       more tokens than the model's context: shorten the prompt
           RESOURCE_EXHAUSTED no free slot: try another verifier, or again later
           UNAVAILABLE        loading or shutting down: reopen on another verifier with all committed tokens
-        A block that extends an unknown prefix is dropped and is no error.
+        A block that extends an unknown prefix is dropped; this is not an error.
         """
 
 def add_VerifierServiceServicer_to_server(servicer: VerifierServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

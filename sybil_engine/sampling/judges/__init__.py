@@ -7,5 +7,5 @@ from sybil_engine.sampling.judges.ratio_test import RatioTest
 
 
 def judge_for(rule: AcceptanceRule, sampling: SamplingParams) -> Judge:
-    """The judge of a session. Greedy tokens stand if they are the target's, whatever the rule."""
+    """The judge of a session. Under greedy sampling every rule comes down to equality."""
     return RatioTest() if rule is AcceptanceRule.RATIO_TEST and not sampling.greedy else Equality()

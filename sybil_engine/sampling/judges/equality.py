@@ -1,4 +1,4 @@
-"""Equality under shared noise: a drafted token stands if and only if the target draws the same one."""
+"""Equality under shared noise: a drafted token is accepted if and only if the target draws the same one."""
 
 from dataclasses import dataclass
 from typing import ClassVar

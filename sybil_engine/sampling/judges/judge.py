@@ -1,4 +1,4 @@
-"""What a judge is: it says which drafted tokens stand, and which token follows them."""
+"""What a judge is: it decides which drafted tokens are accepted, and which token follows them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from sybil_engine.core.types import Distribution
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """A path of drafted tokens, and what one pass of the target made of it.
+    """A path of drafted tokens, and what one target pass computed for it.
 
     Attributes:
         seed: of the session.
         position: of the first drafted token.
         drafted: [window].
-        distributions: [window], what each was drawn from; empty unless the judge wants them.
-        drawn: [window + 1], the target's own token at each of their places and at the one after, under shared noise.
+        distributions: [window], what each token was drawn from; empty unless the judge wants them.
+        drawn: [window + 1], the target's own token at each of these positions and the next, under shared noise.
         shaped: [window + 1, vocabulary], the target's logits as `shape_logits` returns them.
     """
 
@@ -32,13 +32,13 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a window commits: the drafted tokens that stand, then one token of the target's own."""
+    """What a window commits: the accepted drafted tokens, then one token of the target's own."""
 
     token_ids: tuple[int, ...]
 
     @property
     def accepted(self) -> int:
-        """How many drafted tokens stand."""
+        """How many drafted tokens are accepted."""
         return len(self.token_ids) - 1
 
 
@@ -46,9 +46,9 @@ class Judge(Protocol):
     """One rule of acceptance.
 
     Attributes:
-        lossless: committed tokens have the target's distribution, whatever is drafted.
-        wants_distributions: a block says what each of its tokens was drawn from.
-        allows_hedges: several drafts may compete for one position.
+        lossless: whether committed tokens have the target's distribution, whatever is drafted.
+        wants_distributions: whether blocks must contain the distributions that their tokens were drawn from.
+        allows_hedges: whether several drafted tokens may compete for one position.
     """
 
     lossless: ClassVar[bool]
@@ -56,4 +56,4 @@ class Judge(Protocol):
     allows_hedges: ClassVar[bool]
 
     def judge(self, window: Window) -> Verdict:
-        """Walk along a window until a drafted token does not stand."""
+        """Walk along a window until a drafted token is rejected."""

@@ -1,4 +1,4 @@
-"""The ratio test of the papers, for comparison: exact in distribution, but the tokens depend on what was drafted."""
+"""The ratio test of the papers, for comparison: exact in distribution, but tokens depend on what was drafted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from sybil_engine.core.types import Distribution
 from sybil_engine.sampling.judges.judge import Verdict, Window
 
 Probabilities = NDArray[Any]
-"""[vocabulary]: floats in the engine, fractions where the walk is proved by enumeration."""
+"""[vocabulary]: floats in the engine, fractions in the tests that prove the walk by enumeration."""
 
 
 @dataclass(frozen=True, slots=True)
 class RatioTest:
-    """A drafted token stands with probability min(1, target / draft).
+    """Accepts a drafted token with probability min(1, target / draft).
 
-    Coins and corrections have noise of their own: neither may depend on how the draft was drawn. The token after a
-    window that stands is the target's draw under the shared noise. Which positions are judged must be settled before
-    anything is drafted for them, so nothing is hedged.
+    Coins and corrections use noise of their own, because neither may depend on the noise of the draft. The token after
+    a wholly accepted window is the target's draw under the shared noise. The positions to judge must be chosen before
+    anything is drafted for them, so there are no hedges.
 
     Source: Leviathan, Kalman, Matias 2023; Chen et al. 2023.
     """
@@ -55,17 +55,18 @@ def walk(
     draw: Callable[[int, Probabilities], int],
     following: int,
 ) -> tuple[int, ...]:
-    """Walk along drafted tokens until one does not stand.
+    """Walk along drafted tokens until one is rejected.
 
     Args:
         drafted: [window].
-        draft, target: [window] and [window or more], the distributions that each was drawn from, and is judged by.
+        draft: [window], the distribution that each was drawn from.
+        target: [window or more], the distribution that each is judged by.
         coin: for an index, uniform in (0, 1).
-        draw: draws, for an index, the token that replaces a rejected one.
-        following: the target's own token after a window that stands.
+        draw: for an index, draws the token that replaces a rejected one.
+        following: the target's own token after a wholly accepted window.
 
     Returns:
-        The drafted tokens that stand, then one of the target's own.
+        The accepted tokens, then one of the target's own.
     """
     for index, token_id in enumerate(drafted):
         drafted_with, wanted_with = draft[index][token_id], target[index][token_id]
@@ -75,10 +76,10 @@ def walk(
 
 
 def remainder(draft: Probabilities, target: Probabilities) -> Probabilities:
-    """What the target has beyond the draft, renormalised: the distribution of the token that replaces a rejected one.
+    """max(0, target - draft), renormalised: the distribution of the token that replaces a rejected one.
 
     Returns:
-        [vocabulary]. The target's own distribution when rounding leaves nothing beyond the draft.
+        [vocabulary]. The target's own distribution if rounding leaves nothing of the difference.
     """
     beyond: Probabilities = np.maximum(target - draft, 0)
     total = beyond.sum()
@@ -87,7 +88,7 @@ def remainder(draft: Probabilities, target: Probabilities) -> Probabilities:
 
 
 def _spread(distribution: Distribution, vocabulary_size: int) -> Probabilities:
-    """[vocabulary], zero for tokens that the distribution does not name."""
+    """[vocabulary], zero for tokens that are not in the distribution."""
     spread = np.zeros(vocabulary_size)
     for token_id, probability in zip(distribution.token_ids, distribution.probabilities, strict=True):
         if token_id < vocabulary_size:

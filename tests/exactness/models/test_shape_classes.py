@@ -143,7 +143,7 @@ def test_a_branch_beside_the_trunk_computes_what_it_would_compute_alone(runner: 
     assert torch.equal(together[0], alone[-1])
     for mine, theirs in zip(together[1:], alone, strict=False):
         assert torch.equal(mine, theirs)
-    # The trunk's cells are what they were; a branch's, once moved, are what it would have left behind alone.
+    # The trunk's cells are what they were; a branch's, once moved, are those of the branch fed alone.
     assert torch.equal(runner.cache.keys[:, slot, :, start : start + rows], keys)
     runner.keep_branch(slot, runner.branch_cells.start, start, rows)
     moved = runner.cache.keys[:, slot, :, start : start + rows].clone()

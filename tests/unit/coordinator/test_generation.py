@@ -261,7 +261,7 @@ async def test_an_error_comes_after_the_tokens_before_it_and_frees_everything(er
 
 
 @asynchronous
-async def test_a_request_that_nobody_serves_is_told_so_after_the_patience() -> None:
+async def test_a_request_that_nobody_serves_fails_after_the_patience() -> None:
     here = Scene()
     here.services.open_verifier = nobody
     with pytest.raises(Unavailable, match="nobody is there"):
@@ -307,7 +307,7 @@ async def test_a_drafter_that_is_no_use_costs_the_client_nothing(drafter: OpenDr
 
 
 @asynchronous
-async def test_what_nobody_foresaw_reaches_the_reader_and_frees_everything(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_error_reaches_the_reader_and_frees_everything(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     here = Scene()
 

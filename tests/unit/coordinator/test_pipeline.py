@@ -1,4 +1,4 @@
-"""The pump with a ledger, at its seam: whatever breaks, the tokens are the target's."""
+"""The pipeline, with fake streams: whatever breaks, the tokens are the target's."""
 
 import asyncio
 from collections.abc import Iterator
@@ -68,7 +68,7 @@ async def usage_of(speculation: Speculation, verifier: OpenVerifier, drafter: Op
 
 
 def changing(commits: int) -> DraftPlan:
-    """A plan that is another one after every commit."""
+    """A plan that changes with every commit."""
     return DraftPlan(PIPELINED, budget=4 + commits % 9, rows=1 + commits % 3, least_chance=0.0)
 
 

@@ -1,4 +1,4 @@
-"""Tokens become text, split once by where they come from."""
+"""Tokens become text, split once by origin."""
 
 from collections.abc import Sequence
 from itertools import groupby, pairwise

@@ -279,7 +279,7 @@ class FakeVerifierStream:
             await _rounds(8)
             if self._verifier.breaks_with and sent == self._verifier.breaks_after:
                 raise self._verifier.breaks_with
-            # The patience of a lockstep verifier ends, too: by then its drafter is lost.
+            # The patience of a lockstep verifier ends as well: by then its drafter is lost.
             for _ in range(200):
                 if not verification.waits:
                     break

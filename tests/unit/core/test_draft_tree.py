@@ -260,7 +260,7 @@ def test_a_full_tree_takes_no_more_until_the_root_moves() -> None:
     assert best_tokens(tree) == (2, 3, 4)
 
 
-def test_a_hedge_that_the_target_chose_becomes_the_root_and_its_siblings_fall_off() -> None:
+def test_a_hedge_that_the_target_chose_becomes_the_root_and_its_siblings_are_dropped() -> None:
     ledger, tree = planted()
     tree.graft(block_after(PROMPT, (1, 2, 3)))
     tree.graft(block_after((*PROMPT, 1), (5, 6), BlockOrigin.HEDGE))

@@ -1,4 +1,4 @@
-"""What a pass of so many rows is expected to take, by what was seen."""
+"""The expected time of a pass of some rows, from the passes seen."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_where_passes_were_seen_the_line_does_not_count() -> None:
     assert [times.expected_ns(rows) for rows in (1, 4, 8, 30, 32)] == pytest.approx([3e7, 3e7, 3e7, 5e7, 5e7])
 
 
-def test_a_size_that_was_long_not_taken_is_looked_at_anew() -> None:
+def test_a_size_that_was_not_seen_for_long_is_measured_anew() -> None:
     times = PassTimes()
     for _ in range(20):
         times.add(8, 90_000_000)

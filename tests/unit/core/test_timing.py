@@ -19,7 +19,7 @@ def test_the_processor_is_left_to_others_until_shortly_before_the_moment(monkeyp
     moment_s = time.monotonic() + 0.05
     sleep_until(moment_s)
     assert time.monotonic() >= moment_s
-    # A sleep of the whole time would end behind the moment, by what the kernel and a core that wakes up take.
+    # Sleeping the whole time would end late, by the kernel's timer slack and the time that a core takes to wake up.
     assert 0.04 < sum(slept_s) < 0.05
 
 

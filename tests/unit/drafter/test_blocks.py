@@ -1,4 +1,4 @@
-"""Of what is drafted, blocks are made: one for each run of tokens that follow one another."""
+"""Drafted tokens become blocks: one for each run of tokens that follow one another."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -406,7 +406,7 @@ def test_the_trunk_ends_after_the_first_token_that_is_too_unlikely_and_is_pushed
     assert [token for block in pushed for token in block.token_ids] == trunk_of(session.growth.tree)
 
 
-def test_cells_that_fell_off_are_used_again() -> None:
+def test_freed_cells_are_used_again() -> None:
     it = watched(max_rows=12)
     session = it.open(opening(2, plan=replace(HEDGED, budget=8)))
     for own in range(40):

@@ -58,7 +58,7 @@ def test_a_loaded_model_is_what_its_description_says(good_folder: Path) -> None:
     assert sum(parameter.numel() for parameter in loaded.model.parameters()) == loaded.description.parameters
 
 
-def test_torn_weights_are_refused(folder: Path) -> None:
+def test_broken_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"not weights at all")
     with pytest.raises(ModelError, match="cannot be loaded; fetch the model again"):
         load(str(folder))

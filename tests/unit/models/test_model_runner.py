@@ -45,7 +45,7 @@ def test_ragged_batches_equal_a_plain_forward(kind: str) -> None:
             fed[place] += len(got)
 
 
-def test_junk_in_other_slots_and_behind_a_session_is_never_seen() -> None:
+def test_junk_in_other_slots_and_after_a_session_is_never_seen() -> None:
     loaded = random_model("llama")
     text = random_tokens(40, 1)
     clean = ModelRunner(loaded, RunnerOptions(max_sessions=3, context_tokens=64, numerics="fast"))

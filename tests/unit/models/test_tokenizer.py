@@ -57,7 +57,7 @@ def test_a_folder_without_a_fast_tokenizer_says_how_to_make_one(tmp_path: Path) 
         identify(tmp_path)
 
 
-def test_a_torn_tokenizer_file_is_named(tmp_path: Path) -> None:
+def test_a_broken_tokenizer_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text('{"model": ')
     with pytest.raises(NoTokenizer, match=r"tokenizer\.json"):
         identify(tmp_path)

@@ -309,7 +309,7 @@ def test_an_enum_value_that_this_version_does_not_serve_is_refused_by_name(
         read()
 
 
-# Whoever reads a block refuses it, and so does whoever passes it on as it came.
+# Refused by code that reads a block, and by code that only forwards it.
 block_readers = pytest.mark.parametrize("read", [convert.block_from_wire, convert.check_block])
 
 

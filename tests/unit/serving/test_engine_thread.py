@@ -129,7 +129,7 @@ def test_submitted_work_that_was_cancelled_never_runs() -> None:
     assert ran == ["kept"]
 
 
-def test_what_loading_raises_reaches_whoever_waits_for_the_engine() -> None:
+def test_what_loading_raises_reaches_the_caller_that_waits_for_the_engine() -> None:
     def load() -> CountingEngine:
         raise FileNotFoundError("no such model")
 

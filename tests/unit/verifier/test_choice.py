@@ -75,7 +75,7 @@ def test_sessions_of_easy_and_hard_texts_do_not_mislead_it() -> None:
     for seed in range(100):
         run_session(choice, GAINS, 40, level=chance.choice((0.8, 1.0, 2.0)), seed=seed)
     assert choice.best is Speculation.HEDGED
-    assert math.exp(choice.behind(Speculation.LOCKSTEP)) == pytest.approx(0.7, abs=0.15)
+    assert math.exp(choice.relative_speed(Speculation.LOCKSTEP)) == pytest.approx(0.7, abs=0.15)
 
 
 def test_a_text_on_which_drafting_does_not_pay_is_decoded_plainly_but_for_a_trial_now_and_then() -> None:
@@ -111,10 +111,10 @@ def test_sessions_in_step_compare_every_way_with_the_fastest() -> None:
             rule.learn(PassOutcome(chance.randint(1, 4), clocks[place], PASS_NS))
     assert choice.best is Speculation.HEDGED
     for way in (Speculation.LOCKSTEP, Speculation.PIPELINED):
-        assert math.exp(choice.behind(way)) == pytest.approx(GAINS[way] / GAINS[Speculation.HEDGED], abs=0.15)
+        assert math.exp(choice.relative_speed(way)) == pytest.approx(GAINS[way] / GAINS[Speculation.HEDGED], abs=0.15)
 
 
-def test_time_that_plain_decoding_would_pay_as_well_sends_no_session_to_rest() -> None:
+def test_time_that_plain_decoding_would_also_take_stops_no_drafting() -> None:
     rule = Adaptive(pace_of(PASS_NS), 8, Choice())
     prompts_ns = 5 * PASS_NS
     ways: Counter[Speculation] = Counter()
@@ -130,11 +130,11 @@ def test_on_a_shared_processor_draft_then_verify_comes_first_and_elsewhere_last(
 ) -> None:
     choice = Choice(shares_processor=shares)
     assert choice.best.value == first
-    assert min(WAYS, key=choice.behind).value == last
+    assert min(WAYS, key=choice.relative_speed).value == last
 
 
 @pytest.mark.parametrize(("row_share", "first"), [(0.0, "hedged"), (0.01, "hedged"), (0.05, "pipelined")])
-def test_where_rows_are_dear_hedges_do_not_come_first(row_share: float, first: str) -> None:
+def test_where_rows_are_costly_hedges_do_not_come_first(row_share: float, first: str) -> None:
     times = PassTimes()
     choice = Choice(pass_times=times)
     for rows in (1, 5, 9) * 5:

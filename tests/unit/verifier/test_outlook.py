@@ -63,7 +63,7 @@ def test_the_window_of_draft_then_verify_is_too_long_for_a_pipeline() -> None:
     assert play(0.85, 3e6, 1e6, chosen.best_window) > 1.03 * play(0.85, 3e6, 1e6, next_pass_alone)
 
 
-def test_a_round_trip_as_long_as_half_a_pass_is_hidden_behind_a_pass() -> None:
+def test_a_round_trip_as_long_as_half_a_pass_is_hidden_by_a_pass() -> None:
     assert [outlook(rate, 3e6, 15e6).best_window(0) for rate in (0.5, 0.7, 0.9)] == [0, 0, 0]
 
 

@@ -34,7 +34,7 @@ def trusts(pace: Pace) -> bool:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("right", "wrong"), [(3, 1), (0.6, 0.25), (1, 1), (1, 3), (75, 25)])
-def test_chances_that_are_what_they_say_always_count_as_told(right: float, wrong: float, seed: int) -> None:
+def test_calibrated_chances_are_always_trusted(right: float, wrong: float, seed: int) -> None:
     """Sure of much or of little, and the same for every token or not."""
     pace, rng = pace_of(), random.Random(f"{seed} {right} {wrong}")
     for _ in range(2_000):
@@ -59,14 +59,14 @@ def test_a_drafter_that_is_always_sure_and_often_wrong_is_soon_not_trusted(
     assert pace.chance(guess) == 1.0, "how far it drafts is still its own affair"
 
 
-def test_a_drafter_that_lies_of_its_runners_up_alone_is_not_trusted_either() -> None:
+def test_a_drafter_that_lies_only_about_runners_up_is_not_trusted_either() -> None:
     pace, rng = pace_of(), random.Random(0)
     for _ in range(70):
         see(pace, fork(0.7, 1.0), GUESSED if rng.random() < 0.7 else ANOTHER)
     assert not trusts(pace)
 
 
-def test_a_drafter_that_mends_its_ways_is_trusted_again() -> None:
+def test_a_drafter_whose_chances_become_accurate_is_trusted_again() -> None:
     pace, rng = pace_of(), random.Random(0)
     for _ in range(50):
         see(pace, fork(1.0), ANOTHER)
@@ -76,7 +76,7 @@ def test_a_drafter_that_mends_its_ways_is_trusted_again() -> None:
     assert trusts(pace)
 
 
-def test_until_passes_of_one_kind_were_seen_those_of_the_other_count() -> None:
+def test_before_passes_of_one_kind_are_seen_those_of_the_other_are_used() -> None:
     beside, alone = PassTimes(), PassTimes()
     pace = Pace(beside, alone)
     beside.add(1, 13_000_000)

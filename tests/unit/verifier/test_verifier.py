@@ -1,4 +1,4 @@
-"""Whatever is drafted, lost or junk, and whoever shares the passes: committed tokens are the target's own."""
+"""Committed tokens are the target's own, whatever is drafted or lost, and whichever sessions share the passes."""
 
 import random
 from dataclasses import dataclass, field, replace
@@ -172,7 +172,7 @@ def verifier_on(runner: FakeRunner, max_window_tokens: int = 4) -> Verifier:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("tokens", [1, 2, CHUNK_TOKENS, CHUNK_TOKENS + 1, CHUNK_TOKENS + 2, 3 * CHUNK_TOKENS + 3])
-def test_without_speculation_a_session_says_the_plain_tokens(seed: int, tokens: int, clock: FakeClock) -> None:
+def test_without_speculation_a_session_commits_the_plain_tokens(seed: int, tokens: int, clock: FakeClock) -> None:
     runner = FakeRunner()
     client = run(Client(verifier_on(runner), opening(seed, tokens=tokens, more=8), clock))
     assert client.tokens == plain_tokens(client.opening)
@@ -306,7 +306,7 @@ def test_a_session_that_begins_without_drafts_waits_for_nothing_though_its_draft
     client.leave()
 
 
-def test_a_rejected_window_counts_what_was_judged_and_what_stood(clock: FakeClock) -> None:
+def test_a_rejected_window_counts_judged_and_accepted_tokens(clock: FakeClock) -> None:
     client = Client(verifier_on(FakeRunner()), opening(3, Speculation.PIPELINED), clock)
     plain = plain_tokens(client.opening)
     client.session.offer(block_of(client, (plain[5], plain[6], (plain[7] + 1) % VOCABULARY_SIZE, 0)), 0)
@@ -448,7 +448,7 @@ def test_prompts_and_passes_take_turns(clock: FakeClock) -> None:
         next_commit(talking)
         assert len(runner.chunks) <= 1 + chunks, "a long prompt stalls nobody"
     assert len(talking.tokens) == said + 10
-    assert len({chunk.slot for chunk in runner.chunks[1:3]}) == 2, "and prompts take turns, too"
+    assert len({chunk.slot for chunk in runner.chunks[1:3]}) == 2, "and prompts also take turns"
     for client in (talking, *listening):
         client.leave()
 
@@ -563,7 +563,7 @@ def test_one_token_is_waited_for_however_little_another_one_after_it_would_be_wo
     client.leave()
 
 
-def test_under_the_ratio_test_how_likely_a_token_is_decides_nothing(clock: FakeClock) -> None:
+def test_under_the_ratio_test_chances_do_not_decide_what_is_judged(clock: FakeClock) -> None:
     asked = replace(opening(1, Speculation.PIPELINED, tokens=1), acceptance_rule=AcceptanceRule.RATIO_TEST)
     client = Client(verifier_on(FakeRunner()), asked, clock)
     block = replace(block_of(client, (1,)), chances=(0.01,), distributions=(Distribution((1,), (1.0,)),))
@@ -715,7 +715,7 @@ def test_passes_are_timed_by_whether_a_drafter_worked_beside_them(
     client.leave()
 
 
-def test_of_branches_the_likelier_ones_are_judged_wherever_they_leave_the_trunk(clock: FakeClock) -> None:
+def test_the_likelier_branches_are_judged_wherever_they_leave_the_trunk(clock: FakeClock) -> None:
     client, runner, own = hedged_client(1, clock)
     client.session.offer(replace(block_of(client, own[:3]), chances=(0.9, 0.5, 0.9)), 0)
     likely, unlikely = other_than(own[1]), other_than(own[0])
@@ -740,7 +740,7 @@ def test_rows_after_an_unlikely_token_are_the_first_that_no_longer_pay(clock: Fa
 
 
 @pytest.mark.parametrize("speculation", [Speculation.PIPELINED, Speculation.HEDGED])
-def test_a_drafter_that_is_sure_of_everything_and_always_wrong_gets_no_more_rows_than_one_that_tells_no_chances(
+def test_a_drafter_that_is_sure_of_everything_and_always_wrong_gets_no_more_rows_than_one_that_reports_no_chances(
     speculation: Speculation, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = {told: rows_of_a_wrong_drafter(told, speculation, clock, monkeypatch) for told in (True, False)}
@@ -753,7 +753,7 @@ def test_a_drafter_is_trusted_again_though_none_of_its_tokens_got_a_row(
 ) -> None:
     client, runner, own = hedged_client(1, clock)
     pace = client.session.rule.pace
-    pace._told_error.value, pace.acceptance_rate.value = 0.16, 0.0
+    pace._excess_error.value, pace.acceptance_rate.value = 0.16, 0.0
     for rows in range(1, 30):
         client.verifier._pass_times.add(rows, 10_000_000 + 2_000_000 * rows)
     monkeypatch.setattr(client.verifier._pass_times, "add", lambda rows, pass_ns: None)

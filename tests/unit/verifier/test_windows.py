@@ -49,9 +49,7 @@ def waited_for(rule: Rule, ready_tokens: int = 0) -> int:
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("speculation", Speculation)
-def test_a_rule_that_is_asked_twice_says_the_same_and_learns_nothing_from_it(
-    speculation: Speculation, seed: int
-) -> None:
+def test_asking_a_rule_twice_gives_the_same_plan_and_changes_nothing(speculation: Speculation, seed: int) -> None:
     """The one that is asked again and again plans as its twin that is asked once a commit."""
     chance = random.Random(seed)
     asked, twin = (rule_of(speculation, pace=pace_of()) for _ in range(2))
@@ -92,7 +90,7 @@ def test_a_plan_speculates_as_it_was_asked_to(speculation: Speculation) -> None:
     assert plan.rows == first_plan(speculation).rows
 
 
-def test_an_adaptive_session_plans_as_the_way_that_it_goes() -> None:
+def test_an_adaptive_session_plans_by_the_rule_of_its_current_way() -> None:
     plan = rule_of(Speculation.AUTO).next(NOTHING_READY)
     assert plan == rule_of(plan.speculation).next(NOTHING_READY)
     assert plan.speculation is Choice().best
@@ -163,7 +161,7 @@ def test_stopping_at_unlikely_tokens_commits_more_in_the_long_run_than_any_fixed
     assert rate([stopped(chances) for chances in rounds]) > max(fixed)
 
 
-def test_the_sooner_drafting_stops_the_dearer_a_token_is() -> None:
+def test_drafting_stops_sooner_when_a_token_costs_more() -> None:
     """Nothing is free: where a draft takes next to no time, it goes on to the end; where it takes long, it stops."""
     prices = (1e2, 1e5, 1e6, 5e6, 1e9)
     least_chances = [BestWindow(measured(0.8, price), 8).next(NOTHING_READY).least_chance for price in prices]
@@ -241,7 +239,7 @@ PLANS = [DraftPlan(Speculation.LOCKSTEP, 8, hold_until=5), DraftPlan(Speculation
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.speculation.value)
 @pytest.mark.parametrize("ready_tokens", range(5))
 @pytest.mark.parametrize("draft_token_ns", [1e5, 1e6, 3e6])
-def test_a_wait_outlasts_what_it_waits_for_and_ends_some_time(
+def test_a_wait_exceeds_the_expected_arrival_and_ends(
     plan: DraftPlan, ready_tokens: int, draft_token_ns: float
 ) -> None:
     pace = measured(0.8, draft_token_ns, 5e5)
