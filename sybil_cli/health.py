@@ -8,7 +8,7 @@ from sybil_cli.exits import FAILURE, SUCCESS, CommandFailed
 from sybil_cli.parameters import SECONDS, Address
 
 
-@click.command(short_help="Ask a service whether it is ready.")
+@click.command()
 @click.argument("address", type=Address())
 @click.option("--service", default="", help="Full name of one gRPC service; without it, the whole process.")
 @click.option("--timeout", "timeout_s", type=SECONDS, default=3.0, show_default=True)
