@@ -1,7 +1,5 @@
 """Causal attention that is quick to train with on a processor."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface

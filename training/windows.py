@@ -1,7 +1,5 @@
 """Windows: the fixed-length pieces of the corpus that one training step sees."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from itertools import chain
@@ -11,6 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from training.corpus import SourceFile
+
+Documents = Sequence[Sequence[int]]
+"""Token ids of each document."""
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerFast, files: Sequence[SourceFile]) -> list[list[int]]:
@@ -25,7 +26,7 @@ class Windows:
     Every epoch shuffles the documents, joins them, starts at another offset, and shuffles the windows.
     """
 
-    def __init__(self, documents: Sequence[Sequence[int]], window_tokens: int, rows: int, seed: int):
+    def __init__(self, documents: Documents, window_tokens: int, rows: int, seed: int):
         self._documents = documents
         self._window_tokens = window_tokens
         self._rows = rows
