@@ -1,7 +1,7 @@
 """What a person or a program gets to see of a completion."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.text import Text
@@ -32,12 +32,12 @@ class Printer:
         """All of it has come."""
 
 
+@dataclass(slots=True)
 class ColourPrinter(Printer):
     """For a terminal: the prompt, the tokens coloured by where they come from, a legend, and figures."""
 
-    def __init__(self, output: Console, remarks: Console) -> None:
-        self._output = output
-        self._remarks = remarks
+    output: Console
+    remarks: Console
 
     def begin(self, prompt: str) -> None:
         lines = prompt.splitlines(keepends=True)
@@ -51,46 +51,46 @@ class ColourPrinter(Printer):
     def end(self, completion: Completion) -> None:
         self._write("\n", "")
         signs = [Text(words, ORIGIN_STYLES[origin]) for origin, words in _ORIGIN_WORDS.items()]
-        self._remarks.print(Text(" · ").join(signs))
-        self._remarks.print(Text(figures(completion)), soft_wrap=True)
+        self.remarks.print(Text(" · ").join(signs))
+        self.remarks.print(Text(figures(completion)), soft_wrap=True)
 
     def _write(self, text: str, style: str) -> None:
-        self._output.print(Text(text.translate(_CONTROL_SIGNS), style=style), end="", soft_wrap=True)
+        self.output.print(Text(text.translate(_CONTROL_SIGNS), style=style), end="", soft_wrap=True)
 
 
+@dataclass(slots=True)
 class PlainPrinter(Printer):
     """For pipes, files and terminals without colour: the text alone, and figures apart from it."""
 
-    def __init__(self, output: Console, remarks: Console, with_prompt: bool = False) -> None:
-        self._output = output
-        self._remarks = remarks
-        self._with_prompt = with_prompt
+    output: Console
+    remarks: Console
+    with_prompt: bool = False
 
     def begin(self, prompt: str) -> None:
-        if self._with_prompt:
-            self._output.file.write(prompt)
+        if self.with_prompt:
+            self.output.file.write(prompt)
 
     def delta(self, delta: Delta) -> None:
-        text = delta.text.translate(_CONTROL_SIGNS) if self._output.is_terminal else delta.text
-        self._output.file.write(text)
-        self._output.file.flush()
+        text = delta.text.translate(_CONTROL_SIGNS) if self.output.is_terminal else delta.text
+        self.output.file.write(text)
+        self.output.file.flush()
 
     def end(self, completion: Completion) -> None:
         if not completion.text.endswith("\n"):
-            self._output.file.write("\n")
-        self._output.file.flush()
-        self._remarks.print(Text(figures(completion)), soft_wrap=True)
+            self.output.file.write("\n")
+        self.output.file.flush()
+        self.remarks.print(Text(figures(completion)), soft_wrap=True)
 
 
+@dataclass(slots=True)
 class JsonPrinter(Printer):
     """For programs: one object, at the end."""
 
-    def __init__(self, output: Console) -> None:
-        self._output = output
+    output: Console
 
     def end(self, completion: Completion) -> None:
-        self._output.file.write(as_json(completion) + "\n")
-        self._output.file.flush()
+        self.output.file.write(as_json(completion) + "\n")
+        self.output.file.flush()
 
 
 def printer_for(output: Console, remarks: Console, as_json: bool, with_prompt: bool = False) -> Printer:
