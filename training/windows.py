@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 
 import torch
@@ -31,10 +32,8 @@ class Windows:
         self._window_tokens = window_tokens
         self._rows = rows
         self._seed = seed
-        tokens = sum(map(len, documents))
-        self._per_epoch = (tokens - window_tokens) // window_tokens
-        self._epoch = -1
-        self._windows = torch.empty(0)
+        self._per_epoch = sum(map(len, documents)) // window_tokens - 1
+        self._shuffled = lru_cache(maxsize=1)(self._shuffle)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Windows of one step.
@@ -43,15 +42,9 @@ class Windows:
             [rows, window_tokens], int64, and the same one to the right: what follows each token.
         """
         first = step * self._rows
-        windows = torch.stack([self._window(index) for index in range(first, first + self._rows)])
+        places = (divmod(index, self._per_epoch) for index in range(first, first + self._rows))
+        windows = torch.stack([self._shuffled(epoch)[place] for epoch, place in places])
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
-
-    def _window(self, index: int) -> Tensor:
-        epoch, place = divmod(index, self._per_epoch)
-        if epoch != self._epoch:
-            self._windows = self._shuffle(epoch)
-            self._epoch = epoch
-        return self._windows[place]
 
     def _shuffle(self, epoch: int) -> Tensor:
         rng = random.Random(f"{self._seed}/{epoch}")
