@@ -65,17 +65,11 @@ class Tokenizer:
         return _ByteStream(self.bytes_of, prompt, strips_first_space=at_start and self._spelling.strips_first_space)
 
     def bytes_of(self, token_id: int) -> bytes:
-        """The bytes that a token stands for; empty for a special or unknown one."""
-        known = self._bytes_by_id.get(token_id)
-        if known is None:
-            known = self._bytes_by_id[token_id] = self._look_up(token_id)
-        return known
-
-    def _look_up(self, token_id: int) -> bytes:
-        token = self._tokenizer.id_to_token(token_id)
-        if token is None or token_id in self._special_ids or self._spelling is None:
-            return b""
-        return self._spelling.bytes_of(token)
+        """The bytes that a token stands for; none for a special or unknown one."""
+        if token_id not in self._bytes_by_id:
+            token = None if token_id in self._special_ids else self._tokenizer.id_to_token(token_id)
+            self._bytes_by_id[token_id] = self._spelling.bytes_of(token) if token and self._spelling else b""
+        return self._bytes_by_id[token_id]
 
 
 class _ByteStream:
@@ -118,7 +112,7 @@ class _Spelling:
     @classmethod
     def of(cls, decoder: Mapping[str, Any] | None) -> Self | None:
         """Read the decoder part of a tokenizer.json; None if it does more than spell bytes."""
-        steps = _steps(decoder)
+        steps = [] if decoder is None else decoder.get("decoders", [decoder])
         kinds = {step["type"] for step in steps}
         if "ByteLevel" in kinds:
             return cls(_byte_level, strips_first_space=False)
@@ -130,12 +124,6 @@ class _Spelling:
                 step.get("start", 0) > 0 or step.get("prepend_scheme", "never") != "never" for step in steps
             ),
         )
-
-
-def _steps(decoder: Mapping[str, Any] | None) -> Sequence[Mapping[str, Any]]:
-    if decoder is None:
-        return ()
-    return tuple(decoder["decoders"]) if decoder["type"] == "Sequence" else (decoder,)
 
 
 def _byte_level(token: str) -> bytes:

@@ -4,11 +4,11 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-import click
 from rich.console import Console
 
 from benchmarks.settings import BenchSettings
 from sybil_cli.exits import FAILURE, SUCCESS
+from sybil_cli.options import forwarding
 from sybil_cli.running import run
 from sybil_engine import settings
 
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 _FILE_COLUMNS = 160
 
 
-@click.command(
-    short_help="Measure how fast speculation is here, arm by arm, beside others.",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-)
-@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
+@forwarding("bench")
 def bench(argv: tuple[str, ...]) -> int:
     """Measure every kind of speculation, and peers, in one run: docs/benchmarks.md says how to read what it prints."""
     chosen = settings.parse(BenchSettings, argv, os.environ, "sybil bench")

@@ -13,7 +13,7 @@ from sybil_cli.exits import FAILURE, SUCCESS
 from sybil_cli.generate import Completer, complete
 from sybil_cli.options import model_options, pair_from
 from sybil_cli.parameters import DEFAULT_COORDINATOR
-from sybil_cli.printing import SilentPrinter, described, number, printer_for
+from sybil_cli.printing import Printer, described, number, printer_for
 from sybil_cli.program import program
 from sybil_cli.progress import Progress
 from sybil_cli.running import run
@@ -33,7 +33,7 @@ _TEMPERATURES = (0.0, 0.8)
 _PATIENCE_S = 45.0
 
 
-@click.command(short_help="Start everything, complete real Python code, say how fast and how exact.")
+@click.command()
 @model_options
 def demo(**options: Any) -> int:
     """Complete real Python code in this process; then start drafter, verifier and coordinator on this machine, complete
@@ -83,7 +83,7 @@ async def _compare(client: GenerationClient, prompts: list[Prompt], progress: Pr
             first = round_ % len(ARMS)
             for arm in ARMS[first:] + ARMS[:first]:
                 request = _request(prompt, arm, temperature, _COMPARED_TOKENS)
-                completions[arm] = await complete(client, request, SilentPrinter(), progress)
+                completions[arm] = await complete(client, request, Printer(), progress)
             comparison.add(completions)
     return comparison
 

@@ -23,7 +23,7 @@ from sybil_engine.core.startup import without_collection
 from sybil_engine.models.presets import Pair
 
 
-@click.command(short_help="Complete one prompt.")
+@click.command()
 @click.argument("prompt")
 @click.option(
     "--address",

@@ -8,25 +8,21 @@ from sybil_cli.exits import FAILURE, SUCCESS, CommandFailed
 from sybil_cli.parameters import SECONDS, Address
 
 
-@click.command(short_help="Ask a service whether it is ready.")
+@click.command()
 @click.argument("address", type=Address())
 @click.option("--service", default="", help="Full name of one gRPC service; without it, the whole process.")
 @click.option("--timeout", "timeout_s", type=SECONDS, default=3.0, show_default=True)
 def health(address: str, service: str, timeout_s: float) -> int:
     """Ask the service at HOST:PORT whether it is ready: prints its status, exits 0 if that is SERVING, else 1."""
-    status = _check(address, service, timeout_s)
-    click.echo(status)
-    return SUCCESS if status == "SERVING" else FAILURE
-
-
-def _check(address: str, service: str, timeout_s: float) -> str:
     with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service=service)
         try:
-            response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
+            response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s)
         except grpc.RpcError as error:
             raise CommandFailed(_words(error.code(), address, service, timeout_s)) from error
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+    click.echo(status)
+    return SUCCESS if status == "SERVING" else FAILURE
 
 
 def _words(code: grpc.StatusCode, address: str, service: str, timeout_s: float) -> str:

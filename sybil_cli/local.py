@@ -1,13 +1,11 @@
 """The whole engine in this process, for commands that complete a prompt and end."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from sybil_cli.fleet import check
 from sybil_cli.progress import Progress
-from sybil_engine.core.completion import Delta
-from sybil_engine.core.request import GenerationRequest
 from sybil_engine.models.presets import NO_DRAFTER, Pair
 from sybil_local import LocalEngine
 
@@ -18,13 +16,7 @@ class LocalClient:
     name = "this process"
 
     def __init__(self, engine: LocalEngine) -> None:
-        self.engine = engine
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
-        """Stream one completion; its last delta holds the ending."""
-        async with aclosing(self.engine.arun(request)) as deltas:
-            async for delta in deltas:
-                yield delta
+        self.generate = engine.arun
 
 
 @asynccontextmanager

@@ -16,6 +16,19 @@ SPECULATIONS = [each.value for each in Speculation]
 _MODEL_OPTIONS = ("preset", "target", "draft")
 
 
+def forwarding(program: str) -> Callable[[Callable[[tuple[str, ...]], int]], click.Command]:
+    """Make a command that hands on every argument as it is, `--help` too."""
+
+    def decorated(run: Callable[[tuple[str, ...]], int]) -> click.Command:
+        argument = click.Argument(["argv"], nargs=-1, type=click.UNPROCESSED)
+        settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+        return click.Command(
+            program, callback=run, params=[argument], help=run.__doc__, add_help_option=False, context_settings=settings
+        )
+
+    return decorated
+
+
 def model_options(command: Command) -> Command:
     """--preset, --target and --draft."""
     return _decorated(

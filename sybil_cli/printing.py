@@ -1,8 +1,7 @@
 """Shows completions to people and to programs."""
 
 import json
-from dataclasses import asdict
-from typing import Protocol
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.text import Text
@@ -20,8 +19,8 @@ _PROMPT_LINES = 20
 _CONTROL_SIGNS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 
 
-class Printer(Protocol):
-    """Shows one completion as it comes."""
+class Printer:
+    """Shows one completion as it comes; this one shows nothing, for completions that are only measured."""
 
     def begin(self, prompt: str) -> None:
         """Before the first token."""
@@ -33,12 +32,12 @@ class Printer(Protocol):
         """All of it has come."""
 
 
-class ColourPrinter:
+@dataclass(slots=True)
+class ColourPrinter(Printer):
     """For a terminal: the prompt, the tokens coloured by where they come from, a legend, and figures."""
 
-    def __init__(self, output: Console, remarks: Console) -> None:
-        self._output = output
-        self._remarks = remarks
+    output: Console
+    remarks: Console
 
     def begin(self, prompt: str) -> None:
         lines = prompt.splitlines(keepends=True)
@@ -51,65 +50,47 @@ class ColourPrinter:
 
     def end(self, completion: Completion) -> None:
         self._write("\n", "")
-        self._remarks.print(legend())
-        self._remarks.print(Text(figures(completion)), soft_wrap=True)
+        signs = [Text(words, ORIGIN_STYLES[origin]) for origin, words in _ORIGIN_WORDS.items()]
+        self.remarks.print(Text(" · ").join(signs))
+        self.remarks.print(Text(figures(completion)), soft_wrap=True)
 
     def _write(self, text: str, style: str) -> None:
-        self._output.print(Text(text.translate(_CONTROL_SIGNS), style=style), end="", soft_wrap=True)
+        self.output.print(Text(text.translate(_CONTROL_SIGNS), style=style), end="", soft_wrap=True)
 
 
-class PlainPrinter:
-    """For pipes, files and terminals without colour: the text alone on stdout, figures on stderr."""
+@dataclass(slots=True)
+class PlainPrinter(Printer):
+    """For pipes, files and terminals without colour: the text alone, and figures apart from it."""
 
-    def __init__(self, output: Console, remarks: Console, with_prompt: bool = False) -> None:
-        self._output = output
-        self._remarks = remarks
-        self._with_prompt = with_prompt
+    output: Console
+    remarks: Console
+    with_prompt: bool = False
 
     def begin(self, prompt: str) -> None:
-        if self._with_prompt:
-            self._output.file.write(prompt)
+        if self.with_prompt:
+            self.output.file.write(prompt)
 
     def delta(self, delta: Delta) -> None:
-        text = delta.text.translate(_CONTROL_SIGNS) if self._output.is_terminal else delta.text
-        self._output.file.write(text)
-        self._output.file.flush()
+        text = delta.text.translate(_CONTROL_SIGNS) if self.output.is_terminal else delta.text
+        self.output.file.write(text)
+        self.output.file.flush()
 
     def end(self, completion: Completion) -> None:
         if not completion.text.endswith("\n"):
-            self._output.file.write("\n")
-        self._output.file.flush()
-        self._remarks.print(Text(figures(completion)), soft_wrap=True)
+            self.output.file.write("\n")
+        self.output.file.flush()
+        self.remarks.print(Text(figures(completion)), soft_wrap=True)
 
 
-class JsonPrinter:
+@dataclass(slots=True)
+class JsonPrinter(Printer):
     """For programs: one object, at the end."""
 
-    def __init__(self, output: Console) -> None:
-        self._output = output
-
-    def begin(self, prompt: str) -> None:
-        """Nothing before the object."""
-
-    def delta(self, delta: Delta) -> None:
-        """Nothing before the object."""
+    output: Console
 
     def end(self, completion: Completion) -> None:
-        self._output.file.write(as_json(completion) + "\n")
-        self._output.file.flush()
-
-
-class SilentPrinter:
-    """For completions that are only measured."""
-
-    def begin(self, prompt: str) -> None:
-        """Nothing to show."""
-
-    def delta(self, delta: Delta) -> None:
-        """Nothing to show."""
-
-    def end(self, completion: Completion) -> None:
-        """Nothing to show."""
+        self.output.file.write(as_json(completion) + "\n")
+        self.output.file.flush()
 
 
 def printer_for(output: Console, remarks: Console, as_json: bool, with_prompt: bool = False) -> Printer:
@@ -123,11 +104,6 @@ def printer_for(output: Console, remarks: Console, as_json: bool, with_prompt: b
     if output.is_terminal and output.color_system is not None and not output.no_color:
         return ColourPrinter(output, remarks)
     return PlainPrinter(output, remarks, with_prompt)
-
-
-def legend() -> Text:
-    """Which colour means what."""
-    return Text(" · ").join(Text(_ORIGIN_WORDS[origin], style) for origin, style in ORIGIN_STYLES.items())
 
 
 def figures(completion: Completion) -> str:
@@ -151,9 +127,8 @@ def figures(completion: Completion) -> str:
 
 def described(served: Served) -> str:
     """Which models are served, and what each does."""
-    target, draft = served.target, served.draft
-    drafting = f"{_described(draft)} drafts" if draft else "nobody drafts"
-    return f"{_described(target)} verifies, {drafting}."
+    drafting = f"{_described(served.draft)} drafts" if served.draft else "nobody drafts"
+    return f"{_described(served.target)} verifies, {drafting}."
 
 
 def as_json(completion: Completion) -> str:

@@ -18,19 +18,35 @@ _REPEAT_S = 10.0
 
 
 class Progress:
-    """Shows what is being waited for, if that takes longer than a second."""
+    """Says what is being waited for: live on a terminal; elsewhere, line by line if it takes longer than a second."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._wait: _Spinner | _Lines | None = None
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._step: str | None = None
+        self._due_s = 0.0
+        self._live = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            # The processor is busy enough with what is waited for.
+            refresh_per_second=4,
+        )
+        self._task = self._live.add_task("", total=None)
 
     def say(self, line: str) -> None:
         """Report that a step begins or is done. May be called from any thread, and repeatedly for the same step."""
         step = _SECONDS_WAITED.sub("", line)
-        if self._wait is not None:
-            self._wait.say(step)
+        if step == self._step:
+            return
+        waiting = self._step is not None
+        if waiting:
+            self._step, self._due_s = step, time.monotonic() + _REPEAT_S
+        if waiting and self._console.is_terminal:
+            self._live.update(self._task, description=step)
         else:
-            _print(self._console, step)
+            self._print(step)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -38,70 +54,38 @@ class Progress:
 
         Inside another `waiting` block it shows nothing: the whole wait is shown already.
         """
-        if self._wait is not None:
+        if self._step is not None:
             yield
             return
-        step = f"waiting for {what}"
-        self._wait = _Spinner(self._console, step) if self._console.is_terminal else _Lines(self._console, step)
+        self._step = f"waiting for {what}"
+        self._live.reset(self._task, description=self._step)
+        show = self._live if self._console.is_terminal else self._reminders()
+        try:
+            with show:
+                yield
+        finally:
+            self._step = None
+
+    @contextmanager
+    def _reminders(self) -> Iterator[None]:
+        """A line after a second without a step, and then one every ten seconds."""
+        stopped = threading.Event()
+        thread = threading.Thread(target=self._remind, args=(stopped,), name="sybil-progress", daemon=True)
+        thread.start()
         try:
             yield
         finally:
-            self._wait.stop()
-            self._wait = None
+            stopped.set()
+            thread.join()
 
-
-class _Spinner:
-    """One live line: what is waited for, and for how long."""
-
-    def __init__(self, console: Console, step: str) -> None:
-        self._live = RichProgress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            # Rarely, so as not to slow down what is being waited for.
-            refresh_per_second=4,
-        )
-        self._task = self._live.add_task(step, total=None)
-        self._live.start()
-
-    def say(self, step: str) -> None:
-        self._live.update(self._task, description=step)
-
-    def stop(self) -> None:
-        self._live.stop()
-
-
-class _Lines:
-    """One line for each step, or after a second without any, and then one every ten seconds."""
-
-    def __init__(self, console: Console, step: str) -> None:
-        self._console = console
-        self._step = step
-        self._started_s = time.monotonic()
-        self._due_s = self._started_s + _PATIENCE_S
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._remind, name="sybil-progress", daemon=True)
-        self._thread.start()
-
-    def say(self, step: str) -> None:
-        if step != self._step:
-            self._step = step
-            self._due_s = time.monotonic() + _REPEAT_S
-            _print(self._console, step)
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _remind(self) -> None:
-        while not self._stopped.wait(max(0.0, self._due_s - time.monotonic())):
+    def _remind(self, stopped: threading.Event) -> None:
+        started_s = time.monotonic()
+        self._due_s = started_s + _PATIENCE_S
+        while not stopped.wait(max(0.0, self._due_s - time.monotonic())):
             now_s = time.monotonic()
             if now_s >= self._due_s:
-                _print(self._console, f"{self._step} ({now_s - self._started_s:.0f} s)")
+                self._print(f"{self._step} ({now_s - started_s:.0f} s)")
                 self._due_s = now_s + _REPEAT_S
 
-
-def _print(console: Console, line: str) -> None:
-    console.print(Text(f"sybil: {line}"), soft_wrap=True)
+    def _print(self, line: str) -> None:
+        self._console.print(Text(f"sybil: {line}"), soft_wrap=True)

@@ -6,6 +6,8 @@ from importlib import import_module
 
 import click
 
+from sybil_cli.options import forwarding
+
 # Each package has a __main__ with `main(argv) -> int`.
 _PACKAGES = {"drafter": "drafter_service", "verifier": "verifier_service", "coordinator": "coordinator"}
 
@@ -30,17 +32,14 @@ def run_service(package: str, argv: list[str]) -> int:
         return exit_request.code or 0
 
 
-def _add(service: str, package: str) -> None:
-    @serve.command(
-        service,
-        help=f"Run the {service}.",
-        add_help_option=False,
-        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    )
-    @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
-    def run(argv: tuple[str, ...]) -> int:
+def _command(service: str, package: str) -> click.Command:
+    @forwarding(service)
+    def command(argv: tuple[str, ...]) -> int:
         return run_service(package, list(argv))
+
+    command.help = f"Run the {service}."
+    return command
 
 
 for _service, _package in _PACKAGES.items():
-    _add(_service, _package)
+    serve.add_command(_command(_service, _package))

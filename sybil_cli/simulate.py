@@ -1,6 +1,8 @@
 """`sybil simulate`: plays traces of a real pair under many policies, for any pass times and any distance."""
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +11,49 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from sybil_cli.exits import SUCCESS, UserMistake
-from sybil_cli.options import model_options, pair_from
+from sybil_cli.options import Command, model_options, pair_from
 from sybil_cli.progress import Progress
 from sybil_engine.models.presets import NO_DRAFTER
 from sybil_engine.prompts import built_in_prompts, mixed
 
-_FILE = click.Path(dir_okay=True, path_type=Path)
+_FILE = click.Path(path_type=Path)
 _AT_LEAST_1 = click.IntRange(min=1)
 _FILE_COLUMNS = 120
-# Given by the benchmark's file, if there is one.
-_PLAYED = {
-    "point_texts": "--point",
-    "row_ms": "--row-ms",
-    "replicas": "--replicas",
-    "max_window": "--max-window",
-}
+# What a benchmark's file says, if there is one.
+_PLAYED = {"points": "--point", "row_ms": "--row-ms", "replicas": "--replicas", "max_window": "--max-window"}
 
 
-@click.group(invoke_without_command=True, short_help="Play recorded traces under many policies, for any times.")
+def _temperatures(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> list[float]:
+    """Numbers, separated by commas, each once."""
+    temperatures = []
+    for text in ",".join(texts).split(",") if texts else ():
+        try:
+            temperature = float(text)
+        except ValueError:
+            temperature = -1.0
+        if not 0 <= temperature < float("inf"):
+            raise UserMistake(f"{text!r} is not a temperature; write numbers from 0 on, such as --temperature 0,1")
+        temperatures.append(temperature)
+    return list(dict.fromkeys(temperatures))
+
+
+def _temperature_option(**settings: Any) -> Callable[[Command], Command]:
+    return click.option(
+        "--temperature", "temperatures", multiple=True, callback=_temperatures, metavar="T[,T...]", **settings
+    )
+
+
+@click.group(invoke_without_command=True)
 @click.option("--traces", "trace_file", type=_FILE, help="What `sybil simulate record` wrote.")
 @click.option(
     "--point",
-    "point_texts",
+    "points",
     multiple=True,
     metavar="VERIFY,DRAFT,RTT",
     help="Times in ms, for example 30,3,1; may be repeated. [default: 30,3,1 and 30,1.5,15 and 12,1,0.2]",
 )
 @click.option("--row-ms", type=float, default=0.0, show_default=True, help="What each judged token adds to a pass.")
-@click.option("--temperature", "temperature_texts", multiple=True, metavar="T[,T...]", help="[default: all recorded]")
+@_temperature_option(help="[default: all recorded]")
 @click.option("--replicas", type=_AT_LEAST_1, default=4, show_default=True, help="Targets that DSI runs on.")
 @click.option(
     "--max-window", type=_AT_LEAST_1, default=15, show_default=True, help="Largest window that a pass judges."
@@ -49,7 +66,15 @@ _PLAYED = {
 )
 @click.option("--json", "json_file", type=_FILE, help="File to write every figure to.")
 @click.pass_context
-def simulate(context: click.Context, /, trace_file: Path | None, bench_file: Path | None, **options: Any) -> int | None:
+def simulate(
+    context: click.Context,
+    /,
+    trace_file: Path | None,
+    bench_file: Path | None,
+    json_file: Path | None,
+    temperatures: list[float],
+    **options: Any,
+) -> int | None:
     """Play recorded traces as draft-then-verify, PEARL, AMUSD, SSD, DSI and this engine would, for any times of passes
     and messages. docs/simulator.md says what each of them does.
 
@@ -61,33 +86,42 @@ def simulate(context: click.Context, /, trace_file: Path | None, bench_file: Pat
         raise UserMistake(
             "no traces to play; name a file with --traces, or record one: `sybil simulate record --out FILE`"
         )
-    if bench_file is None:
-        return _play(trace_file, options)
-    given = [name for name in _PLAYED if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
-    if given:
-        flags = ", ".join(_PLAYED[name] for name in given)
+    given = [
+        flag for name, flag in _PLAYED.items() if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    ]
+    if bench_file and given:
+        flags = ", ".join(given)
         raise UserMistake(f"{flags} cannot be chosen with --against, which takes it from {bench_file}; leave it out")
-    return _check(trace_file, bench_file, options)
+    # NumPy, which `sybil --help` does not need.
+    from simulator.storage import check_writable, load
+
+    if json_file:
+        check_writable(json_file)
+    recording = load(trace_file)
+    if bench_file:
+        figures = _check(recording, trace_file, bench_file, temperatures)
+    else:
+        figures = _play(recording, trace_file, temperatures, options)
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+    return SUCCESS
 
 
 @simulate.command()
 @click.option("--out", "out_file", type=_FILE, required=True, help="File to write the traces to.")
-@click.option(
-    "--temperature", "temperature_texts", multiple=True, default=("0,1",), show_default=True, metavar="T[,T...]"
-)
+@_temperature_option(default=("0,1",), show_default=True)
 @click.option("--count", type=_AT_LEAST_1, default=24, show_default=True, help="Prompts, a category at a time.")
 @click.option("--max-tokens", type=_AT_LEAST_1, default=256, show_default=True, help="Of each completion.")
 @click.option(
     "--seed", type=click.IntRange(min=0, max=2**32), default=0, show_default=True, help="Of the first prompt."
 )
 @model_options
-def record(out_file: Path, temperature_texts: tuple[str, ...], **options: Any) -> int:
+def record(out_file: Path, temperatures: list[float], **options: Any) -> int:
     """Let a pair of models complete the built-in prompts, and record what the target says and the drafter guesses."""
     from simulator.storage import check_writable, save
 
-    temperatures = _temperatures(temperature_texts)
     check_writable(out_file)
-    progress = Progress(Console(stderr=True, highlight=False))
+    progress = Progress()
     with progress.waiting("the models"):
         # Imports torch and transformers, which playing does not need.
         from tokenizers import Tokenizer
@@ -112,21 +146,21 @@ def record(out_file: Path, temperature_texts: tuple[str, ...], **options: Any) -
     return SUCCESS
 
 
-def _play(trace_file: Path, options: dict[str, Any]) -> int:
-    # NumPy, which `sybil --help` does not need.
+def _play(recording: Any, trace_file: Path, temperatures: list[float], options: dict[str, Any]) -> dict[str, Any]:
+    """Play every policy at every point; returns every figure."""
+    from simulator.point import DEFAULT_POINTS, Point, parse_point
     from simulator.report import figures, match_table
-    from simulator.storage import check_writable, load
     from simulator.tournament import play_match
 
-    points = _points(options["point_texts"], options["row_ms"])
-    json_file: Path | None = options["json_file"]
-    if json_file:
-        check_writable(json_file)
-    recording = load(trace_file)
-    temperatures = _temperatures(options["temperature_texts"]) or recording.temperatures()
-    _check_recorded(recording, temperatures, trace_file)
-    output = _output()
-    progress = Progress(Console(stderr=True, highlight=False))
+    row_ms = options["row_ms"]
+    points = [parse_point(text, row_ms) for text in options["points"]]
+    points = points or [Point(*times, row_ms) for times in DEFAULT_POINTS]
+    temperatures = temperatures or recording.temperatures()
+    for temperature in temperatures:
+        if not recording.at(temperature):
+            recorded = ", ".join(f"{each:g}" for each in recording.temperatures())
+            raise UserMistake(f"{trace_file} holds no traces at temperature {temperature:g}, only at {recorded}")
+    output, progress = _output(), Progress()
     _describe(recording, output)
     places = [(temperature, point) for temperature in temperatures for point in points]
     matches = []
@@ -136,44 +170,23 @@ def _play(trace_file: Path, options: dict[str, Any]) -> int:
         output.print()
         output.print(match_table(match))
         matches.append(match)
-    if json_file:
-        settings = {name: options[name] for name in ("row_ms", "replicas", "max_window")}
-        json_file.write_text(json.dumps(figures(recording, matches, settings), indent=2) + "\n")
-    return SUCCESS
+    return figures(recording, matches, {name: options[name] for name in ("row_ms", "replicas", "max_window")})
 
 
-def _points(texts: tuple[str, ...], row_ms: float) -> list[Any]:
-    from simulator.point import DEFAULT_POINTS, Point, parse_point
-
-    return [parse_point(text, row_ms) for text in texts] or [Point(*times, row_ms) for times in DEFAULT_POINTS]
-
-
-def _check_recorded(recording: Any, temperatures: list[float], trace_file: Path) -> None:
-    for temperature in temperatures:
-        if not recording.at(temperature):
-            recorded = ", ".join(f"{each:g}" for each in recording.temperatures())
-            raise UserMistake(f"{trace_file} holds no traces at temperature {temperature:g}, only at {recorded}")
-
-
-def _check(trace_file: Path, bench_file: Path, options: dict[str, Any]) -> int:
-    # NumPy, which `sybil --help` does not need.
+def _check(recording: Any, trace_file: Path, bench_file: Path, temperatures: list[float]) -> dict[str, Any]:
+    """Compare what is simulated with what a benchmark measured; returns every figure."""
     from simulator.check import EngineCheck, check_same
     from simulator.check_report import check_figures, check_table, remarks_on
     from simulator.measured import load_bench
-    from simulator.storage import check_writable, load
 
-    json_file: Path | None = options["json_file"]
-    if json_file:
-        check_writable(json_file)
-    recording, bench = load(trace_file), load_bench(bench_file)
-    temperatures = _temperatures(options["temperature_texts"]) or list(bench.runs)
+    bench = load_bench(bench_file)
+    temperatures = temperatures or list(bench.runs)
     check_same(recording, trace_file, bench, temperatures)
-    progress = Progress(Console(stderr=True, highlight=False))
+    output, progress = _output(), Progress()
     check, runs = EngineCheck(bench), []
     for temperature in temperatures:
         with progress.waiting(f"temperature {temperature:g}"):
             runs.append(check.run(temperature, recording.at(temperature)))
-    output = _output()
     _describe(recording, output)
     for run in runs:
         output.print()
@@ -181,16 +194,13 @@ def _check(trace_file: Path, bench_file: Path, options: dict[str, Any]) -> int:
     output.print()
     for line in remarks_on(runs):
         output.print(line, soft_wrap=True)
-    if json_file:
-        about = {"traces": str(trace_file), "bench": str(bench_file), "recorded": dict(recording.about)}
-        json_file.write_text(json.dumps(check_figures(runs, about), indent=2) + "\n")
-    return SUCCESS
+    about = {"traces": str(trace_file), "bench": str(bench_file), "recorded": dict(recording.about)}
+    return check_figures(runs, about)
 
 
 def _output() -> Console:
     """Standard output; where it is no terminal, as wide as a table needs."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=_FILE_COLUMNS)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _FILE_COLUMNS)
 
 
 def _describe(recording: Any, output: Console) -> None:
@@ -199,17 +209,3 @@ def _describe(recording: Any, output: Console) -> None:
     about = recording.about
     output.print(f"Target: {about.get('target', 'unknown')}. Drafter: {about.get('draft', 'unknown')}.", soft_wrap=True)
     output.print(traces_table(recording))
-
-
-def _temperatures(texts: tuple[str, ...]) -> list[float]:
-    """Numbers, separated by commas, each once."""
-    temperatures = []
-    for text in ",".join(texts).split(",") if texts else ():
-        try:
-            temperature = float(text)
-        except ValueError:
-            temperature = -1.0
-        if not 0 <= temperature < float("inf"):
-            raise UserMistake(f"{text!r} is not a temperature; write numbers from 0 on, such as --temperature 0,1")
-        temperatures.append(temperature)
-    return list(dict.fromkeys(temperatures))

@@ -5,13 +5,13 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
-import click
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from coordinator.settings import PlaceSettings
 from sybil_cli.exits import SUCCESS, CommandFailed
+from sybil_cli.options import forwarding
 from sybil_cli.printing import described
 from sybil_cli.program import program
 from sybil_cli.progress import Progress
@@ -42,16 +42,11 @@ class UpSettings(PlaceSettings):
         return PlaceSettings(**{**values, "target": pair.target, "draft": pair.draft})
 
 
-@click.command(
-    short_help="Run drafter, verifier and coordinator on this machine until Ctrl-C.",
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-)
-@click.argument("argv", nargs=-1, type=click.UNPROCESSED)
+@forwarding("up")
 def up(argv: tuple[str, ...]) -> int:
     """Run drafter, verifier and coordinator on this machine until Ctrl-C or SIGTERM."""
     placed = settings.parse(UpSettings, argv, _ours(os.environ), "sybil up").placed()
-    return run(_up(placed, Console(highlight=False), Progress(Console(stderr=True, highlight=False))))
+    return run(_up(placed, Console(highlight=False), Progress()))
 
 
 async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int:

@@ -4,27 +4,26 @@ Parts, in order: corpus, tokenizer, target, draft, pair, prompts, evaluate. Each
 build/training/ and sybil_engine/models/embedded/. Training continues from its last checkpoint.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import click
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from sybil_engine.prompts import built_in_prompts
 from training.card import write_card
 from training.corpus import TEST_SPLITS, Corpus, CorpusMismatch, Split, check_manifest, read_corpus, write_manifest
 from training.evaluation import evaluate
 from training.models import save_model
-from training.prompts import cut_prompts, write_prompts
+from training.prompts import cut_prompts
 from training.stages import train_draft, train_pair, train_target
 from training.tokenizer import load_tokenizer, train_tokenizer
-from training.windows import encode_documents
+from training.windows import Documents, encode_documents
 
 ROOT = Path(__file__).parents[1]
+EMBEDDED = ROOT / "sybil_engine" / "models" / "embedded"
 PARTS = ("corpus", "tokenizer", "target", "draft", "pair", "prompts", "evaluate")
 
 
@@ -34,9 +33,13 @@ class Training:
     def __init__(self, corpus: Corpus, work: Path, embedded: Path):
         self._corpus = corpus
         self._work = work
+        self._alone = work / "alone"
         self._embedded = embedded
         work.mkdir(parents=True, exist_ok=True)
         embedded.mkdir(parents=True, exist_ok=True)
+
+    def _documents(self, tokenizer: PreTrainedTokenizerFast, split: Split) -> Documents:
+        return encode_documents(tokenizer, self._corpus.of(split))
 
     def corpus(self) -> None:
         """Write the manifest."""
@@ -49,26 +52,22 @@ class Training:
     def target(self) -> None:
         """Train the target and save it."""
         tokenizer = load_tokenizer(self._work / "tokenizer")
-        documents = encode_documents(tokenizer, self._corpus.of("train"))
-        model = train_target(tokenizer, documents, self._work)
-        save_model(model, tokenizer, self._work / "alone" / "target")
+        model = train_target(tokenizer, self._documents(tokenizer, "train"), self._work)
+        save_model(model, tokenizer, self._alone / "target")
 
     def draft(self) -> None:
         """Distil the drafter from the target that was trained alone, and save it."""
-        target = self._work / "alone" / "target"
-        tokenizer = load_tokenizer(target)
-        documents = encode_documents(tokenizer, self._corpus.of("train"))
-        model = train_draft(target, tokenizer, documents, self._work)
-        save_model(model, tokenizer, self._work / "alone" / "draft")
+        tokenizer = load_tokenizer(self._alone / "target")
+        model = train_draft(self._alone / "target", tokenizer, self._documents(tokenizer, "train"), self._work)
+        save_model(model, tokenizer, self._alone / "draft")
 
     def pair(self) -> None:
         """Train both together, and save the pair that is shipped."""
-        alone = self._work / "alone"
-        tokenizer = load_tokenizer(alone / "target")
-        documents: dict[Split, list[list[int]]] = {
-            split: encode_documents(tokenizer, self._corpus.of(split)) for split in ("train", *TEST_SPLITS)
+        tokenizer = load_tokenizer(self._alone / "target")
+        documents: dict[Split, Documents] = {
+            split: self._documents(tokenizer, split) for split in ("train", *TEST_SPLITS)
         }
-        pair = train_pair(alone / "target", alone / "draft", documents, self._work)
+        pair = train_pair(self._alone / "target", self._alone / "draft", documents, self._work)
         save_model(pair.target, tokenizer, self._embedded / "target")
         save_model(pair.draft, tokenizer, self._embedded / "draft")
 
@@ -76,7 +75,8 @@ class Training:
         """Cut the built-in prompts."""
         tokenizer = load_tokenizer(self._embedded / "target")
         prompts = cut_prompts(self._corpus.of("left_out"), tokenizer)
-        write_prompts(prompts, self._embedded / "prompts.jsonl")
+        lines = [json.dumps(asdict(prompt)) + "\n" for prompt in prompts]
+        (self._embedded / "prompts.jsonl").write_text("".join(lines))
 
     def evaluate(self) -> None:
         """Measure the saved pair and write the model card."""
@@ -92,30 +92,30 @@ class Training:
         write_card(evaluation, self._corpus, python_version, self._embedded / "MODEL_CARD.md")
 
 
-def main() -> None:
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command(help=__doc__)
+@click.argument("part", default="all", type=click.Choice([*PARTS, "all"]))
+@click.option("--work", type=_FOLDER, default=ROOT / "build" / "training", help="Checkpoints and figures.")
+@click.option("--embedded", type=_FOLDER, default=EMBEDDED, help="Models and their papers.")
+@click.option("--threads", type=int, default=torch.get_num_threads(), help="Worker processes of one thread.")
+@click.option("--any-stdlib", is_flag=True, help="Train even if the standard library is another one.")
+def main(part: str, work: Path, embedded: Path, threads: int, any_stdlib: bool) -> None:
     """Run one part, or all."""
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "training", help="checkpoints and figures")
-    parser.add_argument(
-        "--embedded", type=Path, default=ROOT / "sybil_engine" / "models" / "embedded", help="models and their papers"
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="worker processes of one thread")
-    parser.add_argument("--any-stdlib", action="store_true", help="train even if the standard library is another one")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(threads)
     try:
         corpus = read_corpus()
-        manifest = arguments.embedded / "data_manifest.json"
-        if manifest.exists() and not arguments.any_stdlib:
+        manifest = embedded / "data_manifest.json"
+        if manifest.exists() and not any_stdlib:
             check_manifest(corpus, manifest)
     except CorpusMismatch as mismatch:
-        sys.exit(f"python -m training: {mismatch}")
-    training = Training(corpus, arguments.work, arguments.embedded)
-    for part in PARTS if arguments.part == "all" else (arguments.part,):
-        print(f"== {part}", flush=True)
-        getattr(training, part)()
+        raise click.ClickException(str(mismatch)) from mismatch
+    training = Training(corpus, work, embedded)
+    for each in PARTS if part == "all" else (part,):
+        print(f"== {each}", flush=True)
+        getattr(training, each)()
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="python -m training")

@@ -1,7 +1,5 @@
 """Causal attention that trains fast on a processor."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface

@@ -1,7 +1,5 @@
 """The corpus: CPython 3.11's own standard library, file by file, in five splits."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random
@@ -73,15 +71,11 @@ class SourceFile:
     split: Split
     text: str
 
-    @property
-    def sha256(self) -> str:
-        """Hash of the file's bytes, in hexadecimal."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the file in bytes."""
-        return len(self.text.encode())
+    def described(self) -> dict[str, str | int]:
+        """The file as the manifest lists it, its SHA-256 in hexadecimal."""
+        data = self.text.encode()
+        sha256 = hashlib.sha256(data).hexdigest()
+        return {"path": self.path, "sha256": sha256, "bytes": len(data), "split": self.split}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +87,10 @@ class Corpus:
     def of(self, split: Split) -> tuple[SourceFile, ...]:
         """Files of one split, sorted by path."""
         return tuple(file for file in self.files if file.split == split)
+
+    def size_bytes(self, *splits: Split) -> int:
+        """Size of some splits' files together."""
+        return sum(len(file.text.encode()) for split in splits for file in self.of(split))
 
     def modules(self, split: Split) -> tuple[str, ...]:
         """Names of one split's top-level modules, sorted."""
@@ -140,11 +138,8 @@ def write_manifest(corpus: Corpus, path: Path) -> None:
         "python_version": ".".join(map(str, sys.version_info[:3])),
         "licence": LICENCE,
         "modules_left_out": corpus.modules("left_out"),
-        "bytes": {split: sum(file.size_bytes for file in corpus.of(split)) for split in get_args(Split)},
-        "files": [
-            {"path": file.path, "sha256": file.sha256, "bytes": file.size_bytes, "split": file.split}
-            for file in corpus.files
-        ],
+        "bytes": {split: corpus.size_bytes(split) for split in get_args(Split)},
+        "files": [file.described() for file in corpus.files],
     }
     path.write_text(json.dumps(manifest, indent=1) + "\n")
 
@@ -155,9 +150,9 @@ def check_manifest(corpus: Corpus, path: Path) -> None:
     Raises:
         CorpusMismatch: a file is missing, new, different, or in another split.
     """
-    expected = {(file["path"], file["sha256"], file["split"]) for file in json.loads(path.read_text())["files"]}
-    found = {(file.path, file.sha256, file.split) for file in corpus.files}
-    different = sorted({name for name, _, _ in expected ^ found})
+    expected = {file["path"]: file for file in json.loads(path.read_text())["files"]}
+    found = {file.path: file.described() for file in corpus.files}
+    different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if different:
         raise CorpusMismatch(
             f"{len(different)} files differ from {path.name} (Python {sys.version.split()[0]} is running), "
@@ -168,18 +163,13 @@ def check_manifest(corpus: Corpus, path: Path) -> None:
 
 def _read_texts(root: Path) -> dict[str, str]:
     """Read every wanted file that is UTF-8, by relative path; of identical files only the first."""
-    texts: dict[str, str] = {}
-    seen: set[str] = set()
+    first_paths: dict[str, str] = {}
     for file in sorted(root.rglob("*.py")):
         relative = file.relative_to(root)
-        if not _is_wanted(relative):
-            continue
-        with suppress(UnicodeDecodeError):
-            text = file.read_bytes().decode()
-            if text.strip() and text not in seen:
-                texts[relative.as_posix()] = text
-                seen.add(text)
-    return texts
+        if _is_wanted(relative):
+            with suppress(UnicodeDecodeError):
+                first_paths.setdefault(file.read_bytes().decode(), relative.as_posix())
+    return {path: text for text, path in first_paths.items() if text.strip()}
 
 
 def _is_wanted(relative: Path) -> bool:

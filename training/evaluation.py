@@ -1,19 +1,18 @@
 """The evaluation of a saved pair: loss and acceptance on left-out modules, and the time of a pass."""
 
-from __future__ import annotations
-
 import math
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from timeit import timeit
 
 import torch
 from rich.progress import track
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sybil_engine.core.noise import gumbel_noise
@@ -74,31 +73,6 @@ class Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """All figures of a saved pair.
-
-    Attributes:
-        loss: of the target on left-out modules.
-        text_acceptance: after left-out text, by temperature.
-        continuation_acceptance: after text that the target wrote at that temperature.
-        target_pass_ms: median time of a target pass of one row.
-        draft_pass_ms: the same of the drafter.
-        parameters: by model name.
-        weight_bytes: by model name, as saved.
-        samples: the first prompt of each category and the beginning of what the target wrote at temperature 0.7.
-    """
-
-    loss: TextLoss
-    text_acceptance: list[Acceptance]
-    continuation_acceptance: list[Acceptance]
-    target_pass_ms: float
-    draft_pass_ms: float
-    parameters: dict[str, int]
-    weight_bytes: dict[str, int]
-    samples: list[tuple[Prompt, str]]
-
-
-@dataclass(frozen=True, slots=True)
 class TextLoss:
     """How well the target predicts left-out text.
 
@@ -120,6 +94,29 @@ class TextLoss:
         return statistics.fmean(self.nats_per_token_by_module.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All figures of a saved pair.
+
+    Attributes:
+        loss: of the target on left-out modules.
+        text_acceptance: after left-out text, by temperature.
+        continuation_acceptance: after what the target itself wrote at that temperature.
+        pass_ms: median time of a pass of one row, by model name.
+        parameters: by model name.
+        weight_bytes: by model name, as saved.
+        samples: the first prompt of each category and the beginning of what the target wrote at temperature 0.7.
+    """
+
+    loss: TextLoss
+    text_acceptance: list[Acceptance]
+    continuation_acceptance: list[Acceptance]
+    pass_ms: dict[str, float]
+    parameters: dict[str, int]
+    weight_bytes: dict[str, int]
+    samples: list[tuple[Prompt, str]]
+
+
 def evaluate(
     target_folder: Path,
     draft_folder: Path,
@@ -128,34 +125,28 @@ def evaluate(
     tokenizer: PreTrainedTokenizerFast,
 ) -> Evaluation:
     """Evaluate saved weights on left-out files."""
-    target, draft = (
-        LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (target_folder, draft_folder)
-    )
+    folders = {"target": target_folder, "draft": draft_folder}
+    models: dict[str, LlamaForCausalLM] = {
+        name: LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) for name, folder in folders.items()
+    }
+    target, draft = models.values()
     windows = text_windows(files, tokenizer)
     prompts = prompts[::CONTINUED_EVERY_PROMPTS]
-    continuations = {
-        temperature: continue_prompts(target, tokenizer, prompts, temperature) for temperature in TEMPERATURES
-    }
-    target_pass_ms, draft_pass_ms = time_passes(target, draft)
+    written = {temperature: continue_prompts(target, tokenizer, prompts, temperature) for temperature in TEMPERATURES}
+    samples: dict[str, tuple[Prompt, str]] = {}
+    for prompt, window in zip(prompts, written[SAMPLE_TEMPERATURE], strict=True):
+        beginning = list(window.token_ids[window.first_counted :][:SAMPLE_TOKENS])
+        samples.setdefault(prompt.category, (prompt, str(tokenizer.decode(beginning))))
     return Evaluation(
         loss=measure_loss(target, thin(windows, LOSS_EVERY_WINDOWS), tokenizer),
         text_acceptance=measure_acceptance(target, draft, thin(windows, TESTED_EVERY_WINDOWS), TEMPERATURES),
         continuation_acceptance=[
-            acceptance
-            for temperature, written in continuations.items()
-            for acceptance in measure_acceptance(target, draft, written, [temperature])
+            measure_acceptance(target, draft, own, [temperature])[0] for temperature, own in written.items()
         ],
-        target_pass_ms=target_pass_ms,
-        draft_pass_ms=draft_pass_ms,
-        parameters={"target": target.num_parameters(), "draft": draft.num_parameters()},
-        weight_bytes={
-            folder.name: (folder / "model.safetensors").stat().st_size for folder in (target_folder, draft_folder)
-        },
-        samples=[
-            (prompt, str(tokenizer.decode(list(written.token_ids[written.first_counted :][:SAMPLE_TOKENS]))))
-            for prompt, written in zip(prompts, continuations[SAMPLE_TEMPERATURE], strict=True)
-            if prompt.category not in {earlier.category for earlier in prompts[: prompts.index(prompt)]}
-        ],
+        pass_ms=dict(zip(models, time_passes(target, draft), strict=True)),
+        parameters={name: model.num_parameters() for name, model in models.items()},
+        weight_bytes={name: (folder / "model.safetensors").stat().st_size for name, folder in folders.items()},
+        samples=list(samples.values()),
     )
 
 
@@ -225,21 +216,19 @@ def measure_loss(
     target: LlamaForCausalLM, windows: Sequence[TextWindow], tokenizer: PreTrainedTokenizerFast
 ) -> TextLoss:
     """Measure the loss of the windows' counted tokens."""
-    nats: dict[str, float] = defaultdict(float)
-    tokens: dict[str, int] = defaultdict(int)
+    losses: dict[str, list[Tensor]] = defaultdict(list)
     text_bytes = 0
     for window in track(windows, description="loss"):
         counted = torch.tensor(window.token_ids[window.first_counted :])
-        losses = torch.nn.functional.cross_entropy(counted_logits(target, window), counted, reduction="sum")
-        nats[window.group] += losses.item()
-        tokens[window.group] += len(counted)
+        losses[window.group].append(cross_entropy(counted_logits(target, window), counted, reduction="none"))
         text_bytes += len(str(tokenizer.decode(counted.tolist(), skip_special_tokens=True)).encode())
-    total_tokens = sum(tokens.values())
+    by_module = {module: torch.cat(each).double() for module, each in losses.items()}
+    everything = torch.cat(list(by_module.values()))
     return TextLoss(
-        nats_per_token=sum(nats.values()) / total_tokens,
-        nats_per_token_by_module={group: nats[group] / tokens[group] for group in nats},
-        bits_per_byte=sum(nats.values()) / math.log(2) / text_bytes,
-        tokens=total_tokens,
+        nats_per_token=everything.mean().item(),
+        nats_per_token_by_module={module: each.mean().item() for module, each in by_module.items()},
+        bits_per_byte=everything.sum().item() / math.log(2) / text_bytes,
+        tokens=len(everything),
     )
 
 
@@ -247,9 +236,8 @@ def measure_loss(
 def measure_acceptance(
     target: LlamaForCausalLM, draft: LlamaForCausalLM, windows: Sequence[TextWindow], temperatures: Sequence[float]
 ) -> list[Acceptance]:
-    """Measure how often the drafter's token is accepted, given the same text before it (teacher forcing)."""
-    shared: dict[float, list[Tensor]] = defaultdict(list)
-    ratio: dict[float, list[Tensor]] = defaultdict(list)
+    """Measure how often the drafter's token stands, given the same text before it (teacher forcing)."""
+    rates: dict[float, list[Tensor]] = {temperature: [] for temperature in temperatures}
     for index, window in enumerate(track(windows, description="acceptance")):
         target_logits, draft_logits = (
             counted_logits(model, window)[::TESTED_EVERY_TOKENS] for model in (target, draft)
@@ -262,17 +250,14 @@ def measure_acceptance(
             draft_shaped = shape_logits(draft_logits, params)
             draw_noise = None if params.greedy else noise
             stands = (draw_tokens(draft_shaped, draw_noise) == draw_tokens(target_shaped, draw_noise)).float()
-            shared[temperature].append(stands)
-            ratio[temperature].append(stands if params.greedy else _overlaps(draft_shaped, target_shaped))
-    return [
-        Acceptance(
-            temperature=temperature,
-            shared_noise=torch.cat(shared[temperature]).mean().item(),
-            ratio_test=torch.cat(ratio[temperature]).mean().item(),
-            tested_tokens=sum(map(len, ratio[temperature])),
-        )
-        for temperature in temperatures
-    ]
+            overlaps = stands if params.greedy else _overlaps(draft_shaped, target_shaped)
+            rates[temperature].append(torch.stack((stands, overlaps), dim=1))
+    acceptances = []
+    for temperature in temperatures:
+        tested = torch.cat(rates[temperature])
+        shared_noise, ratio_test = tested.mean(0).tolist()
+        acceptances.append(Acceptance(temperature, shared_noise, ratio_test, len(tested)))
+    return acceptances
 
 
 def _overlaps(draft_shaped: Tensor, target_shaped: Tensor) -> Tensor:
@@ -290,16 +275,15 @@ def _overlaps(draft_shaped: Tensor, target_shaped: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def time_passes(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> tuple[float, float]:
-    """Time passes of one row after 256 cached tokens, in turns, so that other load hits both models alike.
+def time_passes(*models: LlamaForCausalLM) -> list[float]:
+    """Time passes of one row after 256 cached tokens, in turns, so that other load hits all models alike.
 
     Returns:
-        Median milliseconds of the target's pass and of the drafter's.
+        Median milliseconds of each model's pass.
     """
-    decode_target, decode_draft = _decoder(target), _decoder(draft)
-    times_ms = [(_time_ms(decode_target), _time_ms(decode_draft)) for _ in range(TIMED_PASSES)]
-    target_ms, draft_ms = (statistics.median(column) for column in zip(*times_ms[1:], strict=True))
-    return target_ms, draft_ms
+    decoders = [_decoder(model) for model in models]
+    times_s = [[timeit(decode, number=1) for decode in decoders] for _ in range(TIMED_PASSES)]
+    return [statistics.median(column) * 1e3 for column in zip(*times_s[1:], strict=True)]
 
 
 def _decoder(model: LlamaForCausalLM) -> Callable[[], object]:
@@ -313,9 +297,3 @@ def _decoder(model: LlamaForCausalLM) -> Callable[[], object]:
         model(input_ids=context[:, :1], past_key_values=cache, use_cache=True)
 
     return decode
-
-
-def _time_ms(call: Callable[[], object]) -> float:
-    started_ns = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - started_ns) / 1e6

@@ -3,11 +3,9 @@
 Layers are compiled one by one, so that all of them share one compilation.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import cross_entropy, linear, nll_loss
 from transformers import LlamaForCausalLM
 
 from training.models import TrainedPair
@@ -20,15 +18,13 @@ def next_token_loss(model: LlamaForCausalLM) -> Loss:
         layer.compile(dynamic=False)
 
     @torch.compile(dynamic=False)
-    def cross_entropy(hidden: Tensor, weight: Tensor, next_token_ids: Tensor) -> Tensor:
-        logits = linear(hidden, weight).flatten(0, 1).float()
-        chosen = logits.gather(1, next_token_ids.reshape(-1, 1)).squeeze(1)
-        return (torch.logsumexp(logits, dim=-1) - chosen).mean()
+    def cost(hidden: Tensor, weight: Tensor, next_token_ids: Tensor) -> Tensor:
+        return cross_entropy(linear(hidden, weight).flatten(0, 1).float(), next_token_ids.flatten())
 
     def loss(token_ids: Tensor, next_token_ids: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             hidden = model.model(input_ids=token_ids).last_hidden_state
-            return cross_entropy(hidden, model.lm_head.weight, next_token_ids)
+            return cost(hidden, model.lm_head.weight, next_token_ids)
 
     return loss
 
@@ -50,12 +46,12 @@ def pair_loss(pair: TrainedPair, agreement_weight: float, best_guess_weight: flo
     ) -> Tensor:
         target_logprobs = torch.log_softmax(linear(target_hidden, target_head).flatten(0, 1).float(), dim=-1)
         draft_logprobs = torch.log_softmax(linear(draft_hidden, draft_head).flatten(0, 1).float(), dim=-1)
-        next_token = -target_logprobs.gather(1, next_token_ids.reshape(-1, 1))
+        next_token = nll_loss(target_logprobs, next_token_ids.flatten())
         target_probs = target_logprobs.exp()
         divergence = (target_probs * (target_logprobs - draft_logprobs)).sum(-1)
         overlap = torch.minimum(target_probs, draft_logprobs.exp()).sum(-1)
         best_guess = draft_logprobs.gather(1, target_logprobs.argmax(-1, keepdim=True))
-        return torch.stack((next_token.mean(), divergence.mean(), -overlap.log().mean(), -best_guess.mean()))
+        return torch.stack((next_token, divergence.mean(), -overlap.log().mean(), -best_guess.mean()))
 
     def loss(token_ids: Tensor, next_token_ids: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):

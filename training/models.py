@@ -1,7 +1,5 @@
 """The two models: their configurations, how they start, how the target grows, and how they are saved."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +11,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from training import attention
 from training.tokenizer import CONTEXT_TOKENS
 
-TARGET: Mapping[str, Any] = {
-    "num_hidden_layers": 8,
-    "hidden_size": 384,
-    "intermediate_size": 1024,
-    "num_attention_heads": 6,
-}
-DRAFT: Mapping[str, Any] = {
-    "num_hidden_layers": 1,
-    "hidden_size": 256,
-    "intermediate_size": 704,
-    "num_attention_heads": 4,
-}
+TARGET = {"num_hidden_layers": 8, "hidden_size": 384, "intermediate_size": 1024, "num_attention_heads": 6}
+DRAFT = {"num_hidden_layers": 1, "hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 4}
 """Sizes of the two."""
 
 
@@ -81,8 +69,7 @@ def add_layers(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
     grown = LlamaForCausalLM(config)
     old_layers = model.config.num_hidden_layers
     sources = [place * old_layers // layers for place in range(layers)]
-    state = {name: weight for name, weight in model.state_dict().items() if ".layers." not in name}
-    grown.load_state_dict(state, strict=False)
+    grown.load_state_dict(model.state_dict(), strict=False)
     for place, source in enumerate(sources):
         layer = grown.model.layers[place]
         layer.load_state_dict(model.model.layers[source].state_dict())
@@ -93,16 +80,12 @@ def add_layers(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
 
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Save weights as bfloat16, with config, generation config and tokenizer."""
-    config = LlamaConfig.from_dict(model.config.to_dict())
-    config.use_cache = True
-    config._attn_implementation = "sdpa"
-    saved = LlamaForCausalLM(config)
-    saved.load_state_dict(model.state_dict())
-    saved.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id)
-    for parameter in saved.parameters():
-        # Every number also fits float16, so that the engine can pack the weights without loss.
+    """Turn weights into bfloat16, and save them with config, generation config and tokenizer."""
+    model.config.use_cache = True
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id)
+    for parameter in model.parameters():
+        # Every number fits float16, too, so that the engine can pack the weights without loss.
         parameter.data = parameter.data.bfloat16().half().bfloat16()
-    saved.bfloat16().save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)

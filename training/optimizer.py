@@ -1,7 +1,5 @@
 """The optimizers: Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

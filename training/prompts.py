@@ -1,15 +1,11 @@
 """The built-in prompts: beginnings of code, docstrings and doctests from modules that no model was trained on."""
 
-from __future__ import annotations
-
 import ast
-import json
 import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
@@ -68,11 +64,6 @@ def cut_prompts(files: Sequence[SourceFile], tokenizer: PreTrainedTokenizerFast)
                 number = sum(taken.values())
                 prompts.append(Prompt(f"{category}-{number:02}", cut.category, cut.file.module, cut.text()))
     return prompts
-
-
-def write_prompts(prompts: Sequence[Prompt], path: Path) -> None:
-    """Write one JSON object to a line."""
-    path.write_text("".join(json.dumps(asdict(prompt)) + "\n" for prompt in prompts))
 
 
 def _is_demonstration(cut: Cut) -> bool:

@@ -6,15 +6,12 @@ of both includes the difference of their distributions. Source: Zhang et al. 201
 size that learn from each other).
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.corpus import TEST_SPLITS, Split
@@ -22,10 +19,7 @@ from training.losses import next_token_loss, pair_loss
 from training.models import DRAFT, TARGET, TrainedPair, add_layers, load_for_training, make_model, start_from_target
 from training.optimizer import Rates, make_optimizers
 from training.trainer import Phase, TrainingPlan, train
-from training.windows import Windows
-from training.workers import LossFactory
-
-Documents = Sequence[Sequence[int]]
+from training.windows import Documents
 
 TARGET_SEED = 2026
 LOWER_RATES = Rates(matrix_lr=2e-3, vector_lr=1e-3, matrix_decay=0.3)
@@ -48,10 +42,7 @@ TARGET_CYCLES = (
 """After the first cycle the rates rise and fall again, half as high, over the same text in another order."""
 
 DRAFT_PLAN = TrainingPlan(
-    phases=(Phase(window_tokens=1024, rows=4, piece_rows=1, steps=878),),
-    warmup_share=0.02,
-    decay_share=0.6,
-    seed=1112,
+    (Phase(window_tokens=1024, rows=4, piece_rows=1, steps=878),), warmup_share=0.02, decay_share=0.6, seed=1112
 )
 DRAFT_RATES = Rates(matrix_lr=6e-3, vector_lr=3e-3, matrix_decay=0.02)
 
@@ -78,31 +69,15 @@ class PairCycle:
     plan: TrainingPlan
 
 
+FOLLOWING_RATES = Rates(matrix_lr=5e-3, vector_lr=2.5e-3, matrix_decay=0.02)
+FIRST_RATES = Rates(matrix_lr=2.5e-3, vector_lr=1.5e-3, matrix_decay=0.2)
+LATER_RATES = Rates(matrix_lr=1.8e-3, vector_lr=1e-3, matrix_decay=0.3)
 PAIR_CYCLES = (
-    PairCycle(
-        "tests",
-        1.0,
-        Rates(matrix_lr=2.5e-3, vector_lr=1.5e-3, matrix_decay=0.2),
-        DRAFT_RATES,
-        TrainingPlan.of_one_phase(430, 0.03, PAIR_SEED),
-    ),
-    PairCycle(
-        "more_tests",
-        0.7,
-        Rates(matrix_lr=1.8e-3, vector_lr=1e-3, matrix_decay=0.3),
-        Rates(matrix_lr=5e-3, vector_lr=2.5e-3, matrix_decay=0.02),
-        TrainingPlan.of_one_phase(220, 0.03, PAIR_SEED),
-    ),
-    PairCycle(
-        "last_tests",
-        1.1,
-        Rates(matrix_lr=1.8e-3, vector_lr=1e-3, matrix_decay=0.3),
-        DRAFT_RATES,
-        TrainingPlan.of_one_phase(240, 0.03, PAIR_SEED),
-    ),
+    PairCycle("tests", 1.0, FIRST_RATES, DRAFT_RATES, TrainingPlan.of_one_phase(430, 0.03, PAIR_SEED)),
+    PairCycle("more_tests", 0.7, LATER_RATES, FOLLOWING_RATES, TrainingPlan.of_one_phase(220, 0.03, PAIR_SEED)),
+    PairCycle("last_tests", 1.1, LATER_RATES, DRAFT_RATES, TrainingPlan.of_one_phase(240, 0.03, PAIR_SEED)),
 )
 SHARE_OF_LAST = 0.85
-FOLLOWING_RATES = Rates(matrix_lr=5e-3, vector_lr=2.5e-3, matrix_decay=0.02)
 FOLLOWING_PLANS = tuple(TrainingPlan.of_one_phase(200, 0.03, PAIR_SEED + number) for number in (1, 2))
 BEST_GUESS_WEIGHTS = (0.0, 1.0)
 """For each of the drafter's own cycles: extra weight of the target's most likely token, see `pair_loss`."""
@@ -113,7 +88,7 @@ def train_target(tokenizer: PreTrainedTokenizerFast, documents: Documents, work:
     """Train the target on next tokens, from the last checkpoint in `work` if there is one."""
     model = make_model(TARGET, tokenizer, TARGET_SEED)
     for number, (plan, rates) in enumerate(TARGET_CYCLES, 1):
-        _train(model, make_optimizers(model, rates), next_token_loss, documents, plan, work / f"target-{number}.pt")
+        train(model, make_optimizers(model, rates), next_token_loss, documents, plan, work / f"target-{number}.pt")
     return model
 
 
@@ -125,7 +100,7 @@ def train_draft(
     pair.target.requires_grad_(False)
     start_from_target(pair.draft, pair.target)
     loss = partial(pair_loss, agreement_weight=1.0)
-    _train(pair, make_optimizers(pair.draft, DRAFT_RATES), loss, documents, DRAFT_PLAN, work / "draft.pt")
+    train(pair, make_optimizers(pair.draft, DRAFT_RATES), loss, documents, DRAFT_PLAN, work / "draft.pt")
     return pair.draft
 
 
@@ -143,32 +118,16 @@ def train_pair(
         optimizers = make_optimizers(pair.target, cycle.target_rates) + make_optimizers(pair.draft, cycle.draft_rates)
         read = [*documents["train"], *documents[cycle.tests]]
         loss = partial(pair_loss, agreement_weight=cycle.agreement_weight)
-        _train(pair, optimizers, loss, read, cycle.plan, work / f"pair-{number}.pt")
+        train(pair, optimizers, loss, read, cycle.plan, work / f"pair-{number}.pt")
     _average(pair, work / "pair-2.pt", work / "pair-3.pt", SHARE_OF_LAST)
     pair.target.requires_grad_(False)
     read = [*documents["train"], *(each for split in TEST_SPLITS for each in documents[split])]
     for number, (plan, weight) in enumerate(zip(FOLLOWING_PLANS, BEST_GUESS_WEIGHTS, strict=True), 1):
         loss = partial(pair_loss, agreement_weight=1.0, best_guess_weight=weight)
         optimizers = make_optimizers(pair.draft, FOLLOWING_RATES)
-        _train(pair, optimizers, loss, read, plan, work / f"following-{number}.pt")
+        train(pair, optimizers, loss, read, plan, work / f"following-{number}.pt")
     _average(pair, work / "following-1.pt", work / "following-2.pt", SHARE_OF_LAST_FOLLOWING)
     return pair
-
-
-def _train(
-    model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    make_loss: LossFactory,
-    documents: Documents,
-    plan: TrainingPlan,
-    checkpoint: Path,
-) -> None:
-    """Train a model on windows of the documents; see `train`."""
-    sources = [
-        Windows(documents, phase.window_tokens, phase.rows, plan.seed + index)
-        for index, phase in enumerate(plan.phases)
-    ]
-    train(model, optimizers, make_loss, sources, plan, checkpoint)
 
 
 def _average(pair: TrainedPair, before: Path, last: Path, share_of_last: float) -> None:

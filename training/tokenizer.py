@@ -1,7 +1,5 @@
 """The tokenizer that target and drafter share: byte-level BPE, trained on the training split alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -1,9 +1,8 @@
 """The training loop: phases of steps, a loss, checkpoints to resume from, a progress bar."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from training.windows import Windows
+from training.windows import Documents, Windows
 from training.workers import GradientWorkers, LossFactory
 
 LOG_EVERY_STEPS = 25
@@ -63,7 +62,7 @@ class TrainingPlan:
         return sum(phase.steps * phase.window_tokens * phase.rows for phase in self.phases)
 
     def rate_factor(self, seen_tokens: int) -> float:
-        """The factor on the peak rates after this many tokens: it rises, stays, and falls."""
+        """Warm up, stay, decay: the factor on the peak rates after this much of the text."""
         progress = seen_tokens / self.tokens
         return max(0.0, min(1.0, progress / self.warmup_share, (1.0 - progress) / self.decay_share))
 
@@ -72,7 +71,7 @@ def train(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     make_loss: LossFactory,
-    sources: Sequence[Windows],
+    documents: Documents,
     plan: TrainingPlan,
     checkpoint: Path,
 ) -> None:
@@ -82,7 +81,7 @@ def train(
         model: its weights change.
         optimizers: of its parameters, at their peak rates.
         make_loss: makes the mean loss of a batch.
-        sources: where each phase takes its batches from.
+        documents: token ids of each; every phase cuts its own windows from them.
         plan: phases, rates and seed.
         checkpoint: file that is written every three minutes and read at the start.
     """
@@ -90,34 +89,37 @@ def train(
     first_step = _resume(checkpoint, model, optimizers)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     steps = [
-        (phase, source, step) for phase, source in zip(plan.phases, sources, strict=True) for step in range(phase.steps)
+        (phase, windows, step)
+        for index, phase in enumerate(plan.phases)
+        for windows in [Windows(documents, phase.window_tokens, phase.rows, plan.seed + index)]
+        for step in range(phase.steps)
     ]
-    seen_tokens = logged_tokens = sum(phase.window_tokens * phase.rows for phase, _, _ in steps[:first_step])
+    seen_tokens = sum(phase.window_tokens * phase.rows for phase, _, _ in steps[:first_step])
     saved_s = logged_s = time.monotonic()
     losses: list[float] = []
-    console = Console()
-    name = checkpoint.stem
+    console, name = Console(), checkpoint.stem
     left = track(steps[first_step:], name, console=console, disable=not console.is_terminal)
-    with GradientWorkers(model, make_loss, torch.get_num_threads()) as workers:
-        for done, (phase, source, phase_step) in enumerate(left, first_step + 1):
-            seen_tokens += phase.window_tokens * phase.rows
+    with closing(GradientWorkers(model, make_loss, torch.get_num_threads())) as workers:
+        for done, (phase, windows, phase_step) in enumerate(left, first_step + 1):
+            step_tokens = phase.window_tokens * phase.rows
+            seen_tokens += step_tokens
             factor = plan.rate_factor(seen_tokens)
             for group, peak in zip(groups, peaks, strict=True):
                 group["lr"] = peak * factor
-            pieces = list(zip(*(torch.split(part, phase.piece_rows) for part in source.batch(phase_step)), strict=True))
-            losses.append(workers.backward(pieces))
+            parts = (part.split(phase.piece_rows) for part in windows.batch(phase_step))
+            losses.append(workers.backward(list(zip(*parts, strict=True))))
             for optimizer in optimizers:
                 optimizer.step()
             workers.zero_gradients()
             now_s = time.monotonic()
             if done % LOG_EVERY_STEPS == 0:
-                speed = (seen_tokens - logged_tokens) / (now_s - logged_s)
+                speed = len(losses) * step_tokens / (now_s - logged_s)
                 figures = f"loss {fmean(losses):.3f}, {speed:,.0f} tokens/s, rate x{factor:.2f}"
-                console.print(f"{time.strftime('%H:%M:%S')} {name} {done}/{len(steps)}: {figures}")
-                logged_s, logged_tokens = now_s, seen_tokens
+                console.log(f"{name} {done}/{len(steps)}: {figures}")
+                logged_s = now_s
                 losses.clear()
             if now_s - saved_s > CHECKPOINT_EVERY_S or done == len(steps):
-                save_checkpoint(checkpoint, model, optimizers, done)
+                _save(checkpoint, model, optimizers, done)
                 saved_s = now_s
 
 
@@ -132,10 +134,10 @@ def _resume(checkpoint: Path, model: nn.Module, optimizers: Sequence[torch.optim
     return int(state["step"])
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
-    """Write all that is needed to continue after `step` steps. A kill meanwhile leaves the last checkpoint intact."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
+def _save(checkpoint: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
+    """Write what is needed to go on after `step` steps, so that a kill in the middle leaves the last one whole."""
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = checkpoint.with_suffix(".unfinished")
     states = [optimizer.state_dict() for optimizer in optimizers]
     torch.save({"model": model.state_dict(), "optimizers": states, "step": step}, unfinished)
-    unfinished.rename(path)
+    unfinished.rename(checkpoint)

@@ -1,9 +1,8 @@
 """Windows: the fixed-length pieces of the corpus that one training step sees."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 
 import torch
@@ -11,6 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from training.corpus import SourceFile
+
+Documents = Sequence[Sequence[int]]
+"""Token ids of each document."""
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerFast, files: Sequence[SourceFile]) -> list[list[int]]:
@@ -25,15 +27,13 @@ class Windows:
     Every epoch shuffles the documents, joins them, starts at another offset, and shuffles the windows.
     """
 
-    def __init__(self, documents: Sequence[Sequence[int]], window_tokens: int, rows: int, seed: int):
+    def __init__(self, documents: Documents, window_tokens: int, rows: int, seed: int):
         self._documents = documents
         self._window_tokens = window_tokens
         self._rows = rows
         self._seed = seed
-        tokens = sum(map(len, documents))
-        self._per_epoch = (tokens - window_tokens) // window_tokens
-        self._epoch = -1
-        self._windows = torch.empty(0)
+        self._per_epoch = sum(map(len, documents)) // window_tokens - 1
+        self._shuffled = lru_cache(maxsize=1)(self._shuffle)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Windows of one step.
@@ -42,15 +42,9 @@ class Windows:
             [rows, window_tokens], int64, and the same shifted by one: the token after each.
         """
         first = step * self._rows
-        windows = torch.stack([self._window(index) for index in range(first, first + self._rows)])
+        places = (divmod(index, self._per_epoch) for index in range(first, first + self._rows))
+        windows = torch.stack([self._shuffled(epoch)[place] for epoch, place in places])
         return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
-
-    def _window(self, index: int) -> Tensor:
-        epoch, place = divmod(index, self._per_epoch)
-        if epoch != self._epoch:
-            self._windows = self._shuffle(epoch)
-            self._epoch = epoch
-        return self._windows[place]
 
     def _shuffle(self, epoch: int) -> Tensor:
         rng = random.Random(f"{self._seed}/{epoch}")

@@ -5,11 +5,9 @@ Measured on two cores with AMX: a bfloat16 product of [4096, 384] and [384, 1024
 does not hold up the other one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from multiprocessing.queues import Queue
-from typing import Any, Self
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import torch
 import torch.multiprocessing
@@ -23,6 +21,9 @@ LossFactory = Callable[[Any], Loss]
 
 Piece = tuple[Tensor, ...]
 
+# In a worker: the loss of the model that it shares.
+_losses: list[Loss] = []
+
 
 class GradientWorkers:
     """A pool of processes that fill in gradients."""
@@ -32,20 +33,11 @@ class GradientWorkers:
         self._parameters = list(model.parameters())
         self._gradients = [[torch.zeros_like(p).share_memory_() for p in self._parameters] for _ in range(processes)]
         context = torch.multiprocessing.get_context("spawn")
-        self._pieces: Queue[tuple[Piece, float] | None] = context.Queue()
-        self._losses: Queue[float] = context.Queue()
-        self._processes = [
-            context.Process(target=_work, args=(model, make_loss, gradients, self._pieces, self._losses), daemon=True)
-            for gradients in self._gradients
-        ]
-
-    def _start(self, piece: Piece) -> None:
-        """Start the first process and let it compile for a piece; the others, started then, find the compiled code."""
-        for process in self._processes:
-            process.start()
-            if process is self._processes[0]:
-                self._pieces.put((piece, 0.0))
-                self._losses.get()
+        buffers = context.Queue()
+        for gradients in self._gradients:
+            buffers.put(gradients)
+        self._pool = ProcessPoolExecutor(processes, context, _begin, (model, make_loss, buffers))
+        self._compiled = False
 
     def backward(self, pieces: Sequence[Piece]) -> float:
         """Set every parameter's gradient to that of the mean loss over pieces of one size.
@@ -53,11 +45,11 @@ class GradientWorkers:
         Returns:
             The mean loss.
         """
-        if self._processes[0].pid is None:
-            self._start(pieces[0])
-        for piece in pieces:
-            self._pieces.put((piece, 1.0 / len(pieces)))
-        total = sum(self._losses.get() for _ in pieces)
+        if not self._compiled:
+            # One process compiles; those that start after it find what it compiled.
+            self._pool.submit(_backward, pieces[0], 0.0).result()
+            self._compiled = True
+        total = sum(self._pool.map(_backward, pieces, [1.0 / len(pieces)] * len(pieces)))
         first, *others = self._gradients
         for gradients in others:
             torch._foreach_add_(first, gradients)
@@ -70,31 +62,22 @@ class GradientWorkers:
         for gradients in self._gradients:
             torch._foreach_zero_(gradients)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for _ in self._processes:
-            self._pieces.put(None)
-        for process in self._processes:
-            if process.pid is not None:
-                process.join()
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.shutdown(cancel_futures=True)
 
 
-def _work(
-    model: nn.Module,
-    make_loss: LossFactory,
-    gradients: Sequence[Tensor],
-    pieces: Queue[tuple[Piece, float] | None],
-    losses: Queue[float],
-) -> None:
-    """Add the gradients of pieces to this process's own, until there are no more."""
+def _begin(model: nn.Module, make_loss: LossFactory, buffers: Any) -> None:
+    """Begin a worker: its gradients are one of the buffers."""
     torch.set_num_threads(1)
-    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+    for parameter, gradient in zip(model.parameters(), buffers.get(), strict=True):
         parameter.grad = gradient
-    loss = make_loss(model)
-    while (work := pieces.get()) is not None:
-        piece, weight = work
-        piece_loss = loss(*piece) * weight
-        piece_loss.backward()
-        losses.put(piece_loss.item())
+    _losses.append(make_loss(model))
+
+
+def _backward(piece: Piece, weight: float) -> float:
+    """Add the gradients of a piece to this process's own; returns the piece's part of the mean loss."""
+    (loss,) = _losses
+    piece_loss = loss(*piece) * weight
+    piece_loss.backward()
+    return piece_loss.item()

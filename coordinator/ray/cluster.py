@@ -79,7 +79,16 @@ def _start(logical_cpus: int, folder: str | None) -> None:
 
     # Its warnings are about options that were chosen on purpose.
     logging.getLogger("ray").setLevel(logging.ERROR)
-    options = _options(logical_cpus, folder)
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
+    if folder:
+        options |= {
+            "address": "local",
+            "num_cpus": logical_cpus,
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "_temp_dir": folder,
+            "_node_ip_address": "127.0.0.1",
+        }
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             ray.init(**options)
@@ -93,20 +102,6 @@ def _start(logical_cpus: int, folder: str | None) -> None:
                 raise Unavailable(
                     f"Ray did not start: {error}; is this machine very busy, or RAY_ADDRESS wrong?"
                 ) from error
-
-
-def _options(logical_cpus: int, folder: str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.ERROR}
-    if folder:
-        options |= {
-            "address": "local",
-            "num_cpus": logical_cpus,
-            "include_dashboard": False,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "_temp_dir": folder,
-            "_node_ip_address": "127.0.0.1",
-        }
-    return options
 
 
 def _stop() -> None:

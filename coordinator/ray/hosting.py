@@ -3,17 +3,13 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from importlib import import_module
-from typing import Protocol, cast
+from pkgutil import resolve_name
 
+Serve = Callable[[Sequence[str], Mapping[str, str], Callable[[int], None], asyncio.Event], Awaitable[None]]
+"""Runs a service from its flags and environment until the event is set, then drains it.
 
-class Serve(Protocol):
-    """The function that runs a service."""
-
-    def __call__(
-        self, argv: Sequence[str], environ: Mapping[str, str], bound: Callable[[int], None], stop: asyncio.Event
-    ) -> Awaitable[None]:
-        """Serve until `stop` is set, then drain; call `bound` with the port as soon as it listens."""
+It calls its third argument with the port as soon as it listens.
+"""
 
 
 class ServiceActor:
@@ -36,10 +32,8 @@ class ServiceActor:
 
     async def run(self) -> None:
         """Serve until stopped; raises what the service raises."""
-        module, _, name = self._entry.partition(":")
         # In a thread: importing a model library takes seconds.
-        imported = await asyncio.to_thread(import_module, module)
-        serve = cast(Serve, getattr(imported, name))
+        serve: Serve = await asyncio.to_thread(resolve_name, self._entry)
         try:
             await serve(self._argv, os.environ, self._bound, self._stop)
         finally:

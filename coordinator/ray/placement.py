@@ -16,37 +16,26 @@ _ENTRIES = {"verifier": "verifier_service.__main__:serve", "drafter": "drafter_s
 
 @dataclass(slots=True)
 class PlacedService:
-    """A service that a fleet has placed.
+    """A service that a fleet places.
 
     Attributes:
         kind: "verifier" or "drafter".
+        argv: its flags, without host and port.
+        bundle: what Ray reserves for it; Ray refuses an empty bundle.
+        actor: runs it.
         address: host:port; None until it listens.
     """
 
     kind: str
     model: str
-    actor: Any
+    argv: tuple[str, ...]
+    bundle: dict[str, float]
+    actor: Any = None
     address: str | None = None
 
     @property
     def name(self) -> str:
         return f"{self.kind} {self.model}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """A service to place, and its flags without host and port."""
-
-    kind: str
-    model: str
-    argv: tuple[str, ...]
-    cpus: float
-    gpus: float
-
-    @property
-    def bundle(self) -> dict[str, float]:
-        """What Ray reserves. It refuses an empty bundle."""
-        return {"CPU": max(self.cpus, 0.001)} | ({"GPU": self.gpus} if self.gpus else {})
 
 
 def place(settings: PlaceSettings) -> list[PlacedService]:
@@ -55,11 +44,13 @@ def place(settings: PlaceSettings) -> list[PlacedService]:
     Raises:
         Unavailable: the cluster has no room.
     """
-    orders = [_verifier(settings)] * settings.verifiers
+    services = [_verifier(settings) for _ in range(settings.verifiers)]
     if settings.draft != "none":
-        orders += [_drafter(settings)] * settings.drafters
-    group = _reserve([order.bundle for order in orders], settings.start_s)
-    return [PlacedService(order.kind, order.model, _start(order, group, index)) for index, order in enumerate(orders)]
+        services += [_drafter(settings) for _ in range(settings.drafters)]
+    group = _reserve([service.bundle for service in services], settings.start_s)
+    for index, service in enumerate(services):
+        service.actor = _start(service, group, index)
+    return services
 
 
 def logical_cpus(settings: PlaceSettings) -> int:
@@ -81,21 +72,21 @@ def _reserve(bundles: Sequence[dict[str, float]], limit_s: float) -> Any:
     return group
 
 
-def _start(order: _Order, group: Any, index: int) -> Any:
+def _start(service: PlacedService, group: Any, index: int) -> Any:
     """An actor in one bundle of the group, which Ray starts again whenever it dies."""
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     actor_class = ray.remote(ServiceActor).options(
-        num_cpus=order.bundle["CPU"],
-        num_gpus=order.gpus,
+        num_cpus=service.bundle["CPU"],
+        num_gpus=service.bundle.get("GPU", 0),
         max_restarts=-1,
         max_task_retries=0,
         max_concurrency=16,
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
     )
     node_address = ray.util.get_node_ip_address if on_a_cluster() else _loopback
-    return actor_class.remote(_ENTRIES[order.kind], order.argv, node_address)
+    return actor_class.remote(_ENTRIES[service.kind], service.argv, node_address)
 
 
 def _loopback() -> str:
@@ -103,20 +94,24 @@ def _loopback() -> str:
     return "127.0.0.1"
 
 
-def _verifier(settings: PlaceSettings) -> _Order:
-    argv = _argv(settings, settings.target, settings.dtype, settings.target_threads, settings.target_gpus)
-    argv += settings.verifier_arguments
-    return _Order("verifier", settings.target, argv, settings.target_cpus, settings.target_gpus)
+def _verifier(settings: PlaceSettings) -> PlacedService:
+    flags = _flags(settings, settings.target, settings.dtype, settings.target_threads, settings.target_gpus)
+    bundle = _bundle(settings.target_cpus, settings.target_gpus)
+    return PlacedService("verifier", settings.target, flags + settings.verifier_arguments, bundle)
 
 
-def _drafter(settings: PlaceSettings) -> _Order:
+def _drafter(settings: PlaceSettings) -> PlacedService:
     dtype = settings.draft_dtype or settings.dtype
-    argv = _argv(settings, settings.draft, dtype, settings.draft_threads, settings.draft_gpus)
-    argv += settings.drafter_arguments
-    return _Order("drafter", settings.draft, argv, settings.draft_cpus, settings.draft_gpus)
+    flags = _flags(settings, settings.draft, dtype, settings.draft_threads, settings.draft_gpus)
+    bundle = _bundle(settings.draft_cpus, settings.draft_gpus)
+    return PlacedService("drafter", settings.draft, flags + settings.drafter_arguments, bundle)
 
 
-def _argv(settings: PlaceSettings, model: str, dtype: Dtype | None, threads: int, gpus: float) -> tuple[str, ...]:
+def _bundle(cpus: float, gpus: float) -> dict[str, float]:
+    return {"CPU": max(cpus, 0.001)} | ({"GPU": gpus} if gpus else {})
+
+
+def _flags(settings: PlaceSettings, model: str, dtype: Dtype | None, threads: int, gpus: float) -> tuple[str, ...]:
     named = {
         "--model": model,
         "--dtype": dtype,

@@ -10,7 +10,8 @@ def without_collection() -> Iterator[None]:
     """Keep the garbage collector off until the block is left, and exclude all objects that exist by then.
 
     Few objects made while a process starts become garbage, but each full collection visits all of them. Torch and
-    transformers make more than a million: collections took a quarter of the import time, and would stall sessions later.
+    transformers make more than a million: collections took a quarter of the import time and would stall sessions
+    later.
     """
     gc.disable()
     try:
