@@ -1,14 +1,11 @@
 """AMUSD: both models run all the time, and the verifier judges whatever has been drafted."""
 
-from dataclasses import dataclass
-
-from simulator.players.player import Outcome
+from simulator.players.player import Outcome, WindowPlayer
 from simulator.point import Point
 from simulator.trace import Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Amusd:
+class Amusd(WindowPlayer):
     """A pass judges every drafted token there is, at least one. The token that it yields after an accepted window is
     compared with the drafter's own guess: if they differ, all that is in flight dies.
 
@@ -17,12 +14,6 @@ class Amusd:
 
     Source: McDanel 2024 (arXiv 2410.17375).
     """
-
-    window_tokens: int
-
-    @property
-    def setting(self) -> str:
-        return f"window up to {self.window_tokens}"
 
     def play(self, trace: Trace, point: Point) -> Outcome:
         """See `Player.play`."""

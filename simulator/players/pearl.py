@@ -1,14 +1,11 @@
 """PEARL: the drafter never waits, and the position after a window is judged with the next window."""
 
-from dataclasses import dataclass
-
-from simulator.players.player import Outcome
+from simulator.players.player import Outcome, WindowPlayer
 from simulator.point import Point
 from simulator.trace import Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Pearl:
+class Pearl(WindowPlayer):
     """Pre-verify: after a rejection a pass on the committed text alone judges the first token of the window that is
     being drafted meanwhile. Post-verify: a pass judges one window while the next one is drafted, and yields no token of
     its own when all are accepted. A rejection ends everything in flight.
@@ -18,12 +15,6 @@ class Pearl:
 
     Source: Liu et al. 2024 (arXiv 2408.11850).
     """
-
-    window_tokens: int
-
-    @property
-    def setting(self) -> str:
-        return f"window {self.window_tokens}"
 
     def play(self, trace: Trace, point: Point) -> Outcome:
         """See `Player.play`."""
