@@ -158,8 +158,8 @@ def _check_recorded(recording: Any, temperatures: list[float], trace_file: Path)
 def _check(trace_file: Path, bench_file: Path, options: dict[str, Any]) -> int:
     # NumPy, which `sybil --help` does not need.
     from simulator.check import EngineCheck, check_same
-    from simulator.check_report import check_figures, check_table, remarks_on
     from simulator.measured import load_bench
+    from simulator.report import check_figures, check_table, remarks_on
     from simulator.storage import check_writable, load
 
     json_file: Path | None = options["json_file"]

@@ -17,7 +17,7 @@ class Amusd(WindowPlayer):
 
     def play(self, trace: Trace, point: Point) -> Outcome:
         """See `Player.play`."""
-        rejections, matches = trace.own_rejections, trace.matches
+        rejections, matches = trace.own_rejections, trace.bonus_matched
         now_ms = idle_ms = drafting_since_ms = 0.0
         position = start = passes = 0
 
