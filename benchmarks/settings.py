@@ -19,13 +19,13 @@ def _some_of(known: tuple[str, ...]) -> Rule:
     return Rule(f"one or more of {', '.join(known)}", lambda names: bool(names) and set(names) <= set(known))
 
 
-def _positive_whole(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) > 0
+def _windows(texts: tuple[str, ...]) -> bool:
+    return set(texts) <= {str(tokens) for tokens in range(1, MOST_WINDOW_TOKENS + 1)}
 
 
-def _temperature(text: str) -> bool:
+def _temperatures(texts: tuple[str, ...]) -> bool:
     try:
-        return 0 <= float(text) < float("inf")
+        return bool(texts) and all(0 <= float(text) < float("inf") for text in texts)
     except ValueError:
         return False
 
@@ -48,13 +48,7 @@ class BenchSettings(Settings):
         ),
     )
     arms: Annotated[Words, _some_of(ARMS)] = Field(default=ARMS, description="speculation to measure")
-    lockstep_windows: Annotated[
-        Words,
-        Rule(
-            f"whole numbers from 1 to {MOST_WINDOW_TOKENS}",
-            lambda each: all(_positive_whole(one) and int(one) <= MOST_WINDOW_TOKENS for one in each),
-        ),
-    ] = Field(
+    lockstep_windows: Annotated[Words, Rule(f"whole numbers from 1 to {MOST_WINDOW_TOKENS}", _windows)] = Field(
         default=("3", "5", "7"),
         description="windows of the lockstep arm, in tokens; the fastest one is reported as lockstep",
     )
@@ -78,8 +72,6 @@ class BenchSettings(Settings):
     numerics: Literal["exact", "fast"] = Field(
         default="exact", description="the verifier's; fast: differences are counted with their margins"
     )
-    target_threads: int = Field(default=0, ge=0, description="0: the environment's choice")
-    draft_threads: int = Field(default=0, ge=0, description="0: the environment's choice")
     draft_device: Literal["cuda", "cpu"] = Field(
         default="cuda", description="where the draft model runs under --env gpu"
     )
@@ -108,9 +100,9 @@ class BenchSettings(Settings):
     )
     count: int = Field(default=12, ge=1, description="prompts to use, a category at a time")
     max_tokens: int = Field(default=128, ge=1, description="tokens to generate for each")
-    temperatures: Annotated[
-        Words, Rule("numbers from 0 on", lambda each: bool(each) and all(_temperature(one) for one in each))
-    ] = Field(default=("0", "0.8"), description="each measured apart")
+    temperatures: Annotated[Words, Rule("numbers from 0 on", _temperatures)] = Field(
+        default=("0", "0.8"), description="each measured apart"
+    )
     repeat: int = Field(default=1, ge=1, description="runs of each prompt, with a seed each")
     json_file: str = Field(default="", alias="json", description="file to write every figure to")
     report: str = Field(default="", description="folder to write plots and a page to")
