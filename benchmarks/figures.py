@@ -65,17 +65,9 @@ def measurement_figures(measurements: Sequence[Measurement]) -> list[dict[str, A
 
 
 def verifier_idle(measurements: Sequence[Measurement]) -> float | None:
-    """The share of decode time in which no verify pass ran; None for an arm that reports no passes.
-
-    Decode time goes from the first token to the last one: the pass that yields the first is not part of it.
-    """
-    decode_ns = busy_ns = 0.0
-    for counts in (each.counts for each in measurements):
-        passes = counts.get("verify_passes", 0)
-        if passes > 1:
-            decode_ns += counts["total_ns"] - counts["time_to_first_token_ns"]
-            busy_ns += counts["verify_ns"] * (passes - 1) / passes
-    return max(0.0, 1 - busy_ns / decode_ns) if decode_ns > 0 else None
+    """The share of decode time in which no verify pass ran; None for an arm that reports no passes."""
+    sums = _after_first_passes(measurements)
+    return max(0.0, 1 - sums["verify_ns"] / sums["decode_ns"]) if sums["decode_ns"] > 0 else None
 
 
 def round_figures(measurements: Sequence[Measurement]) -> dict[str, float] | None:
@@ -84,14 +76,24 @@ def round_figures(measurements: Sequence[Measurement]) -> dict[str, float] | Non
     What is left besides both models' passes is messages and Python. None for an arm that reports no passes; only of an
     arm whose models take turns does it say anything.
     """
-    rounds = round_ns = models_ns = 0.0
+    sums = _after_first_passes(measurements)
+    if not sums["rounds"]:
+        return None
+    without_models_ns = sums["decode_ns"] - sums["verify_ns"] - sums["draft_ns"]
+    return {"mean_ns": sums["decode_ns"] / sums["rounds"], "without_models_ns": without_models_ns / sums["rounds"]}
+
+
+def _after_first_passes(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Sums over all rounds: decode time goes from the first token, which the first pass yields, to the last one."""
+    sums = dict.fromkeys(("rounds", "decode_ns", "verify_ns", "draft_ns"), 0.0)
     for counts in (each.counts for each in measurements):
         passes = counts.get("verify_passes", 0)
         if passes > 1:
-            rounds += passes - 1
-            round_ns += counts["total_ns"] - counts["time_to_first_token_ns"]
-            models_ns += (counts["verify_ns"] + counts.get("draft_ns", 0)) * (passes - 1) / passes
-    return {"mean_ns": round_ns / rounds, "without_models_ns": (round_ns - models_ns) / rounds} if rounds else None
+            sums["rounds"] += passes - 1
+            sums["decode_ns"] += counts["total_ns"] - counts["time_to_first_token_ns"]
+            for name in ("verify_ns", "draft_ns"):
+                sums[name] += counts.get(name, 0) * (passes - 1) / passes
+    return sums
 
 
 def with_best_lockstep(measured: Measured, windows: Sequence[int]) -> tuple[Measured, int | None]:
@@ -139,10 +141,8 @@ def measured_figures(measured: Measured) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": models[0] if models else platform.processor() or platform.machine(),

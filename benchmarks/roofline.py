@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -111,8 +110,11 @@ def roofline_table(title: str, variants: Sequence[Variant], rows: Sequence[int])
     """For each variant and each number of rows: the floor of a pass, its time, and its time beside a busy core."""
     ceilings = {variant.name: variant.ceiling() for variant in variants}
     alone_s = _median_times_s(variants, rows)
-    with _busy_core():
-        busy_s = _median_times_s(variants, rows)
+    with subprocess.Popen([sys.executable, "-c", _BUSY]) as busy:
+        try:
+            busy_s = _median_times_s(variants, rows)
+        finally:
+            busy.kill()
     table = Table(title=f"{title}: one session, after {POSITION} cells", title_justify="left")
     table.add_column("weights, threads")
     for column in ("GB/s", "GFLOP/s", "rows", "MB", "GFLOP", "floor ms", "pass ms", "share", "beside a busy core, ms"):
@@ -150,16 +152,6 @@ def _time_s(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-@contextmanager
-def _busy_core() -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", _BUSY])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def main() -> None:
