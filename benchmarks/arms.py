@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from benchmarks.measurement import Measurement
+from benchmarks.measurement import Measured, Measurement, median_speed
 from sybil_engine.core.completion import Completion, Delta
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import SamplingParams, Speculation, TokenOrigin
@@ -76,3 +76,33 @@ def first_commit_tokens(origins: Sequence[TokenOrigin]) -> int:
 def lockstep_name(window_tokens: int) -> str:
     """The name of the lockstep arm with this window, until the fastest one is known."""
     return f"{Speculation.LOCKSTEP.value}-{window_tokens}"
+
+
+def with_best_lockstep(measured: Measured, windows: Sequence[int]) -> tuple[Measured, int | None]:
+    """Put the fastest lockstep arm in the place of all of them.
+
+    Returns:
+        The measurements, and the window of the fastest; None without lockstep.
+    """
+    names = {lockstep_name(window): window for window in windows}
+    tried = [name for name in measured if name in names]
+    if not tried:
+        return measured, None
+    best = max(tried, key=lambda name: median_speed(measured[name]))
+    kept = {
+        Speculation.LOCKSTEP.value if name == best else name: measurements
+        for name, measurements in measured.items()
+        if name == best or name not in names
+    }
+    return kept, names[best]
+
+
+def by_category(measured: Measured, tasks: Sequence[BenchTask]) -> dict[str, Measured]:
+    """The measurements of each prompt category."""
+    return {
+        category: {
+            name: [each for each, task in zip(measurements, tasks, strict=True) if task.category == category]
+            for name, measurements in measured.items()
+        }
+        for category in dict.fromkeys(task.category for task in tasks)
+    }

@@ -11,20 +11,11 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from benchmarks.anatomy import Anatomy, anatomy_figures
-from benchmarks.arms import Arm, BenchTask, EngineArm, lockstep_name
+from benchmarks.arms import Arm, BenchTask, EngineArm, by_category, lockstep_name, with_best_lockstep
 from benchmarks.differences import find_differences, target_margin
 from benchmarks.engine import BenchEngine, running_engine
-from benchmarks.figures import (
-    Measured,
-    arm_figures,
-    by_category,
-    machine,
-    measured_figures,
-    measurement_figures,
-    versions,
-    with_best_lockstep,
-)
-from benchmarks.measurement import Measurement, median_speed
+from benchmarks.figures import arm_figures, machine, measured_figures, measurement_figures, versions
+from benchmarks.measurement import Measured, Measurement, median_speed
 from benchmarks.page import ReportedRun, write_report
 from benchmarks.peers import TUNED, Found, PeerModels, PeerSearch, TransformersArm
 from benchmarks.plan import Plan

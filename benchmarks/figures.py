@@ -2,20 +2,15 @@
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import BenchTask, lockstep_name
-from benchmarks.measurement import Measurement, median_interval, median_speed, speed_ratio
+from benchmarks.measurement import Measured, Measurement, median_interval, speed_ratio
 from sybil_engine import __version__
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.types import Speculation
-
-Measured = Mapping[str, Sequence[Measurement]]
-"""By arm, one measurement a task, in order."""
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "grpcio", "protobuf", "ray")
 
@@ -94,36 +89,6 @@ def _after_first_passes(measurements: Sequence[Measurement]) -> dict[str, float]
             for name in ("verify_ns", "draft_ns"):
                 sums[name] += counts.get(name, 0) * (passes - 1) / passes
     return sums
-
-
-def with_best_lockstep(measured: Measured, windows: Sequence[int]) -> tuple[Measured, int | None]:
-    """Put the fastest lockstep arm in the place of all of them.
-
-    Returns:
-        The measurements, and the window of the fastest; None without lockstep.
-    """
-    names = {lockstep_name(window): window for window in windows}
-    tried = [name for name in measured if name in names]
-    if not tried:
-        return measured, None
-    best = max(tried, key=lambda name: median_speed(measured[name]))
-    kept = {
-        Speculation.LOCKSTEP.value if name == best else name: measurements
-        for name, measurements in measured.items()
-        if name == best or name not in names
-    }
-    return kept, names[best]
-
-
-def by_category(measured: Measured, tasks: Sequence[BenchTask]) -> dict[str, Measured]:
-    """The measurements of each prompt category."""
-    return {
-        category: {
-            name: [each for each, task in zip(measurements, tasks, strict=True) if task.category == category]
-            for name, measurements in measured.items()
-        }
-        for category in dict.fromkeys(task.category for task in tasks)
-    }
 
 
 def measured_figures(measured: Measured) -> dict[str, Any]:

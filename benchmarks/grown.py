@@ -106,18 +106,15 @@ def check_growth(ref: str, size: str) -> Shape:
             "and at most a few hundred B"
         )
     in_float32 = config.get("dtype", config.get("torch_dtype")) == "float32"
-    _check_room(f"{ref} grown to {size}", shape.parameters * (4 if in_float32 else 2))
-    return shape
-
-
-def _check_room(what: str, needed_bytes: int) -> None:
+    needed_bytes = shape.parameters * (4 if in_float32 else 2)
     existing = next(folder for folder in (FOLDER.absolute(), *FOLDER.absolute().parents) if folder.exists())
     free_bytes = shutil.disk_usage(existing).free
     if needed_bytes > free_bytes:
         raise InvalidSettings(
-            f"{what} needs {needed_bytes / 1e9:.0f} GB in {existing}, where {free_bytes / 1e9:.0f} GB are free; "
-            "name a smaller size or make room"
+            f"{ref} grown to {size} needs {needed_bytes / 1e9:.0f} GB in {existing}, where {free_bytes / 1e9:.0f} "
+            "GB are free; name a smaller size or make room"
         )
+    return shape
 
 
 def plan(base: Shape, parameters: int) -> Shape | None:

@@ -88,20 +88,14 @@ class TransformersArm(Arm):
         import torch
 
         target = self.models.model("target", self.setting.dtype)
-        options = self._options()
+        options = {"do_sample": not sampling.greedy, "max_new_tokens": max_tokens, **self._options()}
         if not sampling.greedy:
             options |= {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
         inputs = torch.tensor([task.prompt], device=self.models.device)
         torch.set_num_threads(self.setting.threads)
         torch.manual_seed(task.seed)
         start = time.perf_counter()
-        output = target.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=max_tokens,
-            do_sample=not sampling.greedy,
-            **options,
-        )
+        output = target.generate(inputs, attention_mask=torch.ones_like(inputs), **options)
         # Fetching the tokens waits for a GPU.
         token_ids = tuple(output[0, len(task.prompt) :].tolist())
         return Measurement(token_ids, time.perf_counter() - start)

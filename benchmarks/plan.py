@@ -1,7 +1,7 @@
 """What a run will do, checked as far as it can be before anything starts."""
 
 import os
-import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -179,11 +179,8 @@ def _check_outputs(settings: BenchSettings) -> None:
                 "--report needs the package matplotlib, which is not installed; install it with "
                 "`pip install sybil-engine[bench]`, or leave --report out"
             )
-        try:
-            Path(settings.report).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=settings.report):
-                pass
-        except OSError as error:
-            raise InvalidSettings(
-                f"--report {settings.report} cannot be written: {error.strerror}; name a folder that can be"
-            ) from None
+        folder = Path(settings.report)
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise InvalidSettings(f"--report {folder} cannot be written; name a folder that can be")

@@ -14,11 +14,11 @@ import argparse
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from timeit import timeit
 from typing import get_args
 
 import torch
@@ -60,7 +60,7 @@ class Variant:
     def time_s(self, rows: int) -> float:
         """Seconds that one pass takes."""
         torch.set_num_threads(self.threads)
-        return _time_s(partial(self.runner.forward, [Rows(self.slot, POSITION, tuple(range(rows)))]))
+        return timeit(partial(self.runner.forward, [Rows(self.slot, POSITION, tuple(range(rows)))]), number=1)
 
     def work(self, rows: int) -> tuple[int, int]:
         """What one pass cannot do without; an embedding is looked up, and costs nothing.
@@ -90,7 +90,8 @@ class Variant:
         array = torch.zeros(self.work(1)[0] // 4)
         left, right = torch.randn(2, _PRODUCT_SIDE, _PRODUCT_SIDE)
         read_s, product_s = (
-            median(_time_s(work) for _ in range(_REPEATS)) for work in (array.sum, partial(torch.mm, left, right))
+            median(timeit(work, number=1) for _ in range(_REPEATS))
+            for work in (array.sum, partial(torch.mm, left, right))
         )
         return array.numel() * 4 / read_s, 2 * _PRODUCT_SIDE**3 / product_s
 
@@ -146,12 +147,6 @@ def _median_times_s(variants: Sequence[Variant], rows: Sequence[int]) -> dict[tu
     times = [[variant.time_s(count) for variant, count in cases] for _ in range(_WARM_UPS + _REPEATS)]
     medians = map(median, zip(*times[_WARM_UPS:], strict=True))
     return {(variant.name, count): each for (variant, count), each in zip(cases, medians, strict=True)}
-
-
-def _time_s(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def main() -> None:

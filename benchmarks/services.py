@@ -12,7 +12,6 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, NoReturn
 
 from benchmarks.environments import Environment
@@ -89,6 +88,7 @@ class ServiceProcess:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read_address(self, report: Report) -> str:
         assert self.process.stdout is not None
@@ -113,33 +113,18 @@ class ServiceProcess:
 async def hosted(kind: str, cores: Sequence[int], arguments: Sequence[str]) -> AsyncIterator[ServiceProcess]:
     """A service in a process of its own, which ends with the block."""
     with tempfile.TemporaryFile() as errors:
+        command = (sys.executable, "-m", "benchmarks.hosted", kind, ",".join(map(str, cores)), *arguments)
+        # In a session of its own: Ctrl-C is for this process to handle.
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "benchmarks.hosted",
-            kind,
-            ",".join(map(str, cores)),
-            *arguments,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=errors,
-            cwd=Path.cwd(),
-            # Ctrl-C is for this process to handle.
-            start_new_session=True,
+            *command, stdin=PIPE, stdout=PIPE, stderr=errors, start_new_session=True
         )
+        assert process.stdin is not None
         try:
             yield ServiceProcess(kind, process, errors)
         finally:
-            await _end(process)
-
-
-async def _end(process: Process) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        async with asyncio.timeout(_STOP_S):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+            process.stdin.close()
+            try:
+                await asyncio.wait_for(process.wait(), _STOP_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()

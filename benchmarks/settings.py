@@ -31,8 +31,10 @@ def _temperatures(texts: tuple[str, ...]) -> bool:
 
 
 _MOST_MS = 1e6
-_ABOVE_0 = Rule(f"above 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 < value <= _MOST_MS))
-_FROM_0 = Rule(f"at least 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 <= value <= _MOST_MS))
+_PassMs = Annotated[float | None, Rule(f"above 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 < ms <= _MOST_MS))]
+_WaitMs = Annotated[
+    float | None, Rule(f"at least 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 <= ms <= _MOST_MS))
+]
 
 
 class BenchSettings(Settings):
@@ -58,45 +60,29 @@ class BenchSettings(Settings):
     peer_dtypes: Annotated[Words, _some_of(PEER_DTYPES)] = Field(
         default=("float32", "bfloat16"), description="weights' types that the search for a peer's best setting tries"
     )
-    preset: Literal["embedded", "gpt2"] | None = Field(
-        default=None, description="a pair of models by name, embedded if none is named"
-    )
+    preset: Literal["embedded", "gpt2"] | None = Field(default=None, description="a pair of models; left out: embedded")
     target: str = Field(default="", description="instead of the preset's: a folder or a hub id")
     draft: str = Field(default="", description="instead of the preset's: a folder, a hub id, or none")
-    grow_target: str = Field(
-        default="", description="enlarge the target to this many parameters, for example 350M; the results stay"
-    )
+    grow_target: str = Field(default="", description="enlarge the target to this size, such as 350M; the results stay")
     grow_draft: str = Field(default="", description="the same for the draft model, for example 25M")
     dtype: Dtype = Field(default="float32", description="of the target's weights")
     draft_dtype: Dtype | None = Field(default=None, description="of the draft model's weights; left out: the target's")
-    numerics: Literal["exact", "fast"] = Field(
-        default="exact", description="the verifier's; fast: differences are counted with their margins"
-    )
-    draft_device: Literal["cuda", "cpu"] = Field(
-        default="cuda", description="where the draft model runs under --env gpu"
-    )
-    verify_ms: Annotated[float | None, _ABOVE_0] = Field(
-        default=None, description="--env emulated: length of a verify pass, 30 if left out"
-    )
-    draft_ms: Annotated[float | None, _ABOVE_0] = Field(
-        default=None, description="--env emulated: length of a draft pass, 3 if left out"
-    )
-    rtt_ms: Annotated[float | None, _FROM_0] = Field(
-        default=None, description="--env emulated: round trip between drafter and verifier, 1 if left out"
-    )
-    row_ms: Annotated[float | None, _FROM_0] = Field(
-        default=None, description="--env emulated: what each row of a verify pass after the first adds; 0 if left out"
-    )
+    numerics: Literal["exact", "fast"] = Field(default="exact", description="the verifier's; fast: tokens may differ")
+    draft_device: Literal["cuda", "cpu"] = Field(default="cuda", description="--env gpu: where the draft model runs")
+    verify_ms: _PassMs = Field(default=None, description="--env emulated: length of a verify pass; left out: 30")
+    draft_ms: _PassMs = Field(default=None, description="--env emulated: length of a draft pass; left out: 3")
+    rtt_ms: _WaitMs = Field(default=None, description="--env emulated: round trip drafter to verifier; left out: 1")
+    row_ms: _WaitMs = Field(default=None, description="--env emulated: what a further row adds to a pass; left out: 0")
     verifier_arguments: Words = Field(default=(), description="further flags for the verifier")
     drafter_arguments: Words = Field(default=(), description="further flags for the drafter")
     window: int = Field(
         default=0,
         ge=0,
         le=MOST_WINDOW_TOKENS,
-        description="most drafted tokens of a pass but for lockstep; 0: each arm's own",
+        description="most drafted tokens of a pass but for lockstep; 0: automatic",
     )
     prompts: str = Field(
-        default="", description="JSON lines, each with a prompt and perhaps a category; empty: built-in prompts"
+        default="", description="JSON lines with a prompt and perhaps a category; empty: built-in ones"
     )
     count: int = Field(default=12, ge=1, description="prompts to use, a category at a time")
     max_tokens: int = Field(default=128, ge=1, description="tokens to generate for each")

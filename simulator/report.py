@@ -8,7 +8,7 @@ from rich.table import Table
 
 from simulator.check import TOLERANCE, CheckedRun
 from simulator.storage import Recording
-from simulator.tournament import Match, Score
+from simulator.tournament import Match
 from simulator.trace import Trace
 
 
@@ -23,20 +23,20 @@ def table_of(title: str, subject: str, figures: Sequence[str]) -> Table:
 
 def match_table(match: Match) -> Table:
     """One point at one temperature, a contender a row."""
-    figures = ("/ off", "/ lockstep", "tokens/pass", "idle")
-    table = table_of(f"temperature {match.temperature:g}: {match.point}", "player", figures)
+    headings = ("/ off", "/ lockstep", "tokens/pass", "idle")
+    table = table_of(f"temperature {match.temperature:g}: {match.point}", "player", headings)
     table.add_column("best setting", overflow="fold")
-    best = max(score.outcome.tokens_per_second for score in match.scores.values())
-    for name, score in match.scores.items():
-        speed = score.outcome.tokens_per_second
+    players = _match_figures(match)["players"]
+    best = max(figures["tokens_per_second"] for figures in players.values())
+    for name, figures in players.items():
         table.add_row(
             name,
-            f"{speed / match.off:.2f}",
-            f"{speed / match.best_lockstep:.2f}",
-            f"{score.outcome.tokens_per_pass:.2f}",
-            f"{score.outcome.verifier_idle:.0%}",
-            score.setting,
-            style="bold" if speed == best else None,
+            f"{figures['ratio_to_off']:.2f}",
+            f"{figures['ratio_to_best_lockstep']:.2f}",
+            f"{figures['tokens_per_pass']:.2f}",
+            f"{figures['verifier_idle']:.0%}",
+            figures["setting"],
+            style="bold" if figures["tokens_per_second"] == best else None,
         )
     return table
 
@@ -87,23 +87,17 @@ def figures(recording: Recording, matches: Sequence[Match], settings: Mapping[st
 
 
 def _match_figures(match: Match) -> dict[str, Any]:
-    return {
-        "temperature": match.temperature,
-        "point": asdict(match.point),
-        "players": {name: _score_figures(match, score) for name, score in match.scores.items()},
-    }
-
-
-def _score_figures(match: Match, score: Score) -> dict[str, Any]:
-    speed = score.outcome.tokens_per_second
-    return {
-        "setting": score.setting,
-        "tokens_per_second": speed,
-        "ratio_to_off": speed / match.off,
-        "ratio_to_best_lockstep": speed / match.best_lockstep,
-        "tokens_per_pass": score.outcome.tokens_per_pass,
-        "verifier_idle": score.outcome.verifier_idle,
-    }
+    players = {}
+    for name, (setting, outcome) in match.scores.items():
+        players[name] = {
+            "setting": setting,
+            "tokens_per_second": outcome.tokens_per_second,
+            "ratio_to_off": outcome.tokens_per_second / match.off,
+            "ratio_to_best_lockstep": outcome.tokens_per_second / match.best_lockstep,
+            "tokens_per_pass": outcome.tokens_per_pass,
+            "verifier_idle": outcome.verifier_idle,
+        }
+    return {"temperature": match.temperature, "point": asdict(match.point), "players": players}
 
 
 def check_table(run: CheckedRun) -> Table:

@@ -2,16 +2,9 @@
 
 import pytest
 
-from benchmarks.arms import BenchTask, first_commit_tokens
+from benchmarks.arms import BenchTask, by_category, first_commit_tokens, with_best_lockstep
 from benchmarks.differences import find_differences
-from benchmarks.figures import (
-    by_category,
-    measured_figures,
-    measurement_figures,
-    round_figures,
-    verifier_idle,
-    with_best_lockstep,
-)
+from benchmarks.figures import measured_figures, measurement_figures, round_figures, verifier_idle
 from benchmarks.measurement import Measurement, median_interval, speed_ratio
 from sybil_engine.core.types import TokenOrigin
 
