@@ -189,16 +189,12 @@ def pass_parts(anatomies: Sequence[Anatomy]) -> dict[str, float]:
 
 
 def anatomy_figures(anatomies: Sequence[Anatomy]) -> dict[str, object]:
-    """The JSON figures of an arm's traces."""
-    fates: Counter[str] = Counter()
-    for anatomy in anatomies:
-        fates.update(anatomy.fates)
+    """What JSON says of an arm's traces."""
+    by_position = acceptance_by_position(anatomies)
     return {
         "sessions": len(anatomies),
         "passes": sum(len(anatomy.passes) for anatomy in anatomies),
-        "acceptance_by_position": [
-            {"tested": tested, "accepted": accepted} for tested, accepted in acceptance_by_position(anatomies)
-        ],
+        "acceptance_by_position": [{"tested": tested, "accepted": accepted} for tested, accepted in by_position],
         "mean_pass": pass_parts(anatomies),
-        "fates": dict(fates),
+        "fates": {fate.value: sum(anatomy.fates[fate.value] for anatomy in anatomies) for fate in Fate},
     }

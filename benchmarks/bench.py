@@ -11,20 +11,11 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from benchmarks.anatomy import Anatomy, anatomy_figures
-from benchmarks.arms import Arm, BenchTask, lockstep_name
+from benchmarks.arms import Arm, BenchTask, EngineArm, by_category, lockstep_name, with_best_lockstep
 from benchmarks.differences import find_differences, target_margin
 from benchmarks.engine import BenchEngine, running_engine
-from benchmarks.figures import (
-    Measured,
-    arm_figures,
-    by_category,
-    machine,
-    measured_figures,
-    measurement_figures,
-    versions,
-    with_best_lockstep,
-)
-from benchmarks.measurement import Measurement
+from benchmarks.figures import arm_figures, machine, measured_figures, measurement_figures, versions
+from benchmarks.measurement import Measured, Measurement, median_speed
 from benchmarks.page import ReportedRun, write_report
 from benchmarks.peers import TUNED, Found, PeerModels, PeerSearch, TransformersArm
 from benchmarks.plan import Plan
@@ -52,7 +43,8 @@ async def bench(plan: Plan, output: Console, remarks: Console) -> bool:
         run = _Run.prepared(plan, output, progress)
         async with running_engine(plan, progress.say) as engine:
             reported = [await run.measure(temperature, engine) for temperature in plan.temperatures]
-    _write(plan, run.document([each.figures for each in reported]), reported, output)
+    document = run.document([each.figures for each in reported])
+    _write(plan, document, reported, output)
     return not any(each.figures["differences"]["count"] for each in reported)
 
 
@@ -94,22 +86,14 @@ class _Run:
         target = describe(plan.target, dtype=plan.settings.dtype)
         draft = describe(plan.draft, dtype=plan.draft_dtype) if plan.drafts else None
         folder = find_folder(plan.target)
-        return cls(
-            plan,
-            output,
-            progress,
-            {
-                "target": _model_figures(target, plan.pair.target, plan.settings.grow_target),
-                "draft": _model_figures(draft, plan.pair.draft, plan.settings.grow_draft) if draft else None,
-            },
-            _tasks(
-                plan,
-                Tokenizer.from_file(str(folder / "tokenizer.json")),
-                min(each.context_tokens for each in (target, draft) if each),
-            ),
-            described,
-            PeerModels(folder, find_folder(plan.draft) if plan.drafts else None, plan.environment.peer_device),
-        )
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tasks = _tasks(plan, tokenizer, min(each.context_tokens for each in (target, draft) if each))
+        pair = {
+            "target": _model_figures(target, plan.pair.target, plan.settings.grow_target),
+            "draft": _model_figures(draft, plan.pair.draft, plan.settings.grow_draft) if draft else None,
+        }
+        models = PeerModels(folder, find_folder(plan.draft) if plan.drafts else None, plan.environment.peer_device)
+        return cls(plan, output, progress, pair, tasks, described, models)
 
     async def measure(self, temperature: float, engine: BenchEngine) -> ReportedRun:
         """Measure every arm and peer at one temperature."""
@@ -147,7 +131,7 @@ class _Run:
         if best_window is not None:
             figures["arms"][Speculation.LOCKSTEP.value]["window_tokens"] = best_window
         title = f"{plan.environment.label}; temperature {temperature:g}; medians with 95 % intervals"
-        shown = summary(title, measured, categories, figures, plan.lockstep_windows)
+        shown = summary(title, figures, plan.lockstep_windows)
         for part in shown:
             self.output.print(part, soft_wrap=isinstance(part, Text))
         self.output.print()
@@ -177,7 +161,7 @@ class _Run:
         }
         return {**shared, **runs[0]} if len(runs) == 1 else shared
 
-    def _engine_arms(self, engine: BenchEngine) -> list[Arm]:
+    def _engine_arms(self, engine: BenchEngine) -> list[EngineArm]:
         """An arm for each kind of speculation; for lockstep, one for each of its windows."""
         arms = []
         for speculation in self.plan.speculations:
@@ -189,26 +173,16 @@ class _Run:
         return arms
 
     async def _search_peers(self, sampling: SamplingParams) -> dict[str, Found]:
-        plan = self.plan
-        search = PeerSearch(
-            self.models,
-            plan.peer_dtype,
-            plan.settings.peer_dtypes,
-            self.tasks[:_SEARCHED_PROMPTS],
-            sampling,
-            plan.settings.max_tokens,
-            self.progress.say,
-        )
-        return {name: await search.find(name) for name in plan.peers}
+        settings, tasks = self.plan.settings, self.tasks[:_SEARCHED_PROMPTS]
+        dtypes = (self.plan.peer_dtype, *settings.peer_dtypes)
+        search = PeerSearch(self.models, dtypes, tasks, sampling, settings.max_tokens, self.progress.say)
+        return {name: await search.find(name) for name in self.plan.peers}
 
     def _peer_arms(self, found: Mapping[str, Found]) -> list[TransformersArm]:
-        """Each peer with its defaults and, if it differs, with its best setting."""
-        arms = []
-        for name, each in found.items():
-            arms.append(TransformersArm(name, self.models, each.default))
-            if each.best != each.default:
-                arms.append(TransformersArm(name + TUNED, self.models, each.best))
-        return arms
+        """Each peer with its defaults and, if that is something else, with its best setting."""
+        settings = [(name, each.default) for name, each in found.items()]
+        settings += [(name + TUNED, each.best) for name, each in found.items() if each.best != each.default]
+        return [TransformersArm(name, self.models, setting) for name, setting in settings]
 
     async def _interleaved(self, arms: Sequence[Arm], sampling: SamplingParams) -> dict[str, list[Measurement]]:
         """Complete every task with every arm, each arm in turn going first; one warm-up completion of each arm before.
@@ -228,26 +202,21 @@ class _Run:
             for arm in (*arms[turn:], *arms[:turn]):
                 measured[arm.name].append(await arm.complete(task, sampling, max_tokens))
                 self.progress.advance(step)
-            self.progress.finish_prompt(step, measured)
+            speeds = ", ".join(f"{name} {median_speed(each):.1f}" for name, each in measured.items())
+            self.progress.say(f"{step}; tokens/s so far: {speeds}")
         return measured
 
     async def _trace(
-        self, engine: BenchEngine, ours: Sequence[Arm], best_window: int | None, sampling: SamplingParams
+        self, engine: BenchEngine, ours: Sequence[EngineArm], best_window: int | None, sampling: SamplingParams
     ) -> dict[str, list[Anatomy]]:
-        """Run some tasks again, untimed, and record every message."""
-        anatomies: dict[str, list[Anatomy]] = {}
+        """Run some tasks again with every message written down; these are not timed."""
+        anatomies = {}
         for arm in ours:
-            if arm.speculation is None or (
-                arm.speculation is Speculation.LOCKSTEP and arm.window_tokens != best_window
-            ):
-                continue
-            name = arm.speculation.value
-            self.progress.say(f"tracing {name}")
-            traces = [
-                await engine.trace(arm, task, sampling, self.plan.settings.max_tokens)
-                for task in self.tasks[:_TRACED_PROMPTS]
-            ]
-            anatomies[name] = [Anatomy(trace) for trace in traces if trace]
+            if arm.speculation is not Speculation.LOCKSTEP or arm.window_tokens == best_window:
+                self.progress.say(f"tracing {arm.name}")
+                tasks = self.tasks[:_TRACED_PROMPTS]
+                traces = [await engine.trace(arm, task, sampling, self.plan.settings.max_tokens) for task in tasks]
+                anatomies[arm.speculation.value] = [Anatomy(trace) for trace in traces if trace]
         return anatomies
 
     def _differences(

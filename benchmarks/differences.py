@@ -43,13 +43,13 @@ def find_differences(
     differences = []
     for name in names:
         for number, (ours, theirs) in enumerate(zip(measured[name], measured[reference], strict=True)):
-            pairs = enumerate(zip_longest(ours.token_ids, theirs.token_ids))
-            for index, (token_id, other) in pairs:
-                if token_id != other:
-                    ended = token_id is None or other is None
-                    apart = None if ended else margin(tasks[number], ours.token_ids[:index], token_id, other)
-                    differences.append(Difference(name, number, index, token_id, other, apart))
-                    break
+            pairs = zip_longest(ours.token_ids, theirs.token_ids)
+            apart = next(((index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1]), None)
+            if apart:
+                index, pair = apart
+                ended = None in pair
+                scored = None if ended else margin(tasks[number], ours.token_ids[:index], *pair)
+                differences.append(Difference(name, number, index, *pair, scored))
     return differences
 
 

@@ -4,53 +4,40 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
-from benchmarks.arms import Arm, BenchTask, EngineArm
+from benchmarks.arms import BenchTask, EngineArm, Generate
 from benchmarks.plan import Plan
 from benchmarks.services import RunningServices, running_services
 from benchmarks.trace import SessionTrace, trace_session
-from sybil_engine.client import GenerationClient, connected
+from sybil_engine.client import connected
 from sybil_engine.core.types import SamplingParams, Speculation
 from sybil_local import LocalEngine
 
 
-class BenchEngine(Protocol):
-    """What a benchmark needs of the engine."""
+@dataclass(frozen=True, slots=True)
+class BenchEngine:
+    """The engine, wherever it runs.
 
-    def arm(self, name: str, speculation: Speculation, window_tokens: int) -> Arm:
+    Attributes:
+        services: None for the engine in this process.
+        delay_ns: what the emulated link adds to each message from or to the verifier.
+    """
+
+    generate: Generate
+    services: RunningServices | None = None
+    delay_ns: int = 0
+
+    def arm(self, name: str, speculation: Speculation, window_tokens: int) -> EngineArm:
         """An arm that completes prompts under this policy."""
+        return EngineArm(self.generate, name, speculation, window_tokens)
 
-    async def trace(self, arm: Arm, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> SessionTrace | None:
-        """Complete one task, untimed, and record every message; None if the engine sends no messages."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServedEngine:
-    """The engine as services."""
-
-    services: RunningServices
-    client: GenerationClient
-    delay_ns: int
-
-    def arm(self, name: str, speculation: Speculation, window_tokens: int) -> Arm:
-        return EngineArm(self.client.generate, name, speculation, window_tokens)
-
-    async def trace(self, arm: Arm, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> SessionTrace | None:
+    async def trace(
+        self, arm: EngineArm, task: BenchTask, sampling: SamplingParams, max_tokens: int
+    ) -> SessionTrace | None:
+        """Complete one task, untimed, and write every message down; None where there are no messages."""
+        if self.services is None:
+            return None
         return await trace_session(self.services, self.delay_ns, arm, task, sampling, max_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineHere:
-    """The engine in this process."""
-
-    engine: LocalEngine
-
-    def arm(self, name: str, speculation: Speculation, window_tokens: int) -> Arm:
-        return EngineArm(self.engine.arun, name, speculation, window_tokens)
-
-    async def trace(self, arm: Arm, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> SessionTrace | None:
-        return None
 
 
 @asynccontextmanager
@@ -66,10 +53,10 @@ async def running_engine(plan: Plan, report: Callable[[str], None]) -> AsyncIter
     if plan.settings.env == "local":
         report("loading the models")
         with await asyncio.to_thread(LocalEngine.from_settings, *plan.service_settings) as engine:
-            yield EngineHere(engine)
+            yield BenchEngine(engine.arun)
         return
     async with (
         running_services(plan.environment, plan.verifier_arguments, plan.drafter_arguments, report) as services,
         connected(services.coordinator) as client,
     ):
-        yield ServedEngine(services, client, plan.environment.delay_ns)
+        yield BenchEngine(client.generate, services, plan.environment.delay_ns)

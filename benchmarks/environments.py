@@ -40,19 +40,18 @@ def environment_of(settings: BenchSettings) -> Environment:
     Raises:
         InvalidSettings: this machine does not offer it, or a flag belongs to another one.
     """
-    given = [name for name in _EMULATED_MS if getattr(settings, name) is not None]
+    given = {name: getattr(settings, name) for name in _EMULATED_MS if getattr(settings, name) is not None}
     if given and settings.env != "emulated":
         flags = ", ".join("--" + name.replace("_", "-") for name in given)
         raise InvalidSettings(f"{flags} is for --env emulated, but --env is {settings.env}; leave one of them out")
     match settings.env:
-        case "local":
-            return Environment("local: one process", {"name": "local", "emulated": False})
-        case "native":
-            return Environment("native", {"name": "native", "emulated": False})
+        case "local" | "native":
+            label = "local: one process" if settings.env == "local" else "native"
+            return Environment(label, {"name": settings.env, "emulated": False})
         case "two-hosts":
             return _two_hosts()
         case "emulated":
-            return _emulated(settings)
+            return _emulated(**_EMULATED_MS | given)
         case "gpu":
             return _gpu(settings)
 
@@ -68,14 +67,8 @@ def _two_hosts() -> Environment:
     verifier_cores, drafter_cores = tuple(cores[:half]), tuple(cores[half:])
     return Environment(
         f"two hosts: verifier on cores {verifier_cores}, drafter on cores {drafter_cores}",
-        {
-            "name": "two-hosts",
-            "emulated": False,
-            "verifier_cores": verifier_cores,
-            "drafter_cores": drafter_cores,
-            "link": "loopback",
-        },
-        # Services would count the machine's cores, not those they are pinned to.
+        {"name": "two-hosts", "emulated": False, "verifier_cores": verifier_cores, "drafter_cores": drafter_cores},
+        # Services count the machine's cores, not those they are pinned to.
         verifier_arguments=("--threads", str(len(verifier_cores))),
         drafter_arguments=("--threads", str(len(drafter_cores))),
         verifier_cores=verifier_cores,
@@ -83,10 +76,8 @@ def _two_hosts() -> Environment:
     )
 
 
-def _emulated(settings: BenchSettings) -> Environment:
-    given = {name: getattr(settings, name) for name in _EMULATED_MS}
-    times_ms = {name: _EMULATED_MS[name] if ms is None else float(ms) for name, ms in given.items()}
-    verify_ms, draft_ms, rtt_ms, row_ms = times_ms.values()
+def _emulated(verify_ms: float, draft_ms: float, rtt_ms: float, row_ms: float) -> Environment:
+    times_ms = {"verify_ms": verify_ms, "draft_ms": draft_ms, "rtt_ms": rtt_ms, "row_ms": row_ms}
     verifier = {"--emulate-pass-ms": verify_ms, "--emulate-row-ms": row_ms, "--emulate-delay-ms": rtt_ms / 2}
     return Environment(
         f"EMULATED devices: verify pass {verify_ms:g} ms + {row_ms:g} ms a further row, draft pass {draft_ms:g} ms, "

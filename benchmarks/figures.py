@@ -2,20 +2,15 @@
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import BenchTask, lockstep_name
-from benchmarks.measurement import Measurement, median_interval, median_speed, speed_ratio
+from benchmarks.measurement import Measured, Measurement, median_interval, speed_ratio
 from sybil_engine import __version__
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.types import Speculation
-
-Measured = Mapping[str, Sequence[Measurement]]
-"""By arm, one measurement for each task, in order."""
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "grpcio", "protobuf", "ray")
 
@@ -65,17 +60,9 @@ def measurement_figures(measurements: Sequence[Measurement]) -> list[dict[str, A
 
 
 def verifier_idle(measurements: Sequence[Measurement]) -> float | None:
-    """The share of decode time in which no verify pass ran; None for an arm that reports no passes.
-
-    Decode time runs from the first token to the last; the pass that yields the first is not included.
-    """
-    decode_ns = busy_ns = 0.0
-    for counts in (each.counts for each in measurements):
-        passes = counts.get("verify_passes", 0)
-        if passes > 1:
-            decode_ns += counts["total_ns"] - counts["time_to_first_token_ns"]
-            busy_ns += counts["verify_ns"] * (passes - 1) / passes
-    return max(0.0, 1 - busy_ns / decode_ns) if decode_ns > 0 else None
+    """The share of decode time in which no verify pass ran; None for an arm that reports no passes."""
+    sums = _after_first_passes(measurements)
+    return max(0.0, 1 - sums["verify_ns"] / sums["decode_ns"]) if sums["decode_ns"] > 0 else None
 
 
 def round_figures(measurements: Sequence[Measurement]) -> dict[str, float] | None:
@@ -84,44 +71,24 @@ def round_figures(measurements: Sequence[Measurement]) -> dict[str, float] | Non
     Time outside both models' passes is messages and Python. None for an arm that reports no passes; meaningful only if
     the models take turns.
     """
-    rounds = round_ns = models_ns = 0.0
+    sums = _after_first_passes(measurements)
+    if not sums["rounds"]:
+        return None
+    without_models_ns = sums["decode_ns"] - sums["verify_ns"] - sums["draft_ns"]
+    return {"mean_ns": sums["decode_ns"] / sums["rounds"], "without_models_ns": without_models_ns / sums["rounds"]}
+
+
+def _after_first_passes(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Sums over all rounds: decode time goes from the first token, which the first pass yields, to the last one."""
+    sums = dict.fromkeys(("rounds", "decode_ns", "verify_ns", "draft_ns"), 0.0)
     for counts in (each.counts for each in measurements):
         passes = counts.get("verify_passes", 0)
         if passes > 1:
-            rounds += passes - 1
-            round_ns += counts["total_ns"] - counts["time_to_first_token_ns"]
-            models_ns += (counts["verify_ns"] + counts.get("draft_ns", 0)) * (passes - 1) / passes
-    return {"mean_ns": round_ns / rounds, "without_models_ns": (round_ns - models_ns) / rounds} if rounds else None
-
-
-def with_best_lockstep(measured: Measured, windows: Sequence[int]) -> tuple[Measured, int | None]:
-    """Replace all lockstep arms by the fastest of them.
-
-    Returns:
-        The measurements, and the window of the fastest; None without lockstep.
-    """
-    names = {lockstep_name(window): window for window in windows}
-    tried = [name for name in measured if name in names]
-    if not tried:
-        return measured, None
-    best = max(tried, key=lambda name: median_speed(measured[name]))
-    kept = {
-        Speculation.LOCKSTEP.value if name == best else name: measurements
-        for name, measurements in measured.items()
-        if name == best or name not in names
-    }
-    return kept, names[best]
-
-
-def by_category(measured: Measured, tasks: Sequence[BenchTask]) -> dict[str, Measured]:
-    """The measurements of each prompt category."""
-    return {
-        category: {
-            name: [each for each, task in zip(measurements, tasks, strict=True) if task.category == category]
-            for name, measurements in measured.items()
-        }
-        for category in dict.fromkeys(task.category for task in tasks)
-    }
+            sums["rounds"] += passes - 1
+            sums["decode_ns"] += counts["total_ns"] - counts["time_to_first_token_ns"]
+            for name in ("verify_ns", "draft_ns"):
+                sums[name] += counts.get(name, 0) * (passes - 1) / passes
+    return sums
 
 
 def measured_figures(measured: Measured) -> dict[str, Any]:
@@ -138,11 +105,9 @@ def measured_figures(measured: Measured) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The machine that the figures were measured on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
+    """What the figures were measured on."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": models[0] if models else platform.processor() or platform.machine(),

@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,18 +44,17 @@ class Shape:
     tied: bool
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Shape":
-        """The shape that a config.json describes."""
-        heads = int(config["num_attention_heads"])
+    def of(cls, config: LlamaConfig) -> "Shape":
+        """The shape of a model with this config."""
         return cls(
-            layers=int(config["num_hidden_layers"]),
-            hidden=int(config["hidden_size"]),
-            feed_forward=int(config["intermediate_size"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-            vocabulary_size=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            feed_forward=config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads or config.num_attention_heads,
+            head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
+            vocabulary_size=config.vocab_size,
+            tied=config.tie_word_embeddings,
         )
 
     @property
@@ -96,7 +94,7 @@ def check_growth(ref: str, size: str) -> Shape:
             f"{ref} is a {config.get('model_type')!r} model, and only Llama models can be grown; "
             "leave --grow-target and --grow-draft out"
         )
-    base = Shape.of(config)
+    base = Shape.of(LlamaConfig.from_dict(config))
     if parameters < base.parameters:
         raise InvalidSettings(
             f"{ref} cannot be grown to {size}: it has {base.parameters / 1e6:.1f}M parameters already; name more"
@@ -108,18 +106,15 @@ def check_growth(ref: str, size: str) -> Shape:
             "and at most a few hundred B"
         )
     in_float32 = config.get("dtype", config.get("torch_dtype")) == "float32"
-    _check_room(f"{ref} grown to {size}", shape.parameters * (4 if in_float32 else 2))
-    return shape
-
-
-def _check_room(what: str, needed_bytes: int) -> None:
+    needed_bytes = shape.parameters * (4 if in_float32 else 2)
     existing = next(folder for folder in (FOLDER.absolute(), *FOLDER.absolute().parents) if folder.exists())
     free_bytes = shutil.disk_usage(existing).free
     if needed_bytes > free_bytes:
         raise InvalidSettings(
-            f"{what} needs {needed_bytes / 1e9:.0f} GB in {existing}, where {free_bytes / 1e9:.0f} GB are free; "
-            "name a smaller size or make room"
+            f"{ref} grown to {size} needs {needed_bytes / 1e9:.0f} GB in {existing}, where {free_bytes / 1e9:.0f} "
+            "GB are free; name a smaller size or make room"
         )
+    return shape
 
 
 def plan(base: Shape, parameters: int) -> Shape | None:
@@ -127,12 +122,12 @@ def plan(base: Shape, parameters: int) -> Shape | None:
 
     The feed-forward size is chosen last, so that the number is met closely.
     """
-    shapes = (
-        _filled(base, layers, hidden, parameters)
-        for layers in range(base.layers, _MOST_LAYERS + 1)
-        for hidden in _hidden_sizes(base, layers, parameters)
-    )
-    fitting = [shape for shape in shapes if shape and abs(shape.parameters / parameters - 1) <= _TOLERANCE]
+    fitting = []
+    for layers in range(base.layers, _MOST_LAYERS + 1):
+        for hidden in _hidden_sizes(base, layers, parameters):
+            shape = _filled(base, layers, hidden, parameters)
+            if shape and abs(shape.parameters / parameters - 1) <= _TOLERANCE:
+                fitting.append(shape)
     return min(fitting, key=lambda shape: _distance(base, shape), default=None)
 
 
@@ -200,17 +195,12 @@ def _write(source: Path, shape: Shape, folder: Path) -> None:
     """Write config, tokenizer and weights."""
     original: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True)
     config = LlamaConfig.from_dict(original.config.to_dict())
-    config.update(
-        {
-            "num_hidden_layers": shape.layers,
-            "hidden_size": shape.hidden,
-            "intermediate_size": shape.feed_forward,
-            "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads,
-            "head_dim": shape.head_dim,
-            "rms_norm_eps": config.rms_norm_eps * config.hidden_size / shape.hidden,
-        }
-    )
+    config.num_hidden_layers = shape.layers
+    config.intermediate_size = shape.feed_forward
+    config.num_attention_heads, config.num_key_value_heads = shape.heads, shape.kv_heads
+    config.head_dim = shape.head_dim
+    config.rms_norm_eps *= config.hidden_size / shape.hidden
+    config.hidden_size = shape.hidden
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         grown = AutoModelForCausalLM.from_config(config, dtype=original.dtype)

@@ -40,45 +40,36 @@ def main(argv: Sequence[str]) -> int:
 async def _host(kind: str, arguments: Sequence[str]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    argv = (*arguments, "--host", _HOST, "--port", "0")
+    if kind == COORDINATOR:
+        hosting = asyncio.create_task(_host_coordinator(argv))
+    else:
+        serve = import_module(_ENTRIES[kind]).serve
+        # Without the environment: a run is what its flags say.
+        hosting = asyncio.create_task(serve(argv, {}, lambda port: _say(address=f"{_HOST}:{port}"), stop))
 
     def wait_for_the_end() -> None:
         # Not through sys.stdin, whose lock this thread would still hold when the interpreter ends.
         while os.read(0, 4096):
             pass
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(hosting.cancel if kind == COORDINATOR else stop.set)
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
-    if kind == COORDINATOR:
-        await _host_coordinator(arguments, stop)
-        return
-    serve = import_module(_ENTRIES[kind]).serve
-    argv = (*arguments, "--host", _HOST, "--port", "0")
-    # The environment is ignored: flags alone define a run.
-    await serve(argv, {}, lambda port: _say(address=f"{_HOST}:{port}"), stop)
+    with suppress(asyncio.CancelledError):
+        await hosting
 
 
-async def _host_coordinator(arguments: Sequence[str], stop: asyncio.Event) -> None:
+async def _host_coordinator(argv: Sequence[str]) -> None:
     from coordinator.routing import RoutingTable
     from coordinator.service import running_coordinator
     from coordinator.settings import CoordinatorSettings
     from sybil_engine.settings import parse
 
-    argv = (*arguments, "--host", _HOST, "--port", "0")
     settings = parse(CoordinatorSettings, argv, {})
     table = RoutingTable(settings.drafters, settings.verifiers)
-
-    async def serve() -> None:
-        async with running_coordinator(settings, table, lambda line: _say(waiting=line)) as coordinator:
-            _say(address=coordinator.address)
-            await stop.wait()
-
-    serving, stopping = asyncio.create_task(serve()), asyncio.create_task(stop.wait())
-    # Stdin may be closed while this is still waiting for the services.
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    serving.cancel()
-    with suppress(asyncio.CancelledError):
-        await serving
+    async with running_coordinator(settings, table, lambda line: _say(waiting=line)) as coordinator:
+        _say(address=coordinator.address)
+        await asyncio.Event().wait()
 
 
 def _say(**values: str) -> None:

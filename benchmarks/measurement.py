@@ -28,6 +28,10 @@ class Measurement:
         return len(self.token_ids) / self.duration_s
 
 
+Measured = Mapping[str, Sequence[Measurement]]
+"""By arm, one measurement a task, in order."""
+
+
 @dataclass(frozen=True, slots=True)
 class MedianInterval:
     """A median and its 95 % bootstrap interval."""

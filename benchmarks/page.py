@@ -41,7 +41,7 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
     Returns:
         The page.
     """
-    parts = [_heading(document, label)]
+    parts = [f'<h1>sybil bench</h1><p class="label">{html.escape(label)}</p>']
     for run in runs:
         temperature = f"{run.figures['temperature']:g}"
         parts.append(f"<h2>Temperature {temperature}</h2>{_as_html(run.summary)}")
@@ -59,16 +59,6 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
     return page
 
 
-def _heading(document: Mapping[str, Any], label: str) -> str:
-    pair = document["pair"]
-    return (
-        f'<h1>sybil bench</h1><p class="label">{html.escape(label)}</p>'
-        f"<p>{html.escape(pair['target']['model'])} ({pair['target']['parameters'] / 1e6:.0f}M parameters), drafts by "
-        f"{html.escape(pair['draft']['model'] if pair['draft'] else 'nobody')}; "
-        f"{html.escape(str(document['machine']['processor']))}, {document['machine']['usable_cores']} cores.</p>"
-    )
-
-
 def _as_html(parts: Sequence[RenderableType]) -> str:
     console = Console(record=True, width=_COLUMNS, file=io.StringIO(), highlight=False)
     for part in parts:
@@ -80,22 +70,19 @@ def _plots(run: ReportedRun, title: str, folder: Path, temperature: str) -> list
     # Imports matplotlib, which only a report needs.
     from benchmarks import plots
 
-    def path(name: str) -> Path:
-        return folder / f"{name}-t{temperature}.png"
-
     arms, anatomies = run.figures["arms"], run.anatomies
-    plots.throughput(arms, title, path("throughput"))
-    plots.tokens_per_pass(arms, title, path("tokens-per-pass"))
-    plots.acceptance(anatomies, title, path("acceptance"))
-    plots.pass_time(anatomies, title, path("pass-time"))
     drawn = [
-        ("Throughput", path("throughput")),
-        ("Tokens per pass", path("tokens-per-pass")),
-        ("Acceptance by position in the window, in traced sessions", path("acceptance")),
-        ("Where a pass's time goes, in traced sessions", path("pass-time")),
+        ("throughput", "Throughput", plots.throughput(arms, title)),
+        ("tokens-per-pass", "Tokens per pass", plots.tokens_per_pass(arms, title)),
+        ("acceptance", "Acceptance by position in the window, in traced sessions", plots.acceptance(anatomies, title)),
+        ("pass-time", "Where a pass's time goes, in traced sessions", plots.pass_time(anatomies, title)),
     ]
     for name, (first, *_) in anatomies.items():
         if first.drafted and first.passes:
-            plots.timeline(first, f"{name}: {title}", path(f"timeline-{name}"))
-            drawn.append((f"Timeline of a session: {name}", path(f"timeline-{name}")))
-    return drawn
+            figure = plots.timeline(first, f"{name}: {title}")
+            drawn.append((f"timeline-{name}", f"Timeline of a session: {name}", figure))
+    files = []
+    for name, caption, figure in drawn:
+        files.append((caption, folder / f"{name}-t{temperature}.png"))
+        figure.savefig(files[-1][1], bbox_inches="tight")
+    return files

@@ -76,32 +76,26 @@ class PeerModels:
         return model.to(self.device).eval()
 
 
+@dataclass(frozen=True)
 class TransformersArm(Arm):
     """`transformers` `generate()`, in this process."""
 
-    def __init__(self, name: str, models: PeerModels, setting: PeerSetting) -> None:
-        self.name = name
-        self.setting = setting
-        self._models = models
+    name: str
+    models: PeerModels
+    setting: PeerSetting
 
     async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
         import torch
 
-        target = self._models.model("target", self.setting.dtype)
-        options = self._options()
+        target = self.models.model("target", self.setting.dtype)
+        options = {"do_sample": not sampling.greedy, "max_new_tokens": max_tokens, **self._options()}
         if not sampling.greedy:
             options |= {"temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-        inputs = torch.tensor([task.prompt], device=self._models.device)
+        inputs = torch.tensor([task.prompt], device=self.models.device)
         torch.set_num_threads(self.setting.threads)
         torch.manual_seed(task.seed)
         start = time.perf_counter()
-        output = target.generate(
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=max_tokens,
-            do_sample=not sampling.greedy,
-            **options,
-        )
+        output = target.generate(inputs, attention_mask=torch.ones_like(inputs), **options)
         # Fetching the tokens waits for a GPU.
         token_ids = tuple(output[0, len(task.prompt) :].tolist())
         return Measurement(token_ids, time.perf_counter() - start)
@@ -112,7 +106,7 @@ class TransformersArm(Arm):
             return {"prompt_lookup_num_tokens": setting.lookup_tokens}
         if not setting.assisted:
             return {}
-        assistant = self._models.model("draft", setting.dtype)
+        assistant = self.models.model("draft", setting.dtype)
         config = assistant.generation_config
         config.num_assistant_tokens = setting.assistant_tokens
         # With a threshold of 0, transformers goes on drafting even when the assistant is unsure.
@@ -121,66 +115,51 @@ class TransformersArm(Arm):
         return {"assistant_model": assistant}
 
 
+@dataclass
 class PeerSearch:
-    """Finds each peer's best setting: type and threads first, then its own options."""
+    """Finds each peer's best setting: type and threads first, then its own options.
 
-    def __init__(
-        self,
-        models: PeerModels,
-        dtype: str,
-        dtypes: Sequence[str],
-        tasks: Sequence[BenchTask],
-        sampling: SamplingParams,
-        max_tokens: int,
-        progress: Callable[[str], None],
-    ) -> None:
-        """
-        Args:
-            dtype: of the defaults.
-            dtypes: tried as well.
-            tasks: what each setting is timed on.
-        """
-        cores = os.cpu_count() or 1
-        self._models = models
-        self._default = PeerSetting(dtype, threads=cores)
-        self._places = [
-            PeerSetting(each, threads)
-            for each in dict.fromkeys((dtype, *dtypes))
-            for threads in dict.fromkeys((cores, max(1, cores // 2)))
-        ]
-        self._tasks = tasks
-        self._sampling = sampling
-        self._max_tokens = min(max_tokens, _SEARCHED_TOKENS)
-        self._progress = progress
-        self._best_place: Found | None = None
+    Attributes:
+        dtypes: those that are tried; the first is that of the defaults.
+        tasks: what each setting is timed on.
+    """
+
+    models: PeerModels
+    dtypes: Sequence[str]
+    tasks: Sequence[BenchTask]
+    sampling: SamplingParams
+    max_tokens: int
+    progress: Callable[[str], None]
+    _plain: Found | None = None
 
     async def find(self, name: str) -> Found:
         """Search for the best setting of a peer."""
-        if self._best_place is None:
-            self._best_place = await self._search("transformers", self._default, self._places)
-        place = self._best_place.best
-        match name:
-            case "transformers-assisted":
-                default = replace(self._default, assisted=True)
-                own = [replace(place, assisted=True, assistant_tokens=tokens) for tokens in _ASSISTANT_TOKENS]
-                return await self._search(name, default, [default, replace(place, assisted=True), *own])
-            case "transformers-lookup":
-                default = replace(self._default, lookup_tokens=_DOCUMENTED_LOOKUP_TOKENS)
-                own = [replace(place, lookup_tokens=tokens) for tokens in _LOOKUP_TOKENS]
-                return await self._search(name, default, [default, *own])
-            case _:
-                return self._best_place
+        cores = os.cpu_count() or 1
+        default = PeerSetting(self.dtypes[0], threads=cores)
+        if self._plain is None:
+            threads = (cores, max(1, cores // 2))
+            places = [PeerSetting(dtype, count) for dtype in self.dtypes for count in threads]
+            self._plain = await self._search("transformers", default, places)
+        place = self._plain.best
+        if name == "transformers-assisted":
+            default = replace(default, assisted=True)
+            own = [replace(place, assisted=True, assistant_tokens=tokens) for tokens in (None, *_ASSISTANT_TOKENS)]
+        elif name == "transformers-lookup":
+            default = replace(default, lookup_tokens=_DOCUMENTED_LOOKUP_TOKENS)
+            own = [replace(place, lookup_tokens=tokens) for tokens in _LOOKUP_TOKENS]
+        else:
+            return self._plain
+        return await self._search(name, default, [default, *own])
 
     async def _search(self, name: str, default: PeerSetting, settings: Sequence[PeerSetting]) -> Found:
         searched = []
         settings = list(dict.fromkeys(settings))
+        tokens = min(self.max_tokens, _SEARCHED_TOKENS)
         for number, setting in enumerate(settings, start=1):
-            self._progress(f"searching for the best setting of {name}, {number} of {len(settings)}")
-            arm = TransformersArm(name, self._models, setting)
+            self.progress(f"searching for the best setting of {name}, {number} of {len(settings)}")
+            arm = TransformersArm(name, self.models, setting)
             # The first completion warms up.
-            timed = [
-                await arm.complete(task, self._sampling, self._max_tokens) for task in (self._tasks[0], *self._tasks)
-            ]
+            timed = [await arm.complete(task, self.sampling, tokens) for task in (self.tasks[0], *self.tasks)]
             searched.append((setting, median_speed(timed[1:])))
         best, _ = max(searched, key=lambda pair: pair[1])
         return Found(default, best, tuple(searched))

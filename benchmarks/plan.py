@@ -1,7 +1,7 @@
 """What a run will do, checked as far as possible before anything starts."""
 
 import os
-import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -15,7 +15,6 @@ from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import Speculation
 from sybil_engine.models.presets import NO_DRAFTER, Pair, pair_of
 from sybil_engine.prompts import Prompt
-from sybil_engine.serving.service_settings import ServiceSettings
 from sybil_engine.settings import parse
 from verifier_service.settings import VerifierSettings
 
@@ -55,8 +54,12 @@ class Plan:
             tuple(dict.fromkeys(map(int, settings.lockstep_windows))) or (0,),
             tuple(dict.fromkeys(map(float, settings.temperatures))),
         )
-        _check_arguments("--verifier-arguments", VerifierSettings, settings.verifier_arguments)
-        _check_arguments("--drafter-arguments", DrafterSettings, settings.drafter_arguments)
+        for service in (VerifierSettings, DrafterSettings):
+            name = "verifier" if service is VerifierSettings else "drafter"
+            try:
+                parse(service, getattr(settings, f"{name}_arguments"), {})
+            except InvalidSettings as error:
+                raise InvalidSettings(f"--{name}-arguments: {error}") from error
         plan._check_pair()
         _check_outputs(settings)
         return plan
@@ -97,7 +100,6 @@ class Plan:
         return (
             *("--model", self.target, "--dtype", settings.dtype, "--numerics", settings.numerics),
             *("--max-window-tokens", str(self.max_window_tokens)),
-            *_threads(settings.target_threads),
             *settings.verifier_arguments,
         )
 
@@ -106,8 +108,7 @@ class Plan:
         """The drafter's flags; None if there is no drafter."""
         if not self.drafts:
             return None
-        threads = _threads(self.settings.draft_threads)
-        return ("--model", self.draft, "--dtype", self.draft_dtype, *threads, *self.settings.drafter_arguments)
+        return ("--model", self.draft, "--dtype", self.draft_dtype, *self.settings.drafter_arguments)
 
     @property
     def service_settings(self) -> tuple[VerifierSettings, DrafterSettings | None]:
@@ -151,10 +152,6 @@ def _grown(ref: str, size: str) -> str:
     return str(grow(ref, size))
 
 
-def _threads(count: int) -> tuple[str, ...]:
-    return ("--threads", str(count)) if count else ()
-
-
 def _peers(settings: BenchSettings) -> tuple[str, ...]:
     emulated = settings.env == "emulated"
     if settings.peers is None:
@@ -167,14 +164,6 @@ def _peers(settings: BenchSettings) -> tuple[str, ...]:
             "--peers out"
         )
     return named
-
-
-def _check_arguments(name: str, service: type[ServiceSettings], argv: tuple[str, ...]) -> None:
-    """Refuse flags that a service would refuse."""
-    try:
-        parse(service, argv, {})
-    except InvalidSettings as error:
-        raise InvalidSettings(f"{name}: {error}") from error
 
 
 def _check_outputs(settings: BenchSettings) -> None:
@@ -190,11 +179,8 @@ def _check_outputs(settings: BenchSettings) -> None:
                 "--report needs the package matplotlib, which is not installed; install it with "
                 "`pip install sybil-engine[bench]`, or leave --report out"
             )
-        try:
-            Path(settings.report).mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=settings.report):
-                pass
-        except OSError as error:
-            raise InvalidSettings(
-                f"--report {settings.report} cannot be written: {error.strerror}; name a folder that can be"
-            ) from None
+        folder = Path(settings.report)
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise InvalidSettings(f"--report {folder} cannot be written; name a folder that can be")

@@ -1,7 +1,6 @@
-"""The plots of a report, as PNG files."""
+"""The plots of a report."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,12 +12,7 @@ from benchmarks.anatomy import PARTS, Anatomy, DraftedToken, Fate, VerifyPass, a
 from sybil_engine.core.types import BlockOrigin
 
 _DPI = 130
-_FATE_COLOURS = {
-    Fate.ACCEPTED: "#2a9d57",
-    Fate.REJECTED: "#d1495b",
-    Fate.STALE: "#9aa0a6",
-    Fate.LATE: "#edae49",
-}
+_FATE_COLOURS = dict(zip(Fate, ("#2a9d57", "#d1495b", "#9aa0a6", "#edae49"), strict=True))
 _PART_COLOURS = dict(zip(PARTS, ("#c9cdd2", "#edae49", "#8d96a3", "#33658a", "#86bbd8"), strict=True))
 _PART_NAMES = dict(zip(PARTS, ("queue", "wait for draft", "wire", "forward", "sampling"), strict=True))
 _BLUE = "#33658a"
@@ -27,21 +21,21 @@ _SHOWN_PASSES = 8
 _SKIPPED_PASSES = 4
 
 
-def throughput(arms: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
+def throughput(arms: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     """Tokens per second of each arm, with intervals."""
     speeds = {name: figures["tokens_per_second"] for name, figures in arms.items()}
     medians = {name: speed["median"] for name, speed in speeds.items()}
     errors = [[abs(speed["median"] - speed[end]) for speed in speeds.values()] for end in ("low", "high")]
-    _bars(medians, "{:.1f}", "tokens/s, median and 95 % interval", title, path, yerr=errors, capsize=4)
+    return _bars(medians, "{:.1f}", "tokens/s, median and 95 % interval", title, yerr=errors, capsize=4)
 
 
-def tokens_per_pass(arms: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
+def tokens_per_pass(arms: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     """Committed tokens per verify pass of each of our arms."""
     values = {name: figures["tokens_per_pass"] for name, figures in arms.items() if figures["tokens_per_pass"]}
-    _bars(values, "{:.2f}", "tokens per verify pass", title, path)
+    return _bars(values, "{:.2f}", "tokens per verify pass", title)
 
 
-def acceptance(anatomies: Mapping[str, Sequence[Anatomy]], title: str, path: Path) -> None:
+def acceptance(anatomies: Mapping[str, Sequence[Anatomy]], title: str) -> Figure:
     """Share of tested tokens that were accepted, by position in the window."""
     figure, axes = _figure(title)
     for name, each in anatomies.items():
@@ -54,10 +48,10 @@ def acceptance(anatomies: Mapping[str, Sequence[Anatomy]], title: str, path: Pat
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if axes.lines:
         axes.legend(fontsize=8)
-    _save(figure, path)
+    return figure
 
 
-def pass_time(anatomies: Mapping[str, Sequence[Anatomy]], title: str, path: Path) -> None:
+def pass_time(anatomies: Mapping[str, Sequence[Anatomy]], title: str) -> Figure:
     """Where the mean time from one commit to the next goes."""
     figure, axes = _figure(title)
     for name, each in anatomies.items():
@@ -69,10 +63,10 @@ def pass_time(anatomies: Mapping[str, Sequence[Anatomy]], title: str, path: Path
     axes.set_xlabel("ms from one commit to the next, mean")
     handles = [Patch(color=_PART_COLOURS[part], label=_PART_NAMES[part]) for part in PARTS]
     axes.legend(handles=handles, ncols=len(PARTS), **_BELOW)
-    _save(figure, path)
+    return figure
 
 
-def timeline(anatomy: Anatomy, title: str, path: Path) -> None:
+def timeline(anatomy: Anatomy, title: str) -> Figure:
     """A stretch of one session: drafter, wire and verifier; each drafted token coloured by its fate."""
     first = min(_SKIPPED_PASSES, max(0, len(anatomy.passes) - _SHOWN_PASSES))
     shown = anatomy.passes[first : first + _SHOWN_PASSES]
@@ -91,22 +85,16 @@ def timeline(anatomy: Anatomy, title: str, path: Path) -> None:
     handles = [Patch(color=colour, label=fate.value) for fate, colour in _FATE_COLOURS.items()]
     handles += [Patch(color=_BLUE, label="verify pass; dotted: commit")]
     axes.legend(handles=handles, ncols=len(handles), **_BELOW)
-    _save(figure, path)
+    return figure
 
 
 def _draw_token(axes: Axes, token: DraftedToken, origin_ns: int) -> None:
     """Draw a token in the drafter's lane, and its way to the verifier."""
     start_ms, end_ms = (token.start_ns - origin_ns) / 1e6, (token.end_ns - origin_ns) / 1e6
     colour = _FATE_COLOURS[token.fate]
-    hedge = token.origin is BlockOrigin.HEDGE
-    axes.broken_barh(
-        [(start_ms, max(end_ms - start_ms, 0.02))],
-        (2.45 if hedge else 2.0, 0.4),
-        facecolors=colour,
-        edgecolors="white",
-        hatch="///" if hedge else None,
-        lw=0.6,
-    )
+    height, hatch = (2.45, "///") if token.origin is BlockOrigin.HEDGE else (2.0, None)
+    spans = [(start_ms, max(end_ms - start_ms, 0.02))]
+    axes.broken_barh(spans, (height, 0.4), facecolors=colour, edgecolors="white", hatch=hatch, lw=0.6)
     if token.at_verifier_ns is not None:
         axes.plot([end_ms, (token.at_verifier_ns - origin_ns) / 1e6], [1.9, 1.1], color=colour, lw=1.0)
 
@@ -115,24 +103,21 @@ def _draw_pass(axes: Axes, each: VerifyPass, origin_ns: int, wire_ns: int) -> No
     """Draw a pass in the verifier's lane, and its commit's way to the drafter."""
     start_ms, end_ms = (each.start_ns - origin_ns) / 1e6, (each.end_ns - origin_ns) / 1e6
     sampling_ms = each.sampling_ns / 1e6
-    axes.broken_barh(
-        [(start_ms, end_ms - sampling_ms - start_ms), (end_ms - sampling_ms, sampling_ms)],
-        (0.1, 0.8),
-        facecolors=[_PART_COLOURS["forward_ns"], _PART_COLOURS["sampling_ns"]],
-    )
+    spans = [(start_ms, end_ms - sampling_ms - start_ms), (end_ms - sampling_ms, sampling_ms)]
+    axes.broken_barh(spans, (0.1, 0.8), facecolors=[_PART_COLOURS["forward_ns"], _PART_COLOURS["sampling_ns"]])
     counts = f"{each.accepted}/{each.judged}"
     axes.text((start_ms + end_ms) / 2, 0.5, counts, ha="center", va="center", color="white", fontsize=8)
     axes.plot([end_ms, end_ms + wire_ns / 1e6], [1.1, 1.9], color=_BLUE, lw=1.2, ls=":")
 
 
-def _bars(values: Mapping[str, float], label: str, unit: str, title: str, path: Path, **options: Any) -> None:
+def _bars(values: Mapping[str, float], label: str, unit: str, title: str, **options: Any) -> Figure:
     figure, axes = _figure(title, width=max(7.5, 1.1 * len(values)))
     bars = axes.bar(list(values), list(values.values()), color=_BLUE, **options)
     axes.bar_label(bars, [label.format(value) for value in values.values()], padding=3, fontsize=8)
     axes.set_ylabel(unit)
     axes.tick_params(axis="x", labelsize=8)
     figure.autofmt_xdate(rotation=25)
-    _save(figure, path)
+    return figure
 
 
 def _figure(title: str, width: float = 7.5, height: float = 4.2) -> tuple[Figure, Axes]:
@@ -141,7 +126,3 @@ def _figure(title: str, width: float = 7.5, height: float = 4.2) -> tuple[Figure
     axes.set_title(title, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, bbox_inches="tight")

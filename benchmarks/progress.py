@@ -1,16 +1,11 @@
 """The progress of a run, on stderr: a bar on a terminal, a line for each prompt elsewhere."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
-
-from benchmarks.measurement import Measurement, median_speed
-
-_REPEAT_S = 15.0
 
 
 class BenchProgress:
@@ -18,20 +13,12 @@ class BenchProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            # Rarely, so as not to disturb the measurement.
-            refresh_per_second=1,
-        )
+        columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn())
+        text = TextColumn("{task.description}", markup=False)
+        # The cores are busy enough with what is measured.
+        self._bar = Progress(SpinnerColumn(), text, *columns, console=console, transient=True, refresh_per_second=1)
         self._task = self._bar.add_task("starting", total=None)
-        self._said_s = float("-inf")
-        self._step = ""
+        self._said = ""
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -45,10 +32,10 @@ class BenchProgress:
     def say(self, step: str) -> None:
         """Show what is being waited for."""
         self._bar.update(self._task, description=step)
-        what, now_s = step.split(" (")[0], time.monotonic()
-        if what != self._step or now_s - self._said_s > _REPEAT_S:
-            self._step, self._said_s = what, now_s
-            self._print(step)
+        what = step.split(" (")[0]
+        if what != self._said and not self._console.is_terminal:
+            self._console.print(Text(f"sybil: {step}"), soft_wrap=True)
+        self._said = what
 
     def begin(self, completions: int) -> None:
         """Announce this many completions."""
@@ -57,12 +44,3 @@ class BenchProgress:
     def advance(self, step: str) -> None:
         """Count one completion."""
         self._bar.update(self._task, advance=1, description=step)
-
-    def finish_prompt(self, step: str, measured: Mapping[str, Sequence[Measurement]]) -> None:
-        """Show the speeds after every arm has completed a prompt."""
-        speeds = ", ".join(f"{name} {median_speed(each):.1f}" for name, each in measured.items())
-        self._print(f"{step}; tokens/s so far: {speeds}")
-
-    def _print(self, line: str) -> None:
-        if not self._console.is_terminal:
-            self._console.print(Text(f"sybil: {line}"), soft_wrap=True)

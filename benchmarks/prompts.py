@@ -1,13 +1,16 @@
 """The prompts to complete: built in, or from a file."""
 
-import json
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.prompts import Prompt, built_in_prompts, mixed
 
-UNSORTED = "prompts"
+
+class _Line(BaseModel):
+    prompt: str = Field(min_length=1)
+    category: str = "prompts"
 
 
 def read_prompts(file: str, count: int) -> list[Prompt]:
@@ -28,19 +31,17 @@ def _from_file(file: Path) -> list[Prompt]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not valid UTF-8"
         raise InvalidSettings(f"--prompts {file} cannot be read: {reason}; name a file of JSON lines") from None
-    prompts = [_prompt(file, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                read = _Line.model_validate_json(line)
+            except ValidationError:
+                raise InvalidSettings(
+                    f"line {number} of {file} is not a prompt; each line must be a JSON object with a text called "
+                    "`prompt`, and perhaps one called `category`"
+                ) from None
+            prompts.append(Prompt("", read.category, "", read.prompt))
     if not prompts:
         raise InvalidSettings(f"--prompts {file} holds no prompt; write JSON lines with a `prompt` field into it")
     return prompts
-
-
-def _prompt(file: Path, number: int, line: str) -> Prompt:
-    try:
-        record: Any = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or not record["prompt"]:
-        raise InvalidSettings(
-            f"line {number} of {file} is not a prompt; each line must be a JSON object with a text called `prompt`"
-        )
-    return Prompt("", str(record.get("category", UNSORTED)), "", record["prompt"])

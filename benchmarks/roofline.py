@@ -14,12 +14,11 @@ import argparse
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from timeit import timeit
 from typing import get_args
 
 import torch
@@ -61,7 +60,7 @@ class Variant:
     def time_s(self, rows: int) -> float:
         """Seconds that one pass takes."""
         torch.set_num_threads(self.threads)
-        return _time_s(partial(self.runner.forward, [Rows(self.slot, POSITION, tuple(range(rows)))]))
+        return timeit(partial(self.runner.forward, [Rows(self.slot, POSITION, tuple(range(rows)))]), number=1)
 
     def work(self, rows: int) -> tuple[int, int]:
         """The least work of one pass; embeddings are looked up and cost nothing.
@@ -90,7 +89,8 @@ class Variant:
         array = torch.zeros(self.work(1)[0] // 4)
         left, right = torch.randn(2, _PRODUCT_SIDE, _PRODUCT_SIDE)
         read_s, product_s = (
-            median(_time_s(work) for _ in range(_REPEATS)) for work in (array.sum, partial(torch.mm, left, right))
+            median(timeit(work, number=1) for _ in range(_REPEATS))
+            for work in (array.sum, partial(torch.mm, left, right))
         )
         return array.numel() * 4 / read_s, 2 * _PRODUCT_SIDE**3 / product_s
 
@@ -110,8 +110,11 @@ def roofline_table(title: str, variants: Sequence[Variant], rows: Sequence[int])
     """For each variant and each number of rows: the floor of a pass, its time, and its time beside a busy core."""
     ceilings = {variant.name: variant.ceiling() for variant in variants}
     alone_s = _median_times_s(variants, rows)
-    with _busy_core():
-        busy_s = _median_times_s(variants, rows)
+    with subprocess.Popen([sys.executable, "-c", _BUSY]) as busy:
+        try:
+            busy_s = _median_times_s(variants, rows)
+        finally:
+            busy.kill()
     table = Table(title=f"{title}: one session, after {POSITION} cells", title_justify="left")
     table.add_column("weights, threads")
     for column in ("GB/s", "GFLOP/s", "rows", "MB", "GFLOP", "floor ms", "pass ms", "share", "beside a busy core, ms"):
@@ -143,22 +146,6 @@ def _median_times_s(variants: Sequence[Variant], rows: Sequence[int]) -> dict[tu
     times = [[variant.time_s(count) for variant, count in cases] for _ in range(_WARM_UPS + _REPEATS)]
     medians = map(median, zip(*times[_WARM_UPS:], strict=True))
     return {(variant.name, count): each for (variant, count), each in zip(cases, medians, strict=True)}
-
-
-def _time_s(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-@contextmanager
-def _busy_core() -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, "-c", _BUSY])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def main() -> None:

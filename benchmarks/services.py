@@ -12,8 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, NoReturn
 
 from benchmarks.environments import Environment
 from benchmarks.hosted import COORDINATOR
@@ -80,18 +79,16 @@ class ServiceProcess:
             others: processes, this one included, whose end ends the wait.
         """
         report(f"waiting for the {self.kind} to start")
-        reading = asyncio.create_task(self._read_address(report))
-        ends = [(asyncio.create_task(each.process.wait()), each) for each in others]
-        tasks: list[asyncio.Task[Any]] = [reading, *(task for task, _ in ends)]
+        waits = [*(each.end() for each in others), self._read_address(report)]
+        tasks = [asyncio.create_task(wait) for wait in waits]
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task, service in ends:
-                if task.done():
-                    raise Unavailable(f"the {service.kind} ended at its start: {service.last_words()}")
-            return await reading
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            # An end comes before an address that was said shortly before.
+            return next(task for task in tasks if task in done).result()
         finally:
-            for each in tasks:
-                each.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read_address(self, report: Report) -> str:
         assert self.process.stdout is not None
@@ -101,47 +98,33 @@ class ServiceProcess:
                 if "address" in said:
                     return str(said["address"])
                 report(str(said["waiting"]))
-        await self.process.wait()
-        raise Unavailable(f"the {self.kind} ended at its start: {self.last_words()}")
+        return await self.end()
 
-    def last_words(self) -> str:
-        """The last line that it wrote to stderr."""
+    async def end(self) -> NoReturn:
+        """Wait until it ends, and raise what it said last."""
+        await self.process.wait()
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"exit status {self.process.returncode}"
+        last_words = lines[-1] if lines else f"exit status {self.process.returncode}"
+        raise Unavailable(f"the {self.kind} ended at its start: {last_words}")
 
 
 @asynccontextmanager
 async def hosted(kind: str, cores: Sequence[int], arguments: Sequence[str]) -> AsyncIterator[ServiceProcess]:
     """A service in a process of its own, which ends with the block."""
     with tempfile.TemporaryFile() as errors:
+        command = (sys.executable, "-m", "benchmarks.hosted", kind, ",".join(map(str, cores)), *arguments)
+        # In a session of its own: Ctrl-C is for this process to handle.
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "benchmarks.hosted",
-            kind,
-            ",".join(map(str, cores)),
-            *arguments,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=errors,
-            cwd=Path.cwd(),
-            # Only this process handles Ctrl-C.
-            start_new_session=True,
+            *command, stdin=PIPE, stdout=PIPE, stderr=errors, start_new_session=True
         )
+        assert process.stdin is not None
         try:
             yield ServiceProcess(kind, process, errors)
         finally:
-            await _end(process)
-
-
-async def _end(process: Process) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        async with asyncio.timeout(_STOP_S):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+            process.stdin.close()
+            try:
+                await asyncio.wait_for(process.wait(), _STOP_S)
+            except TimeoutError:
+                process.kill()
+                await process.wait()

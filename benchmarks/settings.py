@@ -19,20 +19,26 @@ def _some_of(known: tuple[str, ...]) -> Constraint:
     return Constraint(f"one or more of {', '.join(known)}", lambda names: bool(names) and set(names) <= set(known))
 
 
-def _positive_whole(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) > 0
+def _windows(texts: tuple[str, ...]) -> bool:
+    return set(texts) <= {str(tokens) for tokens in range(1, MOST_WINDOW_TOKENS + 1)}
 
 
-def _temperature(text: str) -> bool:
+def _temperatures(texts: tuple[str, ...]) -> bool:
     try:
-        return 0 <= float(text) < float("inf")
+        return bool(texts) and all(0 <= float(text) < float("inf") for text in texts)
     except ValueError:
         return False
 
 
 _MOST_MS = 1e6
-_ABOVE_0 = Constraint(f"above 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 < value <= _MOST_MS))
-_FROM_0 = Constraint(f"at least 0, and at most {_MOST_MS:,.0f}", lambda value: bool(0 <= value <= _MOST_MS))
+_PassMs = Annotated[
+    float | None, Constraint(f"above 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 < ms <= _MOST_MS))
+]
+    float | None, Constraint(f"above 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 < ms <= _MOST_MS))
+]
+_WaitMs = Annotated[
+    float | None, Constraint(f"at least 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 <= ms <= _MOST_MS))
+]
 
 
 class BenchSettings(Settings):
@@ -48,13 +54,7 @@ class BenchSettings(Settings):
         ),
     )
     arms: Annotated[Words, _some_of(ARMS)] = Field(default=ARMS, description="speculation to measure")
-    lockstep_windows: Annotated[
-        Words,
-        Constraint(
-            f"whole numbers from 1 to {MOST_WINDOW_TOKENS}",
-            lambda each: all(_positive_whole(one) and int(one) <= MOST_WINDOW_TOKENS for one in each),
-        ),
-    ] = Field(
+    lockstep_windows: Annotated[Words, Constraint(f"whole numbers from 1 to {MOST_WINDOW_TOKENS}", _windows)] = Field(
         default=("3", "5", "7"),
         description="windows of the lockstep arm, in tokens; the fastest one is reported as lockstep",
     )
@@ -64,53 +64,35 @@ class BenchSettings(Settings):
     peer_dtypes: Annotated[Words, _some_of(PEER_DTYPES)] = Field(
         default=("float32", "bfloat16"), description="weights' types that the search for a peer's best setting tries"
     )
-    preset: Literal["embedded", "gpt2"] | None = Field(
-        default=None, description="a pair of models by name, embedded if none is named"
-    )
+    preset: Literal["embedded", "gpt2"] | None = Field(default=None, description="a pair of models; left out: embedded")
     target: str = Field(default="", description="instead of the preset's: a folder or a hub id")
     draft: str = Field(default="", description="instead of the preset's: a folder, a hub id, or none")
-    grow_target: str = Field(
-        default="", description="enlarge the target to this many parameters, for example 350M; the results stay"
-    )
+    grow_target: str = Field(default="", description="enlarge the target to this size, such as 350M; the results stay")
     grow_draft: str = Field(default="", description="the same for the draft model, for example 25M")
     dtype: Dtype = Field(default="float32", description="of the target's weights")
     draft_dtype: Dtype | None = Field(default=None, description="of the draft model's weights; left out: the target's")
-    numerics: Literal["exact", "fast"] = Field(
-        default="exact", description="the verifier's; fast: differences are counted with their margins"
-    )
-    target_threads: int = Field(default=0, ge=0, description="0: the environment's choice")
-    draft_threads: int = Field(default=0, ge=0, description="0: the environment's choice")
-    draft_device: Literal["cuda", "cpu"] = Field(
-        default="cuda", description="where the draft model runs under --env gpu"
-    )
-    verify_ms: Annotated[float | None, _ABOVE_0] = Field(
-        default=None, description="--env emulated: length of a verify pass, 30 if left out"
-    )
-    draft_ms: Annotated[float | None, _ABOVE_0] = Field(
-        default=None, description="--env emulated: length of a draft pass, 3 if left out"
-    )
-    rtt_ms: Annotated[float | None, _FROM_0] = Field(
-        default=None, description="--env emulated: round trip between drafter and verifier, 1 if left out"
-    )
-    row_ms: Annotated[float | None, _FROM_0] = Field(
-        default=None, description="--env emulated: what each row of a verify pass after the first adds; 0 if left out"
-    )
+    numerics: Literal["exact", "fast"] = Field(default="exact", description="the verifier's; fast: tokens may differ")
+    draft_device: Literal["cuda", "cpu"] = Field(default="cuda", description="--env gpu: where the draft model runs")
+    verify_ms: _PassMs = Field(default=None, description="--env emulated: length of a verify pass; left out: 30")
+    draft_ms: _PassMs = Field(default=None, description="--env emulated: length of a draft pass; left out: 3")
+    rtt_ms: _WaitMs = Field(default=None, description="--env emulated: round trip drafter to verifier; left out: 1")
+    row_ms: _WaitMs = Field(default=None, description="--env emulated: what a further row adds to a pass; left out: 0")
     verifier_arguments: Words = Field(default=(), description="further flags for the verifier")
     drafter_arguments: Words = Field(default=(), description="further flags for the drafter")
     window: int = Field(
         default=0,
         ge=0,
         le=MOST_WINDOW_TOKENS,
-        description="most drafted tokens of a pass but for lockstep; 0: each arm's own",
+        description="most drafted tokens of a pass but for lockstep; 0: automatic",
     )
     prompts: str = Field(
-        default="", description="JSON lines, each with a prompt and perhaps a category; empty: built-in prompts"
+        default="", description="JSON lines with a prompt and perhaps a category; empty: built-in ones"
     )
     count: int = Field(default=12, ge=1, description="prompts to use, a category at a time")
     max_tokens: int = Field(default=128, ge=1, description="tokens to generate for each")
-    temperatures: Annotated[
-        Words, Constraint("numbers from 0 on", lambda each: bool(each) and all(_temperature(one) for one in each))
-    ] = Field(default=("0", "0.8"), description="each measured apart")
+    temperatures: Annotated[Words, Constraint("numbers from 0 on", _temperatures)] = Field(
+        default=("0", "0.8"), description="each measured apart"
+    )
     repeat: int = Field(default=1, ge=1, description="runs of each prompt, with a seed each")
     json_file: str = Field(default="", alias="json", description="file to write every figure to")
     report: str = Field(default="", description="folder to write plots and a page to")

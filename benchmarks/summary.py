@@ -7,78 +7,67 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.figures import Measured, arm_figures
-from benchmarks.measurement import median_speed, speed_ratio
 from sybil_engine.core.types import Speculation
 
 
-def summary(
-    title: str,
-    measured: Measured,
-    categories: Mapping[str, Measured],
-    figures: Mapping[str, Any],
-    windows: Sequence[int],
-) -> list[RenderableType]:
+def summary(title: str, figures: Mapping[str, Any], windows: Sequence[int]) -> list[RenderableType]:
     """Tables and remarks, in the order in which they are shown.
 
     Args:
-        categories: the same measurements by prompt category.
-        figures: the JSON figures of this temperature.
-        windows: the lockstep windows that were tried, in tokens.
+        figures: what JSON says of this temperature.
+        windows: of lockstep, that were tried; in tokens.
     """
-    peers = [name for name in measured if name.startswith("transformers")]
-    fastest_peer = max(peers, key=lambda name: median_speed(measured[name]), default="")
+    arms = figures["arms"]
+    peers = [name for name in arms if name.startswith("transformers")]
+    fastest_peer = max(peers, key=lambda name: _speed(arms[name]), default="")
     wanted = (Speculation.OFF.value, Speculation.LOCKSTEP.value, fastest_peer)
-    against = [name for name in wanted if name in measured] or [next(iter(measured))]
-    parts: list[RenderableType] = [_arms_table(title, measured, against)]
-    if len(categories) > 1:
-        parts.append(_category_table(categories, against[0]))
+    against = [name for name in wanted if name in arms] or [next(iter(arms))]
+    parts: list[RenderableType] = [_arms_table(title, figures, against)]
+    if len(figures["categories"]) > 1:
+        parts.append(_category_table(figures["categories"], against[0]))
     return [*parts, *(Text(line) for line in _remarks(figures, windows))]
 
 
-def _arms_table(title: str, measured: Measured, against: Sequence[str]) -> Table:
-    """One row for each arm: speed, ratios to the arms in `against`, rates."""
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("arm")
+def _arms_table(title: str, figures: Mapping[str, Any], against: Sequence[str]) -> Table:
+    """One row an arm: speed, ratios to the arms in `against`, rates."""
     ratios = [f"x {name}" for name in against]
-    for column in ("tokens/s", *ratios, "acceptance", "tokens/pass", "verifier idle", "gap p50", "overlap"):
-        shown.add_column(column, justify="right")
-    for name, measurements in measured.items():
-        figures = arm_figures(measurements)
-        cells = [f"{figures['tokens_per_second']['median']:.1f}"]
+    rates = {"acceptance_rate": ".2f", "tokens_per_pass": ".2f", "verifier_idle": ".1%", "overlap": ".2f"}
+    shown = _table(title, ("tokens/s", *ratios, "acceptance", "tokens/pass", "verifier idle", "overlap", "gap p50"))
+    for name, arm in figures["arms"].items():
+        cells = [f"{_speed(arm):.1f}"]
         for other in against:
-            ratio = speed_ratio(measurements, measured[other])
-            cells.append("" if other == name else f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]")
-        gap_ns = figures["gap_between_passes_ns"]
-        shown.add_row(
-            name,
-            *cells,
-            _cell(figures["acceptance_rate"], ".2f"),
-            _cell(figures["tokens_per_pass"], ".2f"),
-            _cell(figures["verifier_idle"], ".1%"),
-            "" if gap_ns is None else f"{gap_ns / 1e6:.2f} ms",
-            _cell(figures["overlap"], ".2f"),
-        )
+            ratio = figures["ratios"].get(f"{name}/{other}")
+            cells.append(f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio else "")
+        cells += ["" if arm[rate] is None else format(arm[rate], spec) for rate, spec in rates.items()]
+        gap_ns = arm["gap_between_passes_ns"]
+        shown.add_row(name, *cells, "" if gap_ns is None else f"{gap_ns / 1e6:.2f} ms")
     return shown
 
 
-def _cell(value: float | None, spec: str) -> str:
-    return "" if value is None else format(value, spec)
-
-
-def _category_table(categories: Mapping[str, Measured], against: str) -> Table:
-    """One row for each arm, one column for each category: tokens per second, and the ratio to one arm."""
-    shown = Table(title="tokens/s by prompt category", title_justify="left")
-    shown.add_column("arm")
-    for category, measured in categories.items():
-        shown.add_column(f"{category} ({len(measured[against])})", justify="right")
-    for name in next(iter(categories.values())):
-        cells = (
-            f"{median_speed(measured[name]):.1f} ({speed_ratio(measured[name], measured[against]).median:.2f}x)"
-            for measured in categories.values()
-        )
-        shown.add_row(name, *cells)
+def _category_table(categories: Mapping[str, Any], against: str) -> Table:
+    """One row an arm, one column a category: tokens per second, and the ratio to one arm."""
+    headings = [f"{name} ({figures['arms'][against]['completions']})" for name, figures in categories.items()]
+    shown = _table("tokens/s by prompt category", headings)
+    for arm in next(iter(categories.values()))["arms"]:
+        cells = []
+        for figures in categories.values():
+            ratio = 1.0 if arm == against else figures["ratios"][f"{arm}/{against}"]["median"]
+            cells.append(f"{_speed(figures['arms'][arm]):.1f} ({ratio:.2f}x)")
+        shown.add_row(arm, *cells)
     return shown
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("arm")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _speed(arm: Mapping[str, Any]) -> float:
+    speed: float = arm["tokens_per_second"]["median"]
+    return speed
 
 
 def _remarks(figures: Mapping[str, Any], windows: Sequence[int]) -> Iterator[str]:

@@ -4,10 +4,10 @@ import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
-from benchmarks.arms import Arm, BenchTask
+from benchmarks.arms import BenchTask, EngineArm
 from benchmarks.services import RunningServices
 from coordinator.clients import DrafterClient, VerifierClient
 from coordinator.patience import Patience
@@ -112,7 +112,7 @@ class RecordedDrafter:
 
 
 async def trace_session(
-    services: RunningServices, delay_ns: int, arm: Arm, task: BenchTask, sampling: SamplingParams, max_tokens: int
+    services: RunningServices, delay_ns: int, arm: EngineArm, task: BenchTask, sampling: SamplingParams, max_tokens: int
 ) -> SessionTrace:
     """Complete one task under an arm's policy and return all its messages.
 
@@ -138,6 +138,8 @@ async def trace_session(
             stop_token_ids=frozenset((await verifier.describe()).end_token_ids),
             max_position=len(task.prompt) + max_tokens,
             session_id=f"trace-{arm.name}",
+            plan=first_plan(arm.speculation, arm.window_tokens),
+            window_tokens=arm.window_tokens,
         )
 
         @contextmanager
@@ -152,9 +154,6 @@ async def trace_session(
             with drafter.session() as stream:
                 yield RecordedDrafter(stream, trace)
 
-        assert arm.speculation is not None
-        plan = first_plan(arm.speculation, arm.window_tokens)
-        opening = replace(opening, plan=plan, window_tokens=arm.window_tokens)
         pipeline = Pipeline(opening, open_verifier, open_drafter, Meter(), Patience())
         async with aclosing(pipeline.run()) as session:
             async for _ in session:

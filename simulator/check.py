@@ -31,30 +31,21 @@ class CheckedArm:
     """An arm as measured, and as simulated with the times that it was measured under.
 
     Attributes:
-        off_measured, off_simulated: tokens per second of plain decoding.
+        ratio, simulated_ratio: speed of decoding as a multiple of plain decoding.
     """
 
     name: str
     point: Point
     measured: Outcome
     simulated: Outcome
-    off_measured: float
-    off_simulated: float
-
-    @property
-    def ratio(self) -> float:
-        """Measured decoding speed as a multiple of plain decoding."""
-        return self.measured.decode_tokens_per_second / self.off_measured
-
-    @property
-    def simulated_ratio(self) -> float:
-        return self.simulated.decode_tokens_per_second / self.off_simulated
+    ratio: float
+    simulated_ratio: float
 
     @property
     def difference(self) -> float:
         """Simulated / measured - 1: of the speed for `off`, of the ratio for other arms."""
         if self.name == OFF:
-            return self.off_simulated / self.off_measured - 1
+            return self.simulated.decode_tokens_per_second / self.measured.decode_tokens_per_second - 1
         return self.simulated_ratio / self.ratio - 1
 
     @property
@@ -156,8 +147,11 @@ class EngineCheck:
                     f"the texts in {file} are so short that an arm is done after its first pass; measure and record "
                     "longer ones, with --max-tokens 96 for example"
                 )
-        off = measured[OFF].decode_tokens_per_second, simulated[OFF].decode_tokens_per_second
-        arms = [CheckedArm(name, point, measured[name], simulated[name], *off) for name, point in points.items()]
+        arms = []
+        for name, point in points.items():
+            pairs = ((each[name], each[OFF]) for each in (measured, simulated))
+            ratios = [one.decode_tokens_per_second / off.decode_tokens_per_second for one, off in pairs]
+            arms.append(CheckedArm(name, point, measured[name], simulated[name], *ratios))
         return CheckedRun(temperature, len(same), len(traces) - len(same), arms)
 
     def _play(self, points: Mapping[str, Point], traces: Sequence[Trace], same: Sequence[int]) -> dict[str, Outcome]:

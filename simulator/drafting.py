@@ -92,11 +92,7 @@ class Drafting:
 
 
 def guesses_of(trace: Trace) -> list[tuple[Guess, ...]]:
-    """[tokens], the guesses at each position of a text, best first, without tokens that sampling rules out."""
-    return [
-        (ranked[0], *(guess for guess in ranked[1:] if guess.certainty > 0))
-        for ranked in (
-            [Guess(*guess) for guess in zip(ids, certainties, strict=True)]
-            for ids, certainties in zip(trace.shared_ids.tolist(), trace.shared_certainties.tolist(), strict=True)
-        )
-    ]
+    """[tokens], the guesses at each position of a text, best first; what sampling rules out is none."""
+    rows = zip(trace.shared_ids.tolist(), trace.shared_certainties.tolist(), strict=True)
+    ranked = ([Guess(*guess) for guess in zip(*row, strict=True)] for row in rows)
+    return [(best, *(guess for guess in others if guess.certainty > 0)) for best, *others in ranked]

@@ -1,14 +1,11 @@
 """Virtual time: what happens next."""
 
-import heapq
 from collections.abc import Callable
-from itertools import count
-
-Action = Callable[[], None]
+from sched import scheduler
 
 
-class Events:
-    """Actions, ordered by the time at which they are due.
+class Events(scheduler):
+    """Actions by the moment at which they are due; `run` runs them, and those that they add, until none is left.
 
     Attributes:
         now_ns: the time of the running action.
@@ -16,19 +13,15 @@ class Events:
 
     def __init__(self) -> None:
         self.now_ns = 0
-        self._due: list[tuple[int, bool, int, Action]] = []
-        self._number = count()
+        super().__init__(lambda: self.now_ns, self._pass_time)
 
-    def at(self, time_ns: int, action: Action, *, last: bool = False) -> None:
-        """Run an action at a time.
+    def _pass_time(self, duration_ns: float) -> None:
+        self.now_ns += int(duration_ns)
+
+    def at(self, time_ns: int, action: Callable[[], None], *, last: bool = False) -> None:
+        """Run an action at a moment.
 
         Args:
             last: after all other actions of that time.
         """
-        heapq.heappush(self._due, (time_ns, last, next(self._number), action))
-
-    def run(self) -> None:
-        """Run all actions in order, including those that they add."""
-        while self._due:
-            self.now_ns, _, _, action = heapq.heappop(self._due)
-            action()
+        self.enterabs(time_ns, last, action)

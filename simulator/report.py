@@ -6,8 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
+from simulator.check import TOLERANCE, CheckedRun
 from simulator.storage import Recording
-from simulator.tournament import Match, Score
+from simulator.tournament import Match
 from simulator.trace import Trace
 
 
@@ -21,21 +22,21 @@ def table_of(title: str, subject: str, figures: Sequence[str]) -> Table:
 
 
 def match_table(match: Match) -> Table:
-    """One point at one temperature, a row for each contender."""
-    figures = ("/ off", "/ lockstep", "tokens/pass", "idle")
-    table = table_of(f"temperature {match.temperature:g}: {match.point}", "player", figures)
+    """One point at one temperature, a contender a row."""
+    headings = ("/ off", "/ lockstep", "tokens/pass", "idle")
+    table = table_of(f"temperature {match.temperature:g}: {match.point}", "player", headings)
     table.add_column("best setting", overflow="fold")
-    best = max(score.outcome.tokens_per_second for score in match.scores.values())
-    for name, score in match.scores.items():
-        speed = score.outcome.tokens_per_second
+    players = _match_figures(match)["players"]
+    best = max(figures["tokens_per_second"] for figures in players.values())
+    for name, figures in players.items():
         table.add_row(
             name,
-            f"{speed / match.off:.2f}",
-            f"{speed / match.best_lockstep:.2f}",
-            f"{score.outcome.tokens_per_pass:.2f}",
-            f"{score.outcome.verifier_idle:.0%}",
-            score.setting,
-            style="bold" if speed == best else None,
+            f"{figures['ratio_to_off']:.2f}",
+            f"{figures['ratio_to_best_lockstep']:.2f}",
+            f"{figures['tokens_per_pass']:.2f}",
+            f"{figures['verifier_idle']:.0%}",
+            figures["setting"],
+            style="bold" if figures["tokens_per_second"] == best else None,
         )
     return table
 
@@ -86,20 +87,60 @@ def figures(recording: Recording, matches: Sequence[Match], settings: Mapping[st
 
 
 def _match_figures(match: Match) -> dict[str, Any]:
-    return {
-        "temperature": match.temperature,
-        "point": asdict(match.point),
-        "players": {name: _score_figures(match, score) for name, score in match.scores.items()},
-    }
+    players = {}
+    for name, (setting, outcome) in match.scores.items():
+        players[name] = {
+            "setting": setting,
+            "tokens_per_second": outcome.tokens_per_second,
+            "ratio_to_off": outcome.tokens_per_second / match.off,
+            "ratio_to_best_lockstep": outcome.tokens_per_second / match.best_lockstep,
+            "tokens_per_pass": outcome.tokens_per_pass,
+            "verifier_idle": outcome.verifier_idle,
+        }
+    return {"temperature": match.temperature, "point": asdict(match.point), "players": players}
 
 
-def _score_figures(match: Match, score: Score) -> dict[str, Any]:
-    speed = score.outcome.tokens_per_second
-    return {
-        "setting": score.setting,
-        "tokens_per_second": speed,
-        "ratio_to_off": speed / match.off,
-        "ratio_to_best_lockstep": speed / match.best_lockstep,
-        "tokens_per_pass": score.outcome.tokens_per_pass,
-        "verifier_idle": score.outcome.verifier_idle,
-    }
+def check_table(run: CheckedRun) -> Table:
+    """One temperature, an arm a row."""
+    figures = ("tokens/s", "/ off", "simulated", "difference", f"within {TOLERANCE:.0%}")
+    passes = ("tokens/pass", "simulated", "pass, draft, trip in ms")
+    table = table_of(f"temperature {run.temperature:g}", "arm", (*figures, *passes))
+    for arm in run.arms:
+        point = arm.point
+        table.add_row(
+            arm.name,
+            f"{arm.measured.decode_tokens_per_second:.1f}",
+            f"{arm.ratio:.2f}",
+            f"{arm.simulated_ratio:.2f}",
+            f"{arm.difference:+.1%}",
+            "yes" if arm.agrees else "NO",
+            f"{arm.measured.tokens_per_pass:.2f}",
+            f"{arm.simulated.tokens_per_pass:.2f}",
+            f"{point.verify_ms:.1f}, {point.draft_ms:.1f}, {point.round_trip_ms:.1f}",
+        )
+    return table
+
+
+def remarks_on(runs: Sequence[CheckedRun]) -> list[str]:
+    """What a reader should know beside the tables, in sentences; the last one counts the arms that agree."""
+    arms = [arm for run in runs for arm in run.arms]
+    return [
+        "Speed of decoding, without prompts and first passes; / off: as a multiple of plain decoding, measured and "
+        "simulated. The difference of off is that of its tokens/s, that of other arms the multiple's.",
+        *(
+            f"temperature {run.temperature:g}: {run.left_out} of {run.left_out + run.compared} completions are left "
+            "out, their text is not the recorded one"
+            for run in runs
+            if run.left_out
+        ),
+        f"Within {TOLERANCE:.0%} of what was measured: {sum(arm.agrees for arm in arms)} of {len(arms)}.",
+    ]
+
+
+def check_figures(runs: Sequence[CheckedRun], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Every figure, after what was compared."""
+    checks = []
+    for run in runs:
+        arms = {arm.name: asdict(arm) | {"difference": arm.difference, "agrees": arm.agrees} for arm in run.arms}
+        checks.append({**asdict(run), "arms": arms})
+    return {**about, "tolerance": TOLERANCE, "checks": checks}

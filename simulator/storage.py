@@ -1,10 +1,12 @@
 """Trace files: NumPy arrays of all completions joined together, and a JSON header."""
 
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from sybil_engine.core.errors import InvalidRequest
 
 _FORMAT = "sybil-traces-2"
 _ABOUT_A_TRACE = {"prompt_id": str, "category": str, "temperature": float, "seed": int}
-_WIDE = ("shared_ids", "shared_certainties", "own_ids")
+_RANKED = ("shared_ids", "shared_certainties", "own_ids")
 _PER_TOKEN = {
     "target_ids": np.int32,
     "shared_ids": np.int32,
@@ -28,8 +30,7 @@ _PER_TOKEN = {
     "bonus_chance": np.float32,
     "bonus_matched": np.bool_,
 }
-_CHANCES = ("shared_certainties", "overlap", "bonus_chance")
-# Sums in single precision may end a little above 1.
+# Sums of single precision end a little above 1.
 _MOST_CHANCE = 1.001
 
 
@@ -70,13 +71,8 @@ def check_writable(file: Path) -> None:
     """
     if file.is_dir():
         raise UnusableTraces(f"{file} is a folder; name a file to write to")
-    try:
-        existed = file.exists()
-        file.open("ab").close()
-        if not existed:
-            file.unlink()
-    except OSError as error:
-        raise UnusableTraces(f"{file} cannot be written: {error.strerror}; name another file") from error
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UnusableTraces(f"{file} cannot be written; name a file in a folder that can be")
 
 
 def save(recording: Recording, file: Path) -> None:
@@ -135,12 +131,10 @@ def load(file: Path) -> Recording:
 
 
 def _checked(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    expected = 2 if name in _WIDE else 1
-    if array.ndim != expected or (expected == 2 and array.shape[1] != RANKS):
+    if array.shape[1:] != ((RANKS,) if name in _RANKED else ()):
         raise ValueError(f"{name} has the shape {array.shape}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"{name} holds what is no number")
-    if name in _CHANCES and array.size and not (array.min() >= 0 and array.max() <= _MOST_CHANCE):
+    # All that is no whole number is a probability. No comparison holds for what is no number.
+    if array.dtype.kind == "f" and not ((array >= 0) & (array <= _MOST_CHANCE)).all():
         raise ValueError(f"{name} holds what is no probability")
     return array
 
@@ -153,12 +147,9 @@ def _cut(completions: Sequence[Mapping[str, Any]], arrays: Mapping[str, NDArray[
         if len(array) != sum(lengths):
             raise ValueError(f"{name} has {len(array)} tokens, the header says {sum(lengths)}")
     traces = []
-    start = 0
-    for completion, length in zip(completions, lengths, strict=True):
-        fields: dict[str, Any] = {name: kind(completion[name]) for name, kind in _ABOUT_A_TRACE.items()}
-        fields |= {name: array[start : start + length] for name, array in arrays.items()}
-        traces.append(Trace(**fields))
-        start += length
+    for completion, end, length in zip(completions, accumulate(lengths), lengths, strict=True):
+        fields: dict[str, Any] = {name: array[end - length : end] for name, array in arrays.items()}
+        traces.append(Trace(**fields, **{name: kind(completion[name]) for name, kind in _ABOUT_A_TRACE.items()}))
     return traces
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from simulator.players.amusd import Amusd
 from simulator.players.dsi import Dsi
@@ -19,9 +20,8 @@ OFF = "off"
 LOCKSTEPS = ("lockstep", "lockstep, ratio test")
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A contender's result at one point with its best setting."""
+class Score(NamedTuple):
+    """How a contender did at one point with its best setting."""
 
     setting: str
     outcome: Outcome

@@ -79,12 +79,6 @@ class Trace:
         """[tokens + 1], the first position from each one on where the ratio test rejects."""
         return next_failures(self.accepted.tolist())
 
-    @cached_property
-    def matches(self) -> list[bool]:
-        """[tokens], `bonus_matched` as plain booleans."""
-        matched: list[bool] = self.bonus_matched.tolist()
-        return matched
-
 
 def next_failures(succeeded: Sequence[bool]) -> list[int]:
     """For each position, the first one from there on that did not succeed; the length if there is none.

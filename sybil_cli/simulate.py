@@ -176,8 +176,8 @@ def _play(recording: Any, trace_file: Path, temperatures: list[float], options: 
 def _check(recording: Any, trace_file: Path, bench_file: Path, temperatures: list[float]) -> dict[str, Any]:
     """Compare what is simulated with what a benchmark measured; returns every figure."""
     from simulator.check import EngineCheck, check_same
-    from simulator.check_report import check_figures, check_table, remarks_on
     from simulator.measured import load_bench
+    from simulator.report import check_figures, check_table, remarks_on
 
     bench = load_bench(bench_file)
     temperatures = temperatures or list(bench.runs)

@@ -1,16 +1,13 @@
 """AMUSD: both models run all the time, and the verifier judges whatever has been drafted."""
 
-from dataclasses import dataclass
-
-from simulator.players.player import Outcome
+from simulator.players.player import Outcome, WindowPlayer
 from simulator.point import Point
 from simulator.trace import Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Amusd:
-    """A pass judges all tokens drafted so far, at least one. Its own token after an accepted window is compared with
-    the drafter's guess. If they differ, all tokens in flight are dropped.
+class Amusd(WindowPlayer):
+    """A pass judges every drafted token there is, at least one. The token that it yields after an accepted window is
+    compared with the drafter's own guess: if they differ, all that is in flight dies.
 
     Published for greedy decoding. At other temperatures it is played with the ratio test, where the drafter's guess is
     an independent draw.
@@ -18,15 +15,9 @@ class Amusd:
     Source: McDanel 2024 (arXiv 2410.17375).
     """
 
-    window_tokens: int
-
-    @property
-    def setting(self) -> str:
-        return f"window up to {self.window_tokens}"
-
     def play(self, trace: Trace, point: Point) -> Outcome:
         """See `Player.play`."""
-        rejections, matches = trace.own_rejections, trace.matches
+        rejections, matches = trace.own_rejections, trace.bonus_matched
         now_ms = idle_ms = drafting_since_ms = 0.0
         position = start = passes = 0
 

@@ -1,24 +1,15 @@
 """Draft-then-verify under the ratio test: one model works while the other waits."""
 
-from dataclasses import dataclass
-
-from simulator.players.player import Outcome
+from simulator.players.player import Outcome, WindowPlayer
 from simulator.point import Point
 from simulator.trace import Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Lockstep:
-    """Draft a window, send it, judge it, send the verdict back; then the next window.
+class Lockstep(WindowPlayer):
+    """Draft a window, send it, judge it, send back what came of it; then the next window.
 
     Source: Leviathan, Kalman, Matias 2023 (arXiv 2211.17192); Chen et al. 2023 (arXiv 2302.01318).
     """
-
-    window_tokens: int
-
-    @property
-    def setting(self) -> str:
-        return f"window {self.window_tokens}"
 
     def play(self, trace: Trace, point: Point) -> Outcome:
         """See `Player.play`."""

@@ -1,29 +1,20 @@
 """PEARL: the drafter never waits, and the position after a window is judged with the next window."""
 
-from dataclasses import dataclass
-
-from simulator.players.player import Outcome
+from simulator.players.player import Outcome, WindowPlayer
 from simulator.point import Point
 from simulator.trace import Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Pearl:
-    """Pre-verify: after a rejection, a pass over the committed text judges the first token of the window that is being
-    drafted meanwhile. Post-verify: a pass judges one window while the next is drafted, and yields no token of its own
-    if all are accepted. A rejection drops everything in flight.
+class Pearl(WindowPlayer):
+    """Pre-verify: after a rejection a pass on the committed text alone judges the first token of the window that is
+    being drafted meanwhile. Post-verify: a pass judges one window while the next one is drafted, and yields no token of
+    its own when all are accepted. A rejection ends everything in flight.
 
     Published as rounds in which both sides wait for each other. Here blocks and verdicts are pushed, which can only be
     faster.
 
     Source: Liu et al. 2024 (arXiv 2408.11850).
     """
-
-    window_tokens: int
-
-    @property
-    def setting(self) -> str:
-        return f"window {self.window_tokens}"
 
     def play(self, trace: Trace, point: Point) -> Outcome:
         """See `Player.play`."""

@@ -65,6 +65,17 @@ class Player(Protocol):
         """Produce the trace's text."""
 
 
+@dataclass(frozen=True, slots=True)
+class WindowPlayer:
+    """A policy that is set by the length of its window; a base for players."""
+
+    window_tokens: int
+
+    @property
+    def setting(self) -> str:
+        return f"window {self.window_tokens}"
+
+
 def play_all(player: Player, traces: Iterable[Trace], point: Point) -> Outcome:
     """Produce the text of every trace, one after the other."""
     return sum((player.play(trace, point) for trace in traces), Outcome())

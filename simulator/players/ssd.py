@@ -1,8 +1,9 @@
 """SSD, also called Saguaro: while a window is judged, a continuation is drafted for each of its likely outcomes."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from simulator.players.player import Outcome
 from simulator.point import Point
@@ -82,28 +83,17 @@ def geometric_fan_outs(window_tokens: int, acceptance_rate: float, exponent: flo
     weights = [chance ** (1 / (1 + exponent)) for chance in chances]
     budget = UNIFORM_GUESSES * (window_tokens + 1)
     fan_outs = [0] * len(weights)
-    # The outcome with the fewest guesses for its weight gets the next one.
-    for _ in range(budget):
+    # Whichever outcome has the fewest guesses for its weight gets the next one.
+    while sum(fan_outs) < min(budget, RANKS * len(fan_outs)):
         growing = [index for index, fan_out in enumerate(fan_outs) if fan_out < RANKS]
-        if not growing:
-            break
         fan_outs[max(growing, key=lambda index: weights[index] / (fan_outs[index] + 0.5))] += 1
     return tuple(fan_outs)
 
 
 def miss_exponent(traces: Sequence[Trace]) -> float:
-    """The exponent of the best power-law fit of how often F guesses miss, for F from 2 to 8."""
-    ranks = [
-        bonus if accepted else correction
-        for trace in traces
-        for accepted, bonus, correction in zip(
-            trace.accepted.tolist(), trace.bonus_ranks, trace.correction_ranks, strict=True
-        )
-    ]
-    products = squares = 0.0
-    for guesses in range(2, RANKS + 1):
-        # One extra miss keeps the logarithm finite for a trace that never misses.
-        miss_rate = (sum(rank >= guesses for rank in ranks) + 1) / (len(ranks) + 1)
-        products -= math.log(miss_rate) * math.log(guesses)
-        squares += math.log(guesses) ** 2
-    return products / squares
+    """The exponent of the power law that fits best how often F guesses miss, F from 2 to 8."""
+    ranks = np.concatenate([np.where(each.accepted, each.bonus_ranks, each.correction_ranks) for each in traces])
+    guesses = np.arange(2, RANKS + 1)
+    # One imagined miss keeps a trace that never misses finite.
+    misses = ((ranks >= guesses[:, None]).sum(axis=1) + 1) / (len(ranks) + 1)
+    return -float(np.log(misses) @ np.log(guesses) / (np.log(guesses) @ np.log(guesses)))

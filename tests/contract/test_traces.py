@@ -11,7 +11,7 @@ from rich.text import Text
 
 from benchmarks.anatomy import PARTS, Anatomy, acceptance_by_position, anatomy_figures
 from benchmarks.arms import BenchTask
-from benchmarks.engine import ServedEngine
+from benchmarks.engine import BenchEngine
 from benchmarks.figures import machine, measured_figures, versions
 from benchmarks.measurement import Measurement
 from benchmarks.page import ReportedRun, write_report
@@ -32,7 +32,7 @@ def traced(*speculations: Speculation) -> dict[str, Anatomy]:
         async with serving(ToyVerifier(pass_s=0.004), ToyDrafter(step_s=0.001)) as (verifier, drafter):
             services = RunningServices("", verifier.address, drafter.address)
             async with connected(verifier.address) as client:
-                engine = ServedEngine(services, client, delay_ns=0)
+                engine = BenchEngine(client.generate, services)
                 arms = [engine.arm(each.value, each, 0) for each in speculations]
                 task = BenchTask(PROMPT, SEED)
                 traces = {arm.name: await engine.trace(arm, task, SamplingParams(), TOKENS) for arm in arms}

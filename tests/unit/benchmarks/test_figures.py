@@ -2,16 +2,9 @@
 
 import pytest
 
-from benchmarks.arms import BenchTask, first_commit_tokens
+from benchmarks.arms import BenchTask, by_category, first_commit_tokens, with_best_lockstep
 from benchmarks.differences import find_differences
-from benchmarks.figures import (
-    by_category,
-    measured_figures,
-    measurement_figures,
-    round_figures,
-    verifier_idle,
-    with_best_lockstep,
-)
+from benchmarks.figures import measured_figures, measurement_figures, round_figures, verifier_idle
 from benchmarks.measurement import Measurement, median_interval, speed_ratio
 from sybil_engine.core.types import TokenOrigin
 
@@ -127,5 +120,5 @@ def test_a_rounds_rest_is_what_neither_model_worked() -> None:
         "draft_ns": 15e6,
     }
     figures = round_figures([measurement(8, 1, **counts), measurement(8, 1, **counts)])
-    assert figures == {"mean_ns": pytest.approx(10e6), "without_models_ns": pytest.approx(3e6)}
+    assert figures == pytest.approx({"mean_ns": 10e6, "without_models_ns": 3e6})
     assert round_figures([measurement(8, 1)]) is None

@@ -39,7 +39,7 @@ def test_a_peers_greedy_tokens_are_the_targets_whatever_its_setting(setting: Pee
 
 
 def test_a_search_reports_every_setting_and_the_fastest_of_them(models: PeerModels) -> None:
-    search = PeerSearch(models, "float32", ("bfloat16",), TASKS, SamplingParams(temperature=0.8), 4, lambda step: None)
+    search = PeerSearch(models, ("float32", "bfloat16"), TASKS, SamplingParams(temperature=0.8), 4, lambda step: None)
     for name in ("transformers", "transformers-assisted", "transformers-lookup"):
         found = asyncio.run(search.find(name))
         settings = [setting for setting, _ in found.searched]

@@ -158,7 +158,7 @@ def rewritten_header(arrays: dict[str, NDArray[Any]], **changes: object) -> NDAr
         (lambda arrays: arrays.update(header=rewritten_header(arrays, completions=[])), "holds no completion"),
         (lambda arrays: arrays.update(target_ids=np.zeros(4)), "target_ids has 4 tokens, the header says 5"),
         (lambda arrays: arrays.update(own_ids=np.zeros((5, RANKS - 1))), "own_ids has the shape"),
-        (lambda arrays: arrays.update(overlap=np.full(5, np.nan)), "overlap holds what is no number"),
+        (lambda arrays: arrays.update(overlap=np.full(5, np.nan)), "overlap holds what is no probability"),
         (lambda arrays: arrays.update(target_ids=np.array(["a"] * 5)), "invalid literal"),
         (lambda arrays: arrays.update(header=rewritten_header(arrays, about=None)), "does not say what was recorded"),
         (lambda arrays: arrays.update(overlap=np.full(5, 5.0)), "overlap holds what is no probability"),
