@@ -34,8 +34,6 @@ _MOST_MS = 1e6
 _PassMs = Annotated[
     float | None, Constraint(f"above 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 < ms <= _MOST_MS))
 ]
-    float | None, Constraint(f"above 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 < ms <= _MOST_MS))
-]
 _WaitMs = Annotated[
     float | None, Constraint(f"at least 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 <= ms <= _MOST_MS))
 ]
