@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
+import uvloop
+
 from sybil_engine.core.errors import SybilError
 
 # Names, not imports: only one service runs in a process.
@@ -30,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         # Before any library counts the cores.
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     try:
-        asyncio.run(_host(kind, arguments))
+        uvloop.run(_host(kind, arguments))
     except SybilError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import uvloop
+
 from coordinator.routing import RoutingTable
 from coordinator.service import running_coordinator
 from coordinator.settings import CoordinatorSettings
@@ -71,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         await serve(settings, stop)
 
     try:
-        asyncio.run(run())
+        uvloop.run(run())
     except SybilError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return 2 if isinstance(error, InvalidRequest | PairMismatch) else 1

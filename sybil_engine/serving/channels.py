@@ -15,6 +15,8 @@ _KEEPALIVE: tuple[tuple[str, int], ...] = (
     ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # Messages are small and few; measuring the bandwidth costs a ping for each.
+    ("grpc.http2.bdp_probe", 0),
 )
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     *_KEEPALIVE,

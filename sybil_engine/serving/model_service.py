@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
+import uvloop
 from google.protobuf.descriptor import FileDescriptor
 
 from sybil_engine.core.errors import InvalidRequest, ModelError, SybilError, Unavailable
@@ -114,7 +115,7 @@ def run_service(serve: Callable[[Callable[[int], None], asyncio.Event], Awaitabl
         await serve(lambda port: None, stop)
 
     try:
-        asyncio.run(run())
+        uvloop.run(run())
     except SybilError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return 2 if isinstance(error, InvalidRequest | ModelError) else 1
