@@ -64,7 +64,7 @@ class Verifying:
             opening,
             0,
             SessionLimits(opening.max_position, ANY_TOKEN, window_tokens),
-            rule_for(opening, window_tokens, pace, experience.choice),
+            rule_for(opening, window_tokens, pace, experience.choice, by_chance=True),
             NoiseTape(opening.seed, ANY_TOKEN),
             lambda _: None,
             now_ns=0,

@@ -15,6 +15,7 @@ from sybil_engine.core.types import ModelDescription, PassTimings
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.draw import Draw, draw_rows
+from sybil_engine.sampling.judges import judge_for
 from sybil_engine.sampling.judges.judge import Verdict, Window
 from sybil_engine.serving.opening import check_opening
 from verifier_service.policy.choice import Choice
@@ -113,6 +114,7 @@ class Verifier:
             window_tokens,
             Pace(self._pass_times, self._alone_times),
             self._choices[opening.shares_processor],
+            by_chance=not judge_for(opening.acceptance_rule, opening.sampling).wants_distributions,
         )
         session = VerifierSession(
             opening,

@@ -2,7 +2,6 @@
 
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import Speculation
-from sybil_engine.sampling.judges import judge_for
 from verifier_service.policy.adaptive import Adaptive
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.pace import Pace
@@ -10,12 +9,14 @@ from verifier_service.policy.plan import Rule
 from verifier_service.policy.windows import FixedWindow, LearnedWindow, PlainDecoding
 
 
-def rule_for(opening: SessionOpen, most_tokens: int, pace: Pace, choice: Choice) -> Rule:
+def rule_for(opening: SessionOpen, most_tokens: int, pace: Pace, choice: Choice, *, by_chance: bool) -> Rule:
     """Choose the rule of a session.
 
     Args:
         most_tokens: the most drafted tokens that one pass may judge for it.
         choice: shared by all adaptive sessions of a verifier.
+        by_chance: whether windows may stop where drafted tokens are unlikely. Under the ratio test they may not:
+            drafted tokens must not influence which positions are judged.
     """
     match opening.plan.speculation:
         case Speculation.OFF:
@@ -27,6 +28,4 @@ def rule_for(opening: SessionOpen, most_tokens: int, pace: Pace, choice: Choice)
         case Speculation.HEDGED:
             return LearnedWindow(pace, most_tokens, hedged=True)
         case Speculation.AUTO:
-            # Under the ratio test, the drafted tokens must not influence which positions are judged.
-            by_chance = not judge_for(opening.acceptance_rule, opening.sampling).wants_distributions
             return Adaptive(pace, most_tokens, choice, greedy=opening.sampling.greedy, by_chance=by_chance)

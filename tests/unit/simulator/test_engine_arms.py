@@ -187,7 +187,7 @@ def test_a_session_driven_by_hand_makes_the_same_commits_and_plans(speculation: 
     simulation = Simulation(Sybil(speculation), trace, NEAR)
     pass_times, alone_times = PassTimes(), PassTimes()
     opening = SessionOpen((0,), 1, seed=trace.seed, max_position=151, plan=first_plan(speculation))
-    rule = rule_for(opening, 15, Pace(pass_times, alone_times), Choice(pass_times=pass_times))
+    rule = rule_for(opening, 15, Pace(pass_times, alone_times), Choice(pass_times=pass_times), by_chance=True)
     limits = SessionLimits(151, ANY_TOKEN, 15)
     session = VerifierSession(opening, 0, limits, rule, NoiseTape(0, ANY_TOKEN), lambda _: None, 0)
     pushes = deque(simulation.blocks)

@@ -26,44 +26,51 @@ TOKENS = 3
 SAMPLING = SamplingParams(temperature=0.6)
 
 
+def opening(speculation: Speculation, seed: int, rule: AcceptanceRule = AcceptanceRule.RATIO_TEST) -> SessionOpen:
+    return SessionOpen(
+        PROMPT,
+        len(PROMPT),
+        SAMPLING,
+        seed,
+        max_position=len(PROMPT) + TOKENS + 2,
+        plan=DraftPlan(speculation, budget=3, rows=4),
+        acceptance_rule=rule,
+        shares_processor=True,
+    )
+
+
+def committed(verifier: Verifier, drafter: Drafter, opening: SessionOpen) -> list[Commit]:
+    """What a session commits, with drafter and verifier taking turns by chance."""
+    commits: list[Commit | Exception] = []
+    pushes: list[tuple[Block, ...] | Exception] = []
+    session = verifier.open(opening, commits.append)
+    draft = drafter.open(opening, pushes.append)
+    chance = random.Random(opening.seed)
+    seen: list[Commit] = []
+    while not seen or seen[-1].finish_reason is None:
+        for _ in range(chance.randrange(7)):
+            drafter.step()
+        for blocks in pushes:
+            assert isinstance(blocks, tuple)
+            for block in blocks:
+                session.offer(block, 0)
+        pushes.clear()
+        verifier.step()
+        for commit in commits[len(seen) :]:
+            assert isinstance(commit, Commit), commit
+            seen.append(commit)
+            if not commit.finish_reason:
+                draft.advance(commit.advance)
+    drafter.close(draft)
+    return seen
+
+
 def completions(speculation: Speculation, seeds: Sequence[int]) -> list[tuple[int, ...]]:
     """What sessions commit after the prompt; the window is two tokens, so the third place is drawn freely at times."""
     verifier = Verifier(FakeRunner(max_rows=4), description(), 2)
     drafter = Drafter(FakeRunner(near_model), description())
-    done = []
-    for seed in seeds:
-        opening = SessionOpen(
-            PROMPT,
-            len(PROMPT),
-            SAMPLING,
-            seed,
-            max_position=len(PROMPT) + TOKENS + 2,
-            plan=DraftPlan(speculation, budget=3, rows=4),
-            acceptance_rule=AcceptanceRule.RATIO_TEST,
-        )
-        commits: list[Commit | Exception] = []
-        pushes: list[tuple[Block, ...] | Exception] = []
-        session = verifier.open(opening, commits.append)
-        draft = drafter.open(opening, pushes.append)
-        chance = random.Random(seed)
-        seen = 0
-        while not commits or not isinstance(commits[-1], Commit) or commits[-1].finish_reason is None:
-            for _ in range(chance.randrange(7)):
-                drafter.step()
-            for blocks in pushes:
-                assert isinstance(blocks, tuple)
-                for block in blocks:
-                    session.offer(block, 0)
-            pushes.clear()
-            verifier.step()
-            for commit in commits[seen:]:
-                assert isinstance(commit, Commit), commit
-                if not commit.finish_reason:
-                    draft.advance(commit.advance)
-            seen = len(commits)
-        drafter.close(draft)
-        done.append(tuple(session.ledger[len(PROMPT) :][:TOKENS]))
-    return done
+    runs = [committed(verifier, drafter, opening(speculation, seed)) for seed in seeds]
+    return [tuple(token.token_id for commit in run for token in commit.tokens)[:TOKENS] for run in runs]
 
 
 def expected(length: int, prefix: tuple[int, ...] = ()) -> dict[tuple[int, ...], float]:
@@ -102,3 +109,12 @@ def test_accepting_whatever_is_drafted_is_found_out(monkeypatch: pytest.MonkeyPa
 def test_corrections_from_the_targets_whole_distribution_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ratio_test, "remainder", lambda draft, target: target)
     assert p_value(completions(Speculation.PIPELINED, SEEDS)) < REJECT_BELOW
+
+
+@pytest.mark.parametrize("rule", AcceptanceRule)
+def test_how_likely_drafted_tokens_are_ends_no_window_under_the_ratio_test(rule: AcceptanceRule) -> None:
+    verifier = Verifier(FakeRunner(max_rows=4), description(), 2)
+    drafter = Drafter(FakeRunner(near_model), description())
+    first = committed(verifier, drafter, opening(Speculation.AUTO, SEEDS[0], rule))[0].plan
+    assert first.speculation is Speculation.LOCKSTEP
+    assert (first.least_chance > 0) == (rule is AcceptanceRule.SHARED_NOISE)

@@ -23,7 +23,7 @@ NOTHING_READY = State(0)
 def rule_of(speculation: Speculation, most_tokens: int = 8, window_tokens: int = 0, pace: Pace | None = None) -> Rule:
     """The rule of a session that asks for this."""
     opening = SessionOpen((1,), 1, plan=first_plan(speculation, window_tokens), window_tokens=window_tokens)
-    return rule_for(opening, most_tokens, pace or pace_of(), Choice())
+    return rule_for(opening, most_tokens, pace or pace_of(), Choice(), by_chance=True)
 
 
 def measured(
