@@ -209,7 +209,7 @@ class _Run:
     async def _trace(
         self, engine: BenchEngine, ours: Sequence[EngineArm], best_window: int | None, sampling: SamplingParams
     ) -> dict[str, list[Anatomy]]:
-        """Run some tasks again with every message written down; these are not timed."""
+        """Run some tasks again, untimed, and record every message."""
         anatomies = {}
         for arm in ours:
             if arm.speculation is not Speculation.LOCKSTEP or arm.window_tokens == best_window:

@@ -5,6 +5,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, 
 from contextlib import contextmanager
 from typing import Generic, NoReturn, TypeVar, cast
 
+import sybil_engine.serving.polling  # noqa: F401  before gRPC
+
+# isort: split
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 

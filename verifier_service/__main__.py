@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+import sybil_engine.serving.polling  # noqa: F401  before gRPC
 from sybil_engine.settings import parse
 from verifier_service.settings import VerifierSettings
 

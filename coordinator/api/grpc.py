@@ -3,6 +3,9 @@
 from contextlib import aclosing
 from typing import Any
 
+import sybil_engine.serving.polling  # noqa: F401  before gRPC
+
+# isort: split
 import grpc
 
 from coordinator.generation import Generation
