@@ -6,6 +6,7 @@ with LocalEngine() as engine:
     print(engine.generate("def fibonacci(n):", max_tokens=64).text)
 """
 
+import sybil_engine.models.openmp  # noqa: F401  before torch
 from sybil_engine.core.completion import Completion, Delta, Ending, Usage
 from sybil_local.engine import LocalEngine
 
