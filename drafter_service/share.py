@@ -60,7 +60,9 @@ def choose_rows(session: DrafterSession, most_rows: int, pass_times: PassTimes) 
     cells = session.cells
     if session.unfed_tokens:
         return DraftShare(session, cells.feed_ledger(most_rows), ())
-    slack_rows = max(2, pass_times.rows_within(_SLACK))
-    rows = int(min(most_rows, slack_rows, session.plan.rows)) if session.growth.hedges else 1
+    rows = 1
+    if session.growth.hedges:
+        slack_rows = max(2, pass_times.rows_within(_SLACK))
+        rows = int(min(most_rows, slack_rows, session.plan.rows))
     candidates = session.growth.take(rows, cells.hedge_cells)
     return DraftShare(session, cells.feed_candidates(candidates), tuple(candidates))

@@ -60,29 +60,23 @@ class Preparation:
         """Prepare a pass of exactly this shape whose rows see only their paths; padding takes the slot's last cell."""
         sessions, rows = shape
         span = whole_spans(max(max(member.cells) for member in batch) + 1)
-        token_ids = np.zeros((sessions, rows), dtype=np.int64)
-        positions = np.zeros((sessions, rows), dtype=np.int64)
-        cells = np.full((sessions, rows), self._cache.cells - 1, dtype=np.int64)
+        # Of each row: its token, position and cell.
+        numbers = np.zeros((3, sessions, rows), dtype=np.int64)
+        numbers[2] = self._cache.cells - 1
         hidden = np.zeros((sessions, rows, span), dtype=np.bool_)
         for place, member in enumerate(batch):
             count = len(member.token_ids)
-            token_ids[place, :count] = member.token_ids
-            positions[place, :count] = member.positions
-            cells[place, :count] = member.cells
+            numbers[:, place, :count] = member.token_ids, member.positions, member.cells
             # The slot's last cell is for padding: no tree may see it.
             hidden[place, :count, -1] = True
             seen = member.visible[:, :span]
             hidden[place, :count, : seen.shape[1]] = ~seen
         slots = self._slots(batch, sessions)
-        first = int(cells[0, 0])
-        neighbours = sessions == 1 and bool((cells[0] == np.arange(first, first + rows)).all())
-        view = self._cache.view(
-            slots, range(first, first + rows) if neighbours else torch.from_numpy(cells).to(self._device), span
-        )
-        mask = self._fold(torch.from_numpy(hidden).to(self._device))
-        return PassInputs(
-            torch.from_numpy(token_ids).to(self._device), torch.from_numpy(positions).to(self._device), mask, view
-        )
+        token_ids, positions, cells = torch.from_numpy(numbers).to(self._device)
+        own = numbers[2, 0].tolist()
+        neighbours = range(own[0], own[0] + rows)
+        view = self._cache.view(slots, neighbours if sessions == 1 and own == [*neighbours] else cells, span)
+        return PassInputs(token_ids, positions, self._fold(torch.from_numpy(hidden).to(self._device)), view)
 
     def _alone(self, only: Rows, rows: int, span: int) -> tuple[Tensor, CacheView]:
         own = range(only.position, only.position + rows)

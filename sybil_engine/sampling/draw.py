@@ -104,7 +104,7 @@ def rank_rows(logits: Tensor, draws: Sequence[Draw], count: int) -> list[tuple[G
     _, scores = _score_rows(logits, draws)
     drawn = draw_tokens(scores, None)
     if count == 1:
-        certainties = (scores.gather(-1, drawn.unsqueeze(-1)).squeeze(-1) - scores.logsumexp(dim=-1)).exp()
+        certainties = torch.softmax(scores, dim=-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
         return [(Guess(*guess),) for guess in zip(drawn.tolist(), certainties.tolist(), strict=True)]
     best, token_ids = torch.softmax(scores, dim=-1).topk(min(count, scores.shape[-1]), dim=-1)
     ranked = []
