@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 _log = logging.getLogger(__name__)
@@ -55,8 +56,7 @@ class EngineThread(Generic[EngineType]):
     def __init__(self, load: Callable[[], EngineType], name: str, delayed: Delay = _undelayed) -> None:
         self._load = load
         self.delayed = delayed
-        self._inbox: deque[Callable[[EngineType], object]] = deque()
-        self._wake = threading.Event()
+        self._inbox: SimpleQueue[Callable[[EngineType], object]] = SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._loaded: Future[EngineType] = Future()
@@ -73,14 +73,13 @@ class EngineThread(Generic[EngineType]):
     def stop(self) -> None:
         """Let the current step end, then end the thread. A thread that is still loading keeps running, as a daemon."""
         self._stopping = True
-        self._wake.set()
+        self.post(lambda _: None)
         if self._loaded.done():
             self._thread.join()
 
     def post(self, work: Callable[[EngineType], object]) -> None:
         """Run `work` on the thread before the next step."""
-        self._inbox.append(work)
-        self._wake.set()
+        self._inbox.put(work)
 
     def submit(self, work: Callable[[EngineType], Result]) -> "Future[Result]":
         """Like `post`; the future gets the result, or what `work` raised."""
@@ -103,16 +102,17 @@ class EngineThread(Generic[EngineType]):
             self._loaded.set_exception(error)
             return
         self._loaded.set_result(engine)
+        delay_s: float | None = 0
         while not self._stopping:
-            self._wake.clear()
-            delay_s = self._turn(engine)
-            if delay_s != 0:
-                self._wake.wait(None if delay_s is None else min(delay_s, _LONGEST_SLEEP_S))
+            delay_s = self._turn(engine, delay_s)
 
-    def _turn(self, engine: EngineType) -> float | None:
+    def _turn(self, engine: EngineType, delay_s: float | None) -> float | None:
+        """Wait up to `delay_s` for work, do all that is there, and run a step."""
         try:
-            while self._inbox:
-                self._inbox.popleft()(engine)
+            with suppress(Empty):
+                self._inbox.get(timeout=None if delay_s is None else min(delay_s, _LONGEST_SLEEP_S))(engine)
+                while True:
+                    self._inbox.get_nowait()(engine)
             return engine.step()
         except Exception as error:  # noqa: BLE001 - one step's failure must not end the service
             _log.exception("a step failed; its sessions end")
