@@ -8,6 +8,8 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+import uvloop
+
 from coordinator.admission import Admission
 from coordinator.generation import Generation
 from coordinator.patience import Patience
@@ -61,7 +63,7 @@ class LocalEngine:
             speculation: for calls that do not say: off, lockstep, pipelined, hedged or auto.
             max_sessions: completions that run at the same time.
             context_tokens: the most tokens of a completion, prompt included; 0: the target's context.
-            threads: processor threads of a pass of the target; 0: all cores but one.
+            threads: processor threads of a pass of the target; 0: all cores while no drafter works, else all but one.
             numerics: exact: the same tokens whatever is drafted or runs beside; fast: near ties may flip.
             traced: on a processor, replay passes instead of running their Python each time. Without, the engine is
                 there seconds sooner, and its tokens, which are the same, come at two thirds of the speed.
@@ -97,7 +99,7 @@ class LocalEngine:
         admission = Admission(_MAX_WAITING)
         admission.resize(services.target.description.max_sessions)
         self._generation = Generation(services, admission, defaults, Patience())
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sybil-local", daemon=True)
         self._thread.start()
         self._closed = False

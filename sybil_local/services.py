@@ -1,5 +1,6 @@
 """Drafter and verifier engines on threads of this process, as the generation core wants its services."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from sybil_engine.models.hosting import host_model
 from sybil_engine.models.loading import tokenizer_json
 from sybil_engine.serving.engine_thread import EngineThread
 from sybil_engine.serving.sessions import RemoteSession, remote_session
-from verifier_service.engine import BRANCH_CELLS, Verifier
+from verifier_service.loading import load_verifier
 from verifier_service.session import VerifierSession
 from verifier_service.settings import VerifierSettings
 
@@ -45,7 +46,10 @@ class LocalServices:
             # One after the other: while transformers loads a model, torch's defaults are another's.
             if drafter:
                 find_folder(drafter.model)  # missing: known before the target has been loaded
-            verifying = self._start("verifier", lambda: _verifier(verifier))
+            # No other process waits for a core here while the drafter rests.
+            alone_threads = verifier.alone_threads or (0 if verifier.threads else len(os.sched_getaffinity(0)))
+            alone = verifier.model_copy(update={"alone_threads": alone_threads})
+            verifying = self._start("verifier", lambda: load_verifier(alone))
             description = replace(verifying.result().description, ready=True)
             drafting = (
                 self._start("drafter", lambda: Drafter(*host_model(drafter, DRAFT_BRANCH_CELLS))) if drafter else None
@@ -129,13 +133,6 @@ class LocalDrafterStream:
         async for pushes in self._session.events():
             for blocks in pushes:
                 yield blocks
-
-
-def _verifier(settings: VerifierSettings) -> Verifier:
-    most_rows = settings.max_window_tokens + 1
-    return Verifier(
-        *host_model(settings, BRANCH_CELLS, wide_prefill=True, most_rows=most_rows), settings.max_window_tokens
-    )
 
 
 def _offer(session: VerifierSession, blocks: Sequence[Block], arrived_ns: int) -> None:

@@ -25,18 +25,17 @@ async def serve(
     """
     settings = parse(VerifierSettings, argv, environ, PROGRAM)
     # Imported after the settings are read: a wrong flag is reported at once, not after torch is imported.
-    from sybil_engine.models.hosting import host_model
     from sybil_engine.models.loading import describe, tokenizer_json
     from sybil_engine.rpc.v1 import verifier_service_pb2, verifier_service_pb2_grpc
     from sybil_engine.serving.model_service import serve_model
-    from verifier_service.engine import BRANCH_CELLS, Verifier
+    from verifier_service.loading import load_verifier
     from verifier_service.servicer import VerifierServicer
 
     await serve_model(
         settings,
         verifier_service_pb2.DESCRIPTOR,
         describe(settings.model, dtype=settings.dtype, device=settings.device),
-        lambda: Verifier(*host_model(settings, BRANCH_CELLS, wide_prefill=True), settings.max_window_tokens),
+        lambda: load_verifier(settings),
         lambda hosted, server: verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
             VerifierServicer(hosted, tokenizer_json(settings.model)), server
         ),

@@ -183,7 +183,8 @@ class Verifier:
         waits_ns = [session.launch(start_ns) for session in due]
         every = [share for session in shares for share in session]
         batch = [self._rows(share) for share in every]
-        logits = self._runner.forward(batch)
+        beside_drafter = any(session.plan.speculation.drafts_ahead for session in self._sessions.values())
+        logits = self._runner.forward(batch, alone=not beside_drafter)
         forward_ns = time.monotonic_ns() - start_ns
         judged = iter(_judge([share for share in every if share.drawn_rows], *_draw(every, logits)))
         made = _UncommittedPass(
@@ -196,7 +197,7 @@ class Verifier:
             forward_ns,
             self._prefill_ns,
             self._runner.padded_rows(batch),
-            any(session.plan.speculation.drafts_ahead for session in self._sessions.values()),
+            beside_drafter,
         )
         self._prefill_ns = 0
         return made

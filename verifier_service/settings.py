@@ -14,4 +14,7 @@ class VerifierSettings(ServiceSettings):
 
     model: str = Field(default="embedded-target", description="the target model: a folder, a hub id or embedded-target")
     port: Port = Field(default=50052, description="port to listen on; 0: a free one")
+    alone_threads: int = Field(
+        default=0, ge=0, description="threads of a pass while no drafter works; 0: as many as at any time"
+    )
     max_window_tokens: int = Field(default=15, ge=0, description="drafted tokens that one pass may judge for a session")

@@ -21,12 +21,17 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def host_model(
-    settings: ServiceSettings, branch_cells: int = 0, *, wide_prefill: bool = False, most_rows: int = TOTALS[-1]
+    settings: ServiceSettings,
+    branch_cells: int = 0,
+    *,
+    wide_prefill: bool = False,
+    most_rows: int = TOTALS[-1],
+    alone_threads: int = 0,
 ) -> tuple[Runner, ModelDescription]:
     """Load a model and, in exact mode, probe it. Call it on the thread that will run the passes.
 
     Args:
-        branch_cells, most_rows: see `RunnerOptions`.
+        branch_cells, most_rows, alone_threads: see `RunnerOptions`.
         wide_prefill: on a processor with enough cores for it, feed several chunks of a prompt at the same time.
 
     Raises:
@@ -46,6 +51,7 @@ def host_model(
         traced=settings.traced,
         most_rows=most_rows,
         prefill_lanes=_prefill_lanes(cores) if wide_prefill and on_processor else 1,
+        alone_threads=alone_threads,
     )
     runner: Runner = (
         EmulatedRunner(loaded, options, pass_ms=settings.emulate_pass_ms, row_ms=settings.emulate_row_ms)

@@ -16,6 +16,7 @@ from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.numerics.probe import TOTALS, probe
 from sybil_engine.models.numerics.products import products_of
 from sybil_engine.models.numerics.shape_class import AnyShape, ShapeClass
+from sybil_engine.models.numerics.threads import threads_agree, threads_set
 from sybil_engine.models.passes.eager import EagerPasses
 from sybil_engine.models.passes.execution import Execution, feed
 from sybil_engine.models.passes.traced import TracedPasses
@@ -43,6 +44,8 @@ class RunnerOptions:
         traced: on a processor, replay passes instead of running their Python each time, see `passes.traced`.
         prefill_lanes: chunks of a prompt that are fed at the same time, each on a thread of its own.
         most_rows: that a session has in any pass.
+        alone_threads: processor threads of a pass while no drafter works, if its bits stay the same; 0: as many as at
+            any time.
     """
 
     max_sessions: int = 8
@@ -54,6 +57,7 @@ class RunnerOptions:
     traced: bool = True
     prefill_lanes: int = 1
     most_rows: int = TOTALS[-1]
+    alone_threads: int = 0
 
 
 class ModelRunner:
@@ -91,6 +95,7 @@ class ModelRunner:
         self._base_model = loaded.model.base_model
         self._wavefront = Wavefront(options.prefill_lanes, cell_shape.layers)
         self._exact_threads = torch.get_num_threads() if options.numerics == "exact" else None
+        self._alone_threads = torch.get_num_threads()
         # Probed without traces, which make the same calls.
         self._execution: Execution = EagerPasses(loaded.model)
         compare_with_plain_pass(self, plain_logits, loaded.description)
@@ -99,6 +104,9 @@ class ModelRunner:
             # Several sessions fill larger passes than one does.
             most_rows = options.most_rows if options.max_sessions == 1 else TOTALS[-1]
             self._shapes = probe(self, products_of(loaded.model), options.keep_total, most_rows)
+        alone_threads = options.alone_threads or self._alone_threads
+        if isinstance(self._shapes, AnyShape) or threads_agree(self, self._shapes, alone_threads):
+            self._alone_threads = alone_threads
         if options.traced and ours and self.device.type == "cpu":
             self._execution = TracedPasses(loaded.model, groups)
         self._warm_up()
@@ -135,10 +143,16 @@ class ModelRunner:
         """See `Runner.keep_branch`."""
         self.cache.move(slot, first_cell, position, tokens)
 
-    @torch.inference_mode()
-    def forward(self, batch: Sequence[Rows]) -> Tensor:
+    def forward(self, batch: Sequence[Rows], *, alone: bool = False) -> Tensor:
         """See `Runner.forward`."""
         self._check(batch)
+        if not alone:
+            return self._forward(batch)
+        with threads_set(self._alone_threads):
+            return self._forward(batch)
+
+    @torch.inference_mode()
+    def _forward(self, batch: Sequence[Rows]) -> Tensor:
         passes = self._pack(batch)
         if len(batch) == len(passes) == 1:
             return self.run(batch, passes[0].shape)[0, : len(batch[0].token_ids)].float()

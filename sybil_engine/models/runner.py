@@ -86,11 +86,12 @@ class Runner(Protocol):
             ContextExceeded: a position beyond the context.
         """
 
-    def forward(self, batch: Sequence[Rows]) -> Tensor:
+    def forward(self, batch: Sequence[Rows], *, alone: bool = False) -> Tensor:
         """Feed each session's rows and return the logits of every row, in batch order.
 
         Args:
             batch: not empty.
+            alone: no drafter works meanwhile, so the pass may take more threads. Its bits stay the same.
 
         Returns:
             [total rows, vocabulary_size], float32.

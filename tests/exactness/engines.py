@@ -88,9 +88,9 @@ class Pair:
         """Watch the target's runner: how many branches it feeds, and how many of them it keeps."""
         forward, keep_branch = self.target_runner.forward, self.target_runner.keep_branch
 
-        def counting_forward(batch: Sequence[Rows]) -> Tensor:
+        def counting_forward(batch: Sequence[Rows], *, alone: bool = False) -> Tensor:
             self.branches_judged += sum(rows.first_cell is not None for rows in batch)
-            return forward(batch)
+            return forward(batch, alone=alone)
 
         def counting_keep_branch(slot: int, first_cell: int, position: int, tokens: int) -> None:
             self.branches_kept += 1

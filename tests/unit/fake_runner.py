@@ -89,6 +89,7 @@ class FakeRunner:
         self.batches: list[list[Rows]] = []
         self.watch: Callable[[Rows, list[int]], None] = lambda rows, before: None
         self.broken: Exception | None = None
+        self.alone: list[bool] = []
         self.watch_tree: Callable[[int, list[list[int]]], None] = lambda slot, paths: None
         self.tree_batches: list[list[TreeRows]] = []
         self.tree_cells = CONTEXT_TOKENS + 2 * CHUNK_TOKENS
@@ -120,11 +121,12 @@ class FakeRunner:
         self.chunks.append(chunk)
         self._write(chunk)
 
-    def forward(self, batch: Sequence[Rows]) -> Tensor:
+    def forward(self, batch: Sequence[Rows], *, alone: bool = False) -> Tensor:
         if self.broken is not None:
             error, self.broken = self.broken, None
             raise error
         assert batch
+        self.alone.append(alone)
         assert len({(rows.slot, rows.first_cell) for rows in batch}) == len(batch), "a cell is written once in a pass"
         self.batches.append(list(batch))
         logits = []

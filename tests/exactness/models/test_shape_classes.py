@@ -33,7 +33,7 @@ def runner(request: pytest.FixtureRequest, dtype: str) -> Iterator[ModelRunner]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     loaded = load(kind, dtype) if kind in EMBEDDED else random_model(kind, getattr(torch, dtype))
-    yield ModelRunner(loaded, RunnerOptions(SESSIONS, CONTEXT_TOKENS, branch_cells=BRANCH_CELLS))
+    yield ModelRunner(loaded, RunnerOptions(SESSIONS, CONTEXT_TOKENS, branch_cells=BRANCH_CELLS, alone_threads=2))
     torch.set_num_threads(before)
 
 
@@ -62,7 +62,8 @@ def one_by_one(runner: ModelRunner, text: list[int], prompt: int) -> tuple[Tenso
 
 
 def test_a_row_is_the_same_to_the_bit_in_any_company_and_any_window(runner: ModelRunner) -> None:
-    """Sessions fed in random company and windows, wrong tokens forgotten and right ones refed, against each alone."""
+    """Sessions fed in random company and windows, on one thread or two, wrong tokens forgotten and right ones refed,
+    against each alone."""
     assert len(runner.row_class) > 1
     chance = random.Random(1)
     texts = texts_of(runner, chance)
@@ -83,7 +84,8 @@ def test_a_row_is_the_same_to_the_bit_in_any_company_and_any_window(runner: Mode
             wrong = random_tokens(runner, chance.randint(0, 3), chance)
             room = runner.context_tokens - fed[place] - len(right)
             batch.append(Rows(slots[place], fed[place], (*right, *wrong[:room])))
-        logits = runner.forward(batch).split([len(rows.token_ids) for rows in batch])
+        alone = chance.random() < 0.5
+        logits = runner.forward(batch, alone=alone).split([len(rows.token_ids) for rows in batch])
         for place, rows, got in zip(members, batch, logits, strict=True):
             text, prompt = texts[place]
             right_rows = sum(1 for _ in _agreeing(rows.token_ids, text[rows.position :]))

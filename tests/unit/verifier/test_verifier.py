@@ -704,7 +704,8 @@ def test_passes_are_timed_by_whether_a_drafter_worked_beside_them(
     clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the pass whose commit changes how the session goes on."""
-    client = Client(verifier_on(FakeRunner()), opening(3, Speculation.AUTO), clock)
+    runner = FakeRunner()
+    client = Client(verifier_on(runner), opening(3, Speculation.AUTO), clock)
     rule, pace = client.session.rule, client.session.pace
     plans = [plan_of(way) for way in (Speculation.HEDGED, Speculation.OFF, Speculation.OFF)]
     monkeypatch.setattr(rule, "next", lambda state: plans.pop(0))
@@ -712,6 +713,7 @@ def test_passes_are_timed_by_whether_a_drafter_worked_beside_them(
     assert pace.pass_times is pace.alone_times, "only one kind of passes was seen"
     next_commit(client)
     assert pace.pass_times is not pace.alone_times
+    assert runner.alone == [False, True], "only a pass without a drafter beside it may take every core"
     client.leave()
 
 

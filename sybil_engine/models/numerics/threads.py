@@ -1,0 +1,47 @@
+"""The number of processor threads of a pass, and whether two numbers compute the same bits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from sybil_engine.models.numerics.fed_rows import ProbedRunner, feed_rows, scatter
+from sybil_engine.models.numerics.shape_class import ShapeClass
+from sybil_engine.models.rows import Shape
+
+_SEED = 0x7EAD
+
+
+@contextmanager
+def threads_set(threads: int) -> Iterator[None]:
+    """Let torch use this many threads on the calling thread until the block is left."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def threads_agree(runner: ProbedRunner, shapes: ShapeClass, threads: int) -> bool:
+    """Whether passes of every shape compute with `threads` threads the bits that they compute now."""
+    if threads == torch.get_num_threads():
+        return True
+    generator = torch.Generator().manual_seed(_SEED)
+    try:
+        return all(_agree(runner, shape, threads, generator) for shape in shapes.shapes)
+    finally:
+        runner.cache.keys.zero_()
+        runner.cache.values.zero_()
+
+
+def _agree(runner: ProbedRunner, shape: Shape, threads: int, generator: torch.Generator) -> bool:
+    sessions, rows = shape
+    room = runner.context_tokens - rows
+    positions = torch.randint(min(1, room), room + 1, (sessions,), generator=generator).tolist()
+    batch = [scatter(runner, slot, position, rows, generator) for slot, position in enumerate(positions)]
+    expected = feed_rows(runner, batch, shape)
+    with threads_set(threads):
+        again = feed_rows(runner, batch, shape)
+    return all(one.agrees(other, rows) for one, other in zip(expected, again, strict=True))

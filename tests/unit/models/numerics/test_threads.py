@@ -1,0 +1,74 @@
+"""More threads are used only if they change no bit of any pass."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from sybil_engine.models.cache import CellShape, SlottedCache
+from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
+from sybil_engine.models.numerics.shape_class import ShapeClass
+from sybil_engine.models.numerics.threads import threads_agree, threads_set
+from sybil_engine.models.rows import Rows, Shape
+from tests.unit.models.random_models import random_model
+
+SHAPES = ShapeClass([(1, 2), (1, 4), (2, 2)])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with threads_set(1):
+        yield
+
+
+class Machine:
+    """Computes a row from its token and position, plus an error that depends on the threads, in passes of one shape."""
+
+    def __init__(self, wrong: Shape, *, in_cells: bool) -> None:
+        self.cache = SlottedCache(CellShape(1, 1, 1, 1), slots=2, cells=128, dtype=torch.float32)
+        self.vocabulary_size, self.context_tokens, self.chunk_tokens = 8, 64, 64
+        self._wrong, self._in_cells = wrong, in_cells
+
+    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
+        error = (torch.get_num_threads() - 1) / 64 if shape == self._wrong else 0
+        logits = torch.zeros(*shape, self.vocabulary_size)
+        for place, rows in enumerate(batch):
+            for row, token in enumerate(rows.token_ids):
+                logits[place, row] = token + rows.position + row + (0 if self._in_cells else error)
+                self.cache.keys[0, rows.slot, 0, rows.position + row] = token + (error if self._in_cells else 0)
+        return logits
+
+
+@pytest.mark.parametrize("in_cells", [False, True])
+@pytest.mark.parametrize("shape", SHAPES.shapes)
+def test_one_shape_that_differs_rules_more_threads_out(shape: Shape, in_cells: bool) -> None:
+    machine = Machine(shape, in_cells=in_cells)
+    assert not threads_agree(machine, SHAPES, 2)
+    assert threads_agree(machine, SHAPES, 1)
+    assert not machine.cache.keys.any()
+
+
+def test_shapes_that_all_agree_allow_more_threads() -> None:
+    assert threads_agree(Machine((3, 3), in_cells=False), SHAPES, 2)
+
+
+@pytest.mark.parametrize(("agree", "used"), [(True, 2), (False, 1)])
+def test_a_pass_takes_more_threads_only_alone_and_only_if_bits_agree(
+    agree: bool, used: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sybil_engine.models.model_runner.threads_agree", lambda *_: agree)
+    runner = ModelRunner(random_model("llama"), RunnerOptions(max_sessions=1, context_tokens=128, alone_threads=2))
+    seen: list[int] = []
+    run = runner.run
+
+    def seeing_run(batch: Sequence[Rows], shape: Shape) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return run(batch, shape)
+
+    monkeypatch.setattr(runner, "run", seeing_run)
+    slot = runner.allocate()
+    runner.forward([Rows(slot, 0, (1,))])
+    runner.forward([Rows(slot, 1, (1,))], alone=True)
+    runner.forward([Rows(slot, 2, (1,))])
+    assert seen == [1, used, 1]
