@@ -40,7 +40,7 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
     By name, because xdist 3.8 has no hold on the marks of pytest 9.2.
     """
 
-    _PAIR = re.compile(r"\[(\w+-(?:float32|bfloat16))\b")
+    _PAIR = re.compile(r"\[(\w+-(?:float32|bfloat16|int8))\b")
 
     def _split_scope(self, nodeid: str) -> str:
         pair = self._PAIR.search(nodeid)

@@ -130,7 +130,7 @@ def test_a_second_engine_works_beside_the_first_and_a_closed_one_says_so(
     engine: LocalEngine, plain: dict[float, Completion]
 ) -> None:
     before = set(threading.enumerate())
-    second = LocalEngine(draft=None, max_sessions=1, context_tokens=256)
+    second = LocalEngine(draft=None, max_sessions=1, context_tokens=256, traced=False)
     assert second.draft is None
     # Asked to draft, with nobody to do it: the same tokens.
     assert second.generate(PROMPT, max_tokens=40, speculation="lockstep").token_ids == plain[0.0].token_ids

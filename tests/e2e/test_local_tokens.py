@@ -18,7 +18,7 @@ from sybil_engine.settings import parse
 from sybil_local import LocalEngine
 
 PROMPTS = 40
-SOME_PROMPTS = 3
+SOME_PROMPTS = 2
 TOKENS = 128
 Generate = Callable[[GenerationRequest], AsyncIterator[Delta]]
 
@@ -38,9 +38,9 @@ def requests(count: int) -> list[GenerationRequest]:
             SamplingParams(temperature),
             seed=number,
             max_tokens=TOKENS,
-            speculation=ways[number % len(ways)],
+            speculation=ways[(2 * place + number) % len(ways)],
         )
-        for temperature in (0.0, 0.8)
+        for place, temperature in enumerate((0.0, 0.8))
         for number, prompt in enumerate(read_prompts("", count))
     ]
 
