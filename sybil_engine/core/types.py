@@ -168,10 +168,10 @@ class ModelDescription:
     tokenizer_fingerprint: str
     tokenizer_parts: Mapping[str, str]
     end_token_ids: tuple[int, ...]
-    begin_token_id: int | None
     context_tokens: int
     dtype: str
     device: str
+    begin_token_id: int | None = None
     max_sessions: int = 0
     numerics: str = "fast"
     row_class: tuple[int, ...] = field(default=())

@@ -3,10 +3,9 @@
 `..._to_wire` never fails; `..._from_wire` raises InvalidRequest when a message says something impossible.
 """
 
-from __future__ import annotations  # the value types of wire enums exist for the type checker only
-
 from collections.abc import Mapping
-from typing import TypeVar
+from enum import Enum
+from typing import Any, TypeVar
 
 from sybil_engine import PROTOCOL_VERSION
 from sybil_engine.core.errors import InvalidRequest, PairMismatch
@@ -26,80 +25,56 @@ from sybil_engine.core.types import (
     TokenOrigin,
 )
 from sybil_engine.rpc.v1 import types_pb2 as wire
+from sybil_engine.serving.twins import to_message, to_value
 
-_SPECULATION = {
-    wire.SPECULATION_OFF: Speculation.OFF,
-    wire.SPECULATION_LOCKSTEP: Speculation.LOCKSTEP,
-    wire.SPECULATION_PIPELINED: Speculation.PIPELINED,
-    wire.SPECULATION_HEDGED: Speculation.HEDGED,
-    wire.SPECULATION_AUTO: Speculation.AUTO,
-}
-_ACCEPTANCE_RULE = {
-    wire.ACCEPTANCE_RULE_UNSPECIFIED: AcceptanceRule.SHARED_NOISE,
-    wire.ACCEPTANCE_RULE_SHARED_NOISE: AcceptanceRule.SHARED_NOISE,
-    wire.ACCEPTANCE_RULE_RATIO_TEST: AcceptanceRule.RATIO_TEST,
-}
-_BLOCK_ORIGIN = {wire.BLOCK_ORIGIN_TRUNK: BlockOrigin.TRUNK, wire.BLOCK_ORIGIN_HEDGE: BlockOrigin.HEDGE}
-_TOKEN_ORIGIN = {wire.TOKEN_ORIGIN_DRAFTED: TokenOrigin.DRAFTED, wire.TOKEN_ORIGIN_TARGET: TokenOrigin.TARGET}
-_FINISH_REASON = {
-    wire.FINISH_REASON_UNSPECIFIED: None,
-    wire.FINISH_REASON_STOP: FinishReason.STOP,
-    wire.FINISH_REASON_LENGTH: FinishReason.LENGTH,
-}
-_SPECULATION_TO_WIRE = {value: key for key, value in _SPECULATION.items()}
-_ACCEPTANCE_RULE_TO_WIRE = {value: key for key, value in _ACCEPTANCE_RULE.items()}
-_BLOCK_ORIGIN_TO_WIRE = {value: key for key, value in _BLOCK_ORIGIN.items()}
-_TOKEN_ORIGIN_TO_WIRE = {value: key for key, value in _TOKEN_ORIGIN.items()}
-_FINISH_REASON_TO_WIRE = {value: key for key, value in _FINISH_REASON.items()}
+_Member = TypeVar("_Member", bound=Enum)
 
-Key = TypeVar("Key")
+
+def _members(kind: type[_Member], wire_enum: Any) -> dict[int, _Member]:
+    """The members of an enum by their numbers on the wire, where the member NAME is called PREFIX_NAME."""
+    prefix = wire_enum.Name(0).removesuffix("UNSPECIFIED")
+    return {wire_enum.Value(prefix + member.name): member for member in kind}
+
+
+_SPECULATION = {0: Speculation.OFF} | _members(Speculation, wire.Speculation)
+_ACCEPTANCE_RULE = {0: AcceptanceRule.SHARED_NOISE} | _members(AcceptanceRule, wire.AcceptanceRule)
+_BLOCK_ORIGIN = _members(BlockOrigin, wire.BlockOrigin)
+_TOKEN_ORIGIN = _members(TokenOrigin, wire.TokenOrigin)
+_FINISH_REASON: dict[int, FinishReason | None] = {0: None} | _members(FinishReason, wire.FinishReason)
+
+ENUM_TO_WIRE: dict[Enum | None, Any] = {
+    member: number
+    for table in (_SPECULATION, _ACCEPTANCE_RULE, _BLOCK_ORIGIN, _TOKEN_ORIGIN, _FINISH_REASON)
+    for number, member in table.items()
+}
+"""The number on the wire of every member of an enum; 0 for None."""
+
 Value = TypeVar("Value")
 
 
 def sampling_to_wire(params: SamplingParams) -> wire.SamplingParams:
-    return wire.SamplingParams(
-        temperature=params.temperature, top_k=params.top_k, top_p=params.top_p, min_p=params.min_p
-    )
+    return to_message(wire.SamplingParams, params)
 
 
 def sampling_from_wire(message: wire.SamplingParams) -> SamplingParams:
-    return SamplingParams(
-        temperature=message.temperature,
-        top_k=message.top_k,
-        top_p=message.top_p if message.HasField("top_p") else 1.0,
-        min_p=message.min_p,
-    )
+    return to_value(SamplingParams, message)
 
 
-def speculation_to_wire(speculation: Speculation) -> wire.Speculation.ValueType:
-    return _SPECULATION_TO_WIRE[speculation]
-
-
-def speculation_from_wire(value: wire.Speculation.ValueType, default: Speculation) -> Speculation:
-    if value == wire.SPECULATION_UNSPECIFIED:
-        return default
+def speculation_from_wire(value: int) -> Speculation:
     return _known(_SPECULATION, value, "speculation")
 
 
-def acceptance_rule_from_wire(value: wire.AcceptanceRule.ValueType) -> AcceptanceRule:
+def acceptance_rule_from_wire(value: int) -> AcceptanceRule:
     return _known(_ACCEPTANCE_RULE, value, "acceptance_rule")
 
 
-def acceptance_rule_to_wire(rule: AcceptanceRule) -> wire.AcceptanceRule.ValueType:
-    return _ACCEPTANCE_RULE_TO_WIRE[rule]
-
-
-def finish_reason_from_wire(value: wire.FinishReason.ValueType) -> FinishReason | None:
+def finish_reason_from_wire(value: int) -> FinishReason | None:
     return _known(_FINISH_REASON, value, "finish_reason")
-
-
-def finish_reason_to_wire(reason: FinishReason | None) -> wire.FinishReason.ValueType:
-    return _FINISH_REASON_TO_WIRE[reason]
 
 
 def plan_to_wire(plan: DraftPlan) -> wire.DraftPlan:
     return wire.DraftPlan(
-        speculation=speculation_to_wire(plan.speculation),
+        speculation=ENUM_TO_WIRE[plan.speculation],
         budget=plan.budget,
         rows=plan.rows,
         hold_until=plan.hold_until,
@@ -109,7 +84,7 @@ def plan_to_wire(plan: DraftPlan) -> wire.DraftPlan:
 
 def plan_from_wire(message: wire.DraftPlan) -> DraftPlan:
     return DraftPlan(
-        speculation=speculation_from_wire(message.speculation, Speculation.OFF),
+        speculation=speculation_from_wire(message.speculation),
         budget=message.budget,
         rows=max(1, message.rows),
         hold_until=message.hold_until,
@@ -118,9 +93,7 @@ def plan_from_wire(message: wire.DraftPlan) -> DraftPlan:
 
 
 def token_to_wire(token: CommittedToken) -> wire.CommittedToken:
-    return wire.CommittedToken(
-        token_id=token.token_id, origin=_TOKEN_ORIGIN_TO_WIRE[token.origin], logprob=token.logprob
-    )
+    return wire.CommittedToken(token_id=token.token_id, origin=ENUM_TO_WIRE[token.origin], logprob=token.logprob)
 
 
 def token_from_wire(message: wire.CommittedToken) -> CommittedToken:
@@ -132,36 +105,24 @@ def token_from_wire(message: wire.CommittedToken) -> CommittedToken:
 
 
 def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:
-    return wire.SessionOpen(
-        session_id=opening.session_id,
-        token_ids=opening.token_ids,
-        prompt_tokens=opening.prompt_tokens,
+    return to_message(
+        wire.SessionOpen,
+        opening,
         sampling=sampling_to_wire(opening.sampling),
-        seed=opening.seed,
         stop_token_ids=sorted(opening.stop_token_ids),
-        max_position=opening.max_position,
         plan=plan_to_wire(opening.plan),
-        window_tokens=opening.window_tokens,
-        acceptance_rule=acceptance_rule_to_wire(opening.acceptance_rule),
-        logprobs=opening.logprobs,
-        shares_processor=opening.shares_processor,
+        acceptance_rule=ENUM_TO_WIRE[opening.acceptance_rule],
     )
 
 
 def open_from_wire(message: wire.SessionOpen) -> SessionOpen:
-    return SessionOpen(
-        session_id=message.session_id,
-        token_ids=tuple(message.token_ids),
-        prompt_tokens=message.prompt_tokens,
+    return to_value(
+        SessionOpen,
+        message,
         sampling=sampling_from_wire(message.sampling),
-        seed=message.seed,
         stop_token_ids=frozenset(message.stop_token_ids),
-        max_position=message.max_position,
         plan=plan_from_wire(message.plan),
-        window_tokens=message.window_tokens,
         acceptance_rule=acceptance_rule_from_wire(message.acceptance_rule),
-        logprobs=message.logprobs,
-        shares_processor=message.shares_processor,
     )
 
 
@@ -170,7 +131,7 @@ def block_to_wire(block: Block) -> wire.Block:
         position=block.position,
         prefix_fingerprint=block.prefix_fingerprint,
         token_ids=block.token_ids,
-        origin=_BLOCK_ORIGIN_TO_WIRE[block.origin],
+        origin=ENUM_TO_WIRE[block.origin],
         distributions=[
             wire.Distribution(token_ids=each.token_ids, probabilities=each.probabilities)
             for each in block.distributions
@@ -241,7 +202,7 @@ def commit_to_wire(commit: Commit) -> wire.Commit:
             forward_ns=timings.forward_ns,
             sampling_ns=timings.sampling_ns,
         ),
-        finish_reason=finish_reason_to_wire(commit.finish_reason),
+        finish_reason=ENUM_TO_WIRE[commit.finish_reason],
         reason=commit.reason,
     )
 
@@ -281,27 +242,7 @@ def advance_from_wire(message: wire.Advance) -> Advance:
 
 
 def description_to_wire(description: ModelDescription) -> wire.ModelDescription:
-    return wire.ModelDescription(
-        model_id=description.model_id,
-        architecture=description.architecture,
-        parameters=description.parameters,
-        vocabulary_size=description.vocabulary_size,
-        tokenizer_fingerprint=description.tokenizer_fingerprint,
-        tokenizer_parts=dict(description.tokenizer_parts),
-        end_token_ids=description.end_token_ids,
-        begin_token_id=description.begin_token_id,
-        context_tokens=description.context_tokens,
-        dtype=description.dtype,
-        device=description.device,
-        protocol_version=PROTOCOL_VERSION,
-        max_sessions=description.max_sessions,
-        numerics=description.numerics,
-        row_class=description.row_class,
-        processors=description.processors,
-        threads=description.threads,
-        kernels=description.kernels,
-        ready=description.ready,
-    )
+    return to_message(wire.ModelDescription, description, protocol_version=PROTOCOL_VERSION)
 
 
 def description_from_wire(message: wire.ModelDescription) -> ModelDescription:
@@ -310,30 +251,16 @@ def description_from_wire(message: wire.ModelDescription) -> ModelDescription:
             f"{message.model_id} is served with protocol version {message.protocol_version}, this side speaks "
             f"{PROTOCOL_VERSION}; run the same version of the engine on both"
         )
-    return ModelDescription(
-        model_id=message.model_id,
-        architecture=message.architecture,
-        parameters=message.parameters,
-        vocabulary_size=message.vocabulary_size,
-        tokenizer_fingerprint=message.tokenizer_fingerprint,
-        tokenizer_parts=dict(message.tokenizer_parts),
-        end_token_ids=tuple(message.end_token_ids),
-        begin_token_id=message.begin_token_id if message.HasField("begin_token_id") else None,
-        context_tokens=message.context_tokens,
-        dtype=message.dtype,
-        device=message.device,
-        max_sessions=message.max_sessions,
-        numerics=message.numerics,
-        row_class=tuple(message.row_class),
-        processors=tuple(message.processors),
-        threads=max(1, message.threads),
-        kernels=message.kernels,
-        ready=message.ready,
+    return to_value(
+        ModelDescription, message, tokenizer_parts=dict(message.tokenizer_parts), threads=max(1, message.threads)
     )
 
 
-def _known(table: Mapping[Key, Value], value: Key, field: str) -> Value:
+def _known(table: Mapping[int, Value], value: int, field: str) -> Value:
     try:
         return table[value]
     except KeyError:
-        raise InvalidRequest(f"{field} has the value {value}, which this version does not serve") from None
+        served = ", ".join(dict.fromkeys(member.value for member in table.values() if isinstance(member, Enum)))
+        raise InvalidRequest(
+            f"{field} has the value {value}, which this version does not serve; choose one of {served}"
+        ) from None

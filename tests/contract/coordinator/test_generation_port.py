@@ -54,7 +54,7 @@ async def test_the_deltas_are_the_same_through_the_port(speculation: Speculation
         token_ids=wire.TokenIds(ids=here.PROMPT),
         seed=here.SEED,
         max_tokens=here.TOKENS,
-        speculation=convert.speculation_to_wire(speculation),
+        speculation=convert.ENUM_TO_WIRE[speculation],
         logprobs=True,
         stop=stop,
     )

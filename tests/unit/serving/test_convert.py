@@ -2,14 +2,19 @@
 
 import struct
 from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
 
 import pytest
+from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sybil_engine.core.completion import Ending, Usage
 from sybil_engine.core.errors import InvalidRequest, PairMismatch
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
-from sybil_engine.core.session import Commit, SessionOpen
+from sybil_engine.core.request import GenerationRequest
+from sybil_engine.core.session import Advance, Commit, SessionOpen
 from sybil_engine.core.types import (
     AcceptanceRule,
     Block,
@@ -23,6 +28,7 @@ from sybil_engine.core.types import (
     Speculation,
     TokenOrigin,
 )
+from sybil_engine.rpc.v1 import generation_service_pb2 as generation_wire
 from sybil_engine.rpc.v1 import types_pb2 as wire
 from sybil_engine.serving import convert
 
@@ -189,19 +195,55 @@ def test_a_description_survives_the_wire(description: ModelDescription) -> None:
 
 def test_every_value_of_every_enum_has_a_place_on_the_wire() -> None:
     for speculation in Speculation:
-        value = convert.speculation_to_wire(speculation)
-        assert convert.speculation_from_wire(value, Speculation.OFF) is speculation
+        assert convert.speculation_from_wire(convert.ENUM_TO_WIRE[speculation]) is speculation
     for rule in AcceptanceRule:
-        assert convert.acceptance_rule_from_wire(convert.acceptance_rule_to_wire(rule)) is rule
+        assert convert.acceptance_rule_from_wire(convert.ENUM_TO_WIRE[rule]) is rule
     for origin in TokenOrigin:
         assert convert.token_from_wire(convert.token_to_wire(CommittedToken(1, origin))).origin is origin
     for reason in (None, *FinishReason):
-        assert convert.finish_reason_from_wire(convert.finish_reason_to_wire(reason)) is reason
+        assert convert.finish_reason_from_wire(convert.ENUM_TO_WIRE[reason]) is reason
 
 
-@pytest.mark.parametrize("default", Speculation)
-def test_speculation_that_is_not_said_is_the_default(default: Speculation) -> None:
-    assert convert.speculation_from_wire(wire.SPECULATION_UNSPECIFIED, default) is default
+def test_every_value_of_every_enum_on_the_wire_has_a_member() -> None:
+    for read, wire_enum in (
+        (convert.speculation_from_wire, wire.Speculation),
+        (convert.acceptance_rule_from_wire, wire.AcceptanceRule),
+        (convert.finish_reason_from_wire, wire.FinishReason),
+    ):
+        for number in wire_enum.values():
+            read(number)
+    assert len(wire.BlockOrigin.values()) == len(BlockOrigin) + 1
+    assert len(wire.TokenOrigin.values()) == len(TokenOrigin) + 1
+
+
+@pytest.mark.parametrize(
+    ("message", "value", "only_on_the_wire", "only_in_the_value"),
+    [
+        (wire.SamplingParams, SamplingParams, set(), set()),
+        (wire.DraftPlan, DraftPlan, set(), set()),
+        (wire.CommittedToken, CommittedToken, set(), set()),
+        (wire.Distribution, Distribution, set(), set()),
+        (wire.Block, Block, set(), set()),
+        (wire.PassTimings, PassTimings, set(), set()),
+        (wire.Commit, Commit, set(), set()),
+        (wire.Advance, Advance, set(), set()),
+        (wire.SessionOpen, SessionOpen, set(), set()),
+        (wire.ModelDescription, ModelDescription, {"protocol_version"}, set()),
+        (generation_wire.Usage, Usage, set(), set()),
+        (generation_wire.Completion, Ending, set(), set()),
+        (generation_wire.GenerateRequest, GenerationRequest, {"text", "token_ids"}, {"prompt"}),
+    ],
+)
+def test_a_value_and_its_message_have_the_same_fields(
+    message: type[Message], value: type[Any], only_on_the_wire: set[str], only_in_the_value: set[str]
+) -> None:
+    on_the_wire, in_the_value = set(message.DESCRIPTOR.fields_by_name), {each.name for each in fields(value)}
+    assert on_the_wire - in_the_value == only_on_the_wire
+    assert in_the_value - on_the_wire == only_in_the_value
+
+
+def test_speculation_that_is_not_said_is_off() -> None:
+    assert convert.speculation_from_wire(wire.SPECULATION_UNSPECIFIED) is Speculation.OFF
 
 
 def test_a_plan_that_is_not_sent_drafts_nothing_and_no_rows_count_as_one() -> None:
