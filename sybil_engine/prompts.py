@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from sybil_engine.core.errors import SybilError
 
@@ -38,17 +37,7 @@ def built_in_prompts(file: Path = _FILE) -> list[Prompt]:
         raise SybilError(f"{file} is missing; install the package again") from error
 
 
-class Categorised(Protocol):
-    """Anything that belongs to a category."""
-
-    @property
-    def category(self) -> str: ...
-
-
-CategorisedType = TypeVar("CategorisedType", bound=Categorised)
-
-
-def mixed(prompts: Sequence[CategorisedType], count: int) -> list[CategorisedType]:
+def mixed(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
     """The first `count` prompts, taking one of each category in turn."""
     ranks: dict[str, int] = {}
     ranked = []

@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from sybil_engine.models.finding import find_folder
 from sybil_engine.models.hosting import host_model
 from sybil_engine.models.loading import tokenizer_json
 from sybil_engine.serving.engine_thread import EngineThread
-from sybil_engine.serving.sessions import RemoteSession, remote_session
+from sybil_engine.serving.sessions import RemoteSession
 from verifier_service.loading import load_verifier
 from verifier_service.session import VerifierSession
 from verifier_service.settings import VerifierSettings
@@ -69,7 +69,7 @@ class LocalServices:
     @contextmanager
     def verifier(self, target: Target) -> Iterator[VerifierStream]:
         """See `Services`."""
-        with remote_session(self._threads[0]) as session:
+        with closing(RemoteSession(self._threads[0])) as session:
             yield LocalVerifierStream(session)
 
     @contextmanager
@@ -77,7 +77,7 @@ class LocalServices:
         """See `Services`."""
         if self.draft is None:
             raise Unavailable("this engine has no draft model")
-        with remote_session(self._threads[1]) as session:
+        with closing(RemoteSession(self._threads[1])) as session:
             yield LocalDrafterStream(session)
 
     def close(self) -> None:

@@ -52,13 +52,14 @@ class DraftNode:
 class DraftTree:
     """The tokens drafted beyond a ledger. The ledger is read, never written.
 
-    When the root advances, branches that disagree with the ledger are dropped; those that agree stay.
+    The root is the last committed token. When it advances, branches that disagree with the ledger are dropped; those
+    that agree stay.
     """
 
     def __init__(self, ledger: Ledger, capacity_tokens: int = 512) -> None:
         self._ledger = ledger
         self.capacity_tokens = capacity_tokens
-        self._root: DraftNode
+        self.root: DraftNode
         self._by_fingerprint: dict[int, DraftNode]
         self._trunk: list[DraftNode] | None
         self.drop()
@@ -72,14 +73,9 @@ class DraftTree:
         return fingerprint in self._by_fingerprint
 
     @property
-    def root(self) -> DraftNode:
-        """The last committed token."""
-        return self._root
-
-    @property
     def position(self) -> int:
         """Position of the next token after the root."""
-        return self._root.position + 1
+        return self.root.position + 1
 
     def graft(self, block: Block) -> Graft:
         """Add a block's tokens after the prefix that it extends.
@@ -94,7 +90,7 @@ class DraftTree:
                 or list(block.token_ids[:late_tokens]) != committed
             ):
                 return Graft.STALE
-            node: DraftNode | None = self._root
+            node: DraftNode | None = self.root
         else:
             node = self._by_fingerprint.get(block.prefix_fingerprint)
         if node is None or node.position + 1 != max(block.position, self.position):
@@ -105,7 +101,7 @@ class DraftTree:
         for index, token_id in enumerate(block.token_ids[late_tokens:], start=late_tokens):
             child = path[-1].children.get(token_id)
             if child is None:
-                if self.full:
+                if len(self) >= self.capacity_tokens:
                     outcome = Graft.FULL
                     break
                 chance = block.chances[index] if block.chances else None
@@ -118,11 +114,6 @@ class DraftTree:
                 parent.trunk_child = child
         return outcome
 
-    @property
-    def full(self) -> bool:
-        """Whether the tree holds as many tokens as it may."""
-        return len(self) >= self.capacity_tokens
-
     def add(self, parent: DraftNode, token_id: int, chance: float | None, *, on_trunk: bool = False) -> DraftNode:
         """Add a child to `parent`, unless it is there already."""
         child = parent.children.get(token_id)
@@ -134,7 +125,7 @@ class DraftTree:
         if on_trunk:
             parent.trunk_child = child
         if self._trunk is not None:
-            if parent is (self._trunk[-1] if self._trunk else self._root) and not child.children:
+            if parent is (self._trunk[-1] if self._trunk else self.root) and not child.children:
                 self._trunk.append(child)
             else:
                 self._trunk = None
@@ -148,23 +139,23 @@ class DraftTree:
         """
         drafted_tokens = 0
         for position in range(self.position, len(self._ledger)):
-            child = self._root.children.get(self._ledger[position])
+            child = self.root.children.get(self._ledger[position])
             if child is None:
                 self.drop()
                 return drafted_tokens
             drafted_tokens += 1
-            self._root = child
+            self.root = child
         self._trunk = None
         if drafted_tokens:
-            self._root.parent = None
-            self._by_fingerprint = {node.fingerprint: node for node in self._root.walk()}
+            self.root.parent = None
+            self._by_fingerprint = {node.fingerprint: node for node in self.root.walk()}
         return drafted_tokens
 
     @property
     def trunk(self) -> Sequence[DraftNode]:
         """The best path after the root; see `best_path`. Computed once for each state of the tree."""
         if self._trunk is None:
-            self._trunk = self.best_path(self._root)
+            self._trunk = self.best_path(self.root)
         return self._trunk
 
     def best_path(self, start: DraftNode) -> list[DraftNode]:
@@ -179,6 +170,6 @@ class DraftTree:
     def drop(self) -> None:
         """Drop all drafted tokens; the root becomes the ledger's last token."""
         last = len(self._ledger) - 1
-        self._root = DraftNode(last, self._ledger[last], self._ledger.fingerprint(last + 1))
-        self._by_fingerprint = {self._root.fingerprint: self._root}
+        self.root = DraftNode(last, self._ledger[last], self._ledger.fingerprint(last + 1))
+        self._by_fingerprint = {self.root.fingerprint: self.root}
         self._trunk = None

@@ -4,7 +4,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from sybil_engine.core.timing import sleep_until
@@ -15,18 +14,18 @@ class DelayLine:
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
-        self._held: deque[tuple[float, Callable[[Any], object], Any]] = deque()
+        self._held: deque[tuple[float, Callable[[Any], None], Any]] = deque()
         self._filled = threading.Event()
         threading.Thread(target=self._run, name="delay-line", daemon=True).start()
 
-    def delayed(self, deliver: Callable[[Any], object]) -> Callable[[Any], None]:
+    def delayed(self, deliver: Callable[[Any], None]) -> Callable[[Any], None]:
         """A function that passes its message to `deliver` after the delay."""
-        return partial(self.put, deliver)
 
-    def put(self, deliver: Callable[[Any], object], message: Any) -> None:
-        """Call `deliver(message)` after the delay."""
-        self._held.append((time.monotonic() + self._delay_s, deliver, message))
-        self._filled.set()
+        def put(message: Any) -> None:
+            self._held.append((time.monotonic() + self._delay_s, deliver, message))
+            self._filled.set()
+
+        return put
 
     def _run(self) -> None:
         while True:

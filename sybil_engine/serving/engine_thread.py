@@ -6,25 +6,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 _log = logging.getLogger(__name__)
 
 # A thread cannot sleep for years at a time; it sleeps again.
 _LONGEST_SLEEP_S = 60.0
 
-
-Message = TypeVar("Message")
-
-
-class Delay(Protocol):
-    """Wraps a function that takes messages."""
-
-    def __call__(self, deliver: Callable[[Message], object], /) -> Callable[[Message], None]: ...
-
-
-def _undelayed(deliver: Callable[[Message], object]) -> Callable[[Message], None]:
-    return deliver  # type: ignore[return-value]  # its return value is not used
+Deliver: TypeAlias = Callable[[Any], None]
+"""Takes a session's message."""
 
 
 class Engine(Protocol):
@@ -53,7 +43,12 @@ class EngineThread(Generic[EngineType]):
         delayed: wraps functions that take a session's messages, in and out, to emulate a link.
     """
 
-    def __init__(self, load: Callable[[], EngineType], name: str, delayed: Delay = _undelayed) -> None:
+    def __init__(
+        self,
+        load: Callable[[], EngineType],
+        name: str,
+        delayed: Callable[[Deliver], Deliver] = lambda deliver: deliver,
+    ) -> None:
         self._load = load
         self.delayed = delayed
         self._inbox: SimpleQueue[Callable[[EngineType], object]] = SimpleQueue()

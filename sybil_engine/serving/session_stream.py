@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -13,7 +13,7 @@ from sybil_engine.core.session import SessionOpen
 from sybil_engine.serving.decoding import undecodable
 from sybil_engine.serving.engine_thread import EngineThread
 from sybil_engine.serving.server import status_code
-from sybil_engine.serving.sessions import RemoteSession, remote_session
+from sybil_engine.serving.sessions import RemoteSession
 
 
 class _Openable(Protocol):
@@ -40,7 +40,7 @@ async def session_stream(
         decode: called on the event loop, while the engine's thread may run a pass.
         handle: called on the engine's thread; see `RemoteSession.sender`.
     """
-    with remote_session(thread) as remote:
+    with closing(RemoteSession(thread)) as remote:
         session = await remote.open(opening)
         reader = asyncio.create_task(_read(remote, requests, decode, handle))
         try:

@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Generic, Protocol, TypeVar
 
 from sybil_engine.core.errors import SybilError
 from sybil_engine.core.session import SessionOpen
@@ -97,13 +96,3 @@ class RemoteSession(Generic[Session, Event]):
                 engine.close(session)
 
         self._thread.post(close_session)
-
-
-@contextmanager
-def remote_session(thread: EngineThread[Any]) -> Iterator[RemoteSession[Any, Any]]:
-    """A session that is freed when the block is left."""
-    session: RemoteSession[Any, Any] = RemoteSession(thread)
-    try:
-        yield session
-    finally:
-        session.close()

@@ -127,7 +127,7 @@ class TreeAgainstPaths(RuleBasedStateMachine):
             prefix[data.draw(st.integers(0, position - 1))] += 1
         self.graft(tuple(prefix), token_ids, origin)
 
-    @precondition(lambda self: not self.tree.full)
+    @precondition(lambda self: len(self.tree) < self.tree.capacity_tokens)
     @rule(data=st.data(), token_id=TOKEN, on_trunk=st.booleans())
     def add(self, data: st.DataObject, token_id: int, on_trunk: bool) -> None:
         """One token more, as a drafter adds it."""
