@@ -77,10 +77,9 @@ class PassTimes:
         """Predicted time of a pass of this many rows."""
         rows = self._padded(rows)
         seen = self._seen.get(self._size(rows))
-        return seen.median_ns if seen and self._enough(seen) else self._on_line_ns(rows)
-
-    def _enough(self, seen: _Seen) -> bool:
-        return len(seen.times_ns) >= self._ENOUGH and self._recent(seen)
+        if seen and len(seen.times_ns) >= self._ENOUGH and self._recent(seen):
+            return seen.median_ns
+        return self._on_line_ns(rows)
 
     def _recent(self, seen: _Seen) -> bool:
         """Whether a size was measured recently enough to go by; load and clocks change."""

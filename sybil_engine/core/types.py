@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from sybil_engine.core.errors import InvalidRequest
@@ -174,7 +174,7 @@ class ModelDescription:
     begin_token_id: int | None = None
     max_sessions: int = 0
     numerics: str = "fast"
-    row_class: tuple[int, ...] = field(default=())
+    row_class: tuple[int, ...] = ()
     ready: bool = False
     processors: tuple[str, ...] = ()
     threads: int = 1

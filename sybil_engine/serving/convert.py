@@ -25,12 +25,13 @@ from sybil_engine.core.types import (
     TokenOrigin,
 )
 from sybil_engine.rpc.v1 import types_pb2 as wire
-from sybil_engine.serving.twins import to_message, to_value
+from sybil_engine.serving.copying import to_message, to_value
 
-_Member = TypeVar("_Member", bound=Enum)
+Member = TypeVar("Member", bound=Enum)
+Value = TypeVar("Value")
 
 
-def _members(kind: type[_Member], wire_enum: Any) -> dict[int, _Member]:
+def _members(kind: type[Member], wire_enum: Any) -> dict[int, Member]:
     """The members of an enum by their numbers on the wire, where the member NAME is called PREFIX_NAME."""
     prefix = wire_enum.Name(0).removesuffix("UNSPECIFIED")
     return {wire_enum.Value(prefix + member.name): member for member in kind}
@@ -48,16 +49,6 @@ ENUM_TO_WIRE: dict[Enum | None, Any] = {
     for number, member in table.items()
 }
 """The number on the wire of every member of an enum; 0 for None."""
-
-Value = TypeVar("Value")
-
-
-def sampling_to_wire(params: SamplingParams) -> wire.SamplingParams:
-    return to_message(wire.SamplingParams, params)
-
-
-def sampling_from_wire(message: wire.SamplingParams) -> SamplingParams:
-    return to_value(SamplingParams, message)
 
 
 def speculation_from_wire(value: int) -> Speculation:
@@ -108,7 +99,7 @@ def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:
     return to_message(
         wire.SessionOpen,
         opening,
-        sampling=sampling_to_wire(opening.sampling),
+        sampling=to_message(wire.SamplingParams, opening.sampling),
         stop_token_ids=sorted(opening.stop_token_ids),
         plan=plan_to_wire(opening.plan),
         acceptance_rule=ENUM_TO_WIRE[opening.acceptance_rule],
@@ -119,7 +110,7 @@ def open_from_wire(message: wire.SessionOpen) -> SessionOpen:
     return to_value(
         SessionOpen,
         message,
-        sampling=sampling_from_wire(message.sampling),
+        sampling=to_value(SamplingParams, message.sampling),
         stop_token_ids=frozenset(message.stop_token_ids),
         plan=plan_from_wire(message.plan),
         acceptance_rule=acceptance_rule_from_wire(message.acceptance_rule),

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from sybil_engine.core.completion import Delta, Ending, Usage
 from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.request import GenerationRequest
+from sybil_engine.core.types import SamplingParams
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
+from sybil_engine.rpc.v1 import types_pb2
 from sybil_engine.serving import convert
 from sybil_engine.serving.convert import ENUM_TO_WIRE
-from sybil_engine.serving.twins import to_message, to_value
+from sybil_engine.serving.copying import to_message, to_value
 
 
 def request_to_wire(request: GenerationRequest) -> wire.GenerateRequest:
@@ -18,7 +20,7 @@ def request_to_wire(request: GenerationRequest) -> wire.GenerateRequest:
         request,
         text=prompt if isinstance(prompt, str) else None,
         token_ids=None if isinstance(prompt, str) else wire.TokenIds(ids=prompt),
-        sampling=convert.sampling_to_wire(request.sampling),
+        sampling=to_message(types_pb2.SamplingParams, request.sampling),
         speculation=ENUM_TO_WIRE[request.speculation],
         acceptance_rule=ENUM_TO_WIRE[request.acceptance_rule],
     )
@@ -30,7 +32,7 @@ def request_from_wire(message: wire.GenerateRequest) -> GenerationRequest:
         GenerationRequest,
         message,
         prompt=_prompt_from_wire(message),
-        sampling=convert.sampling_from_wire(message.sampling),
+        sampling=to_value(SamplingParams, message.sampling),
         speculation=convert.speculation_from_wire(message.speculation) if message.speculation else None,
         acceptance_rule=convert.acceptance_rule_from_wire(message.acceptance_rule),
     )

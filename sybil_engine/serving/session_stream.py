@@ -42,7 +42,8 @@ async def session_stream(
     """
     with closing(RemoteSession(thread)) as remote:
         session = await remote.open(opening)
-        reader = asyncio.create_task(_read(remote, requests, decode, handle))
+        send = remote.sender(handle)
+        reader = asyncio.create_task(_read(remote, requests, lambda request: send(decode(request))))
         try:
             yield session, remote
         finally:
@@ -50,15 +51,11 @@ async def session_stream(
 
 
 async def _read(
-    remote: RemoteSession[Any, Any],
-    requests: AsyncIterator[Request],
-    decode: Callable[[Request], Message],
-    handle: Callable[[Any, Message, int], object],
+    remote: RemoteSession[Any, Any], requests: AsyncIterator[Request], take: Callable[[Request], None]
 ) -> None:
-    send = remote.sender(handle)
     try:
         async for request in requests:
-            send(decode(request))
+            take(request)
     except SybilError as error:
         remote.end(error)
     except Exception as error:  # noqa: BLE001 - such as an undecodable message; ends the session

@@ -31,6 +31,7 @@ from sybil_engine.core.types import (
 from sybil_engine.rpc.v1 import generation_service_pb2 as generation_wire
 from sybil_engine.rpc.v1 import types_pb2 as wire
 from sybil_engine.serving import convert
+from sybil_engine.serving.copying import to_message, to_value
 
 WORD = st.integers(0, 2**32 - 1)
 LONG = st.integers(0, 2**64 - 1)
@@ -129,8 +130,8 @@ DESCRIPTION = st.builds(
 @settings(max_examples=40)
 @given(params=SAMPLING)
 def test_sampling_parameters_survive_the_wire(params: SamplingParams) -> None:
-    sent = convert.sampling_to_wire(params).SerializeToString()
-    assert convert.sampling_from_wire(wire.SamplingParams.FromString(sent)) == params
+    sent = to_message(wire.SamplingParams, params).SerializeToString()
+    assert to_value(SamplingParams, wire.SamplingParams.FromString(sent)) == params
 
 
 @settings(max_examples=40)
@@ -253,9 +254,9 @@ def test_a_plan_that_is_not_sent_drafts_nothing_and_no_rows_count_as_one() -> No
 
 
 def test_a_top_p_that_is_not_sent_means_1_and_an_explicit_0_is_refused() -> None:
-    assert convert.sampling_from_wire(wire.SamplingParams()) == SamplingParams(top_p=1.0)
+    assert to_value(SamplingParams, wire.SamplingParams()) == SamplingParams(top_p=1.0)
     with pytest.raises(InvalidRequest, match=r"top_p is 0\.0"):
-        convert.sampling_from_wire(wire.SamplingParams(top_p=0.0))
+        to_value(SamplingParams, wire.SamplingParams(top_p=0.0))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ def test_a_top_p_that_is_not_sent_means_1_and_an_explicit_0_is_refused() -> None
 )
 def test_sampling_parameters_out_of_range_are_refused(message: wire.SamplingParams) -> None:
     with pytest.raises(InvalidRequest):
-        convert.sampling_from_wire(message)
+        to_value(SamplingParams, message)
     with pytest.raises(InvalidRequest):
         convert.open_from_wire(wire.SessionOpen(token_ids=[1], prompt_tokens=1, sampling=message))
 
