@@ -12,6 +12,7 @@ from sybil_engine.core.plan import DraftPlan, first_plan
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import ModelDescription, Speculation
+from sybil_engine.serving.opening import check_token_ids
 
 _DEFAULT_MAX_TOKENS = 128
 # Longer texts are tokenized in a thread, so that the event loop can serve other sessions meanwhile.
@@ -64,8 +65,9 @@ async def check(
         InvalidRequest: a value is out of range.
         ContextExceeded: more tokens than the target's context.
     """
-    resumed = _known("resume_token_ids", request.resume_token_ids, target.vocabulary_size)
-    stop_token_ids = _known("stop_token_ids", request.stop_token_ids, target.vocabulary_size)
+    resumed, stop_token_ids = tuple(request.resume_token_ids), tuple(request.stop_token_ids)
+    check_token_ids("resume_token_ids", resumed, target.vocabulary_size)
+    check_token_ids("stop_token_ids", stop_token_ids, target.vocabulary_size)
     if not request.ignore_end_tokens:
         stop_token_ids += target.end_token_ids
     prompt = await _prompt(request.prompt, target, tokenizer)
@@ -91,11 +93,8 @@ async def check(
 
 async def _prompt(prompt: str | Sequence[int], target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:
     context_tokens = target.context_tokens
-    token_ids = (
-        await _encode(prompt, target, tokenizer)
-        if isinstance(prompt, str)
-        else _known("prompt.token_ids", prompt, target.vocabulary_size)
-    )
+    token_ids = await _encode(prompt, target, tokenizer) if isinstance(prompt, str) else tuple(prompt)
+    check_token_ids("prompt.token_ids", token_ids, target.vocabulary_size)
     if not token_ids:
         raise InvalidRequest("the prompt has no tokens; give at least one to continue")
     if len(token_ids) >= context_tokens:
@@ -129,11 +128,3 @@ def _max_tokens(max_tokens: int | None, prompt_tokens: int, context_tokens: int)
             f"context of {context_tokens}: lower max_tokens or shorten the prompt"
         )
     return max_tokens
-
-
-def _known(name: str, token_ids: Sequence[int], vocabulary_size: int) -> tuple[int, ...]:
-    """The token ids, all of which must be known to the target."""
-    for index, token_id in enumerate(token_ids):
-        if not 0 <= token_id < vocabulary_size:
-            raise InvalidRequest(f"{name}[{index}] is {token_id}; token ids must be below {vocabulary_size}")
-    return tuple(token_ids)

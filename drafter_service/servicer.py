@@ -15,7 +15,8 @@ from sybil_engine.rpc.v1 import drafter_service_pb2_grpc as wire_grpc
 from sybil_engine.rpc.v1 import types_pb2
 from sybil_engine.serving.convert import advance_from_wire, block_to_wire, description_to_wire, open_from_wire
 from sybil_engine.serving.model_service import HostedModel
-from sybil_engine.serving.session_stream import aborting, first_message, session_stream
+from sybil_engine.serving.server import aborting
+from sybil_engine.serving.session_stream import first_message, session_stream
 
 
 class DrafterServicer(wire_grpc.DrafterServiceServicer):

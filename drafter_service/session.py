@@ -117,7 +117,7 @@ class DrafterSession:
                 "draft model's context ends; go on without this drafter"
             )
         # An unknown token would break the pass of every session in it.
-        check_token_ids(advance.token_ids, self._room.vocabulary_size)
+        check_token_ids("token_ids", advance.token_ids, self._room.vocabulary_size)
         if not self.ledger.append(advance):
             return
         self.growth.advance()

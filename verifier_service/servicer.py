@@ -12,7 +12,8 @@ from sybil_engine.rpc.v1 import verifier_service_pb2 as wire
 from sybil_engine.rpc.v1 import verifier_service_pb2_grpc as wire_grpc
 from sybil_engine.serving.convert import block_from_wire, commit_to_wire, description_to_wire, open_from_wire
 from sybil_engine.serving.model_service import HostedModel
-from sybil_engine.serving.session_stream import aborting, first_message, session_stream
+from sybil_engine.serving.server import aborting
+from sybil_engine.serving.session_stream import first_message, session_stream
 from verifier_service.engine import Verifier
 from verifier_service.session import VerifierSession
 

@@ -10,12 +10,11 @@ import grpc
 
 from coordinator.generation import Generation
 from coordinator.routing import Router
-from sybil_engine.core.errors import SybilError
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc
 from sybil_engine.serving import convert
 from sybil_engine.serving.convert_completion import delta_to_wire, request_from_wire
-from sybil_engine.serving.server import status_code
+from sybil_engine.serving.server import aborting
 
 
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
@@ -29,20 +28,15 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def Generate(  # type: ignore[override]
         self, request: wire.GenerateRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> None:
-        try:
-            async with aclosing(self._generation.stream(request_from_wire(request))) as deltas:
-                async for delta in deltas:
-                    await context.write(delta_to_wire(delta))
-        except SybilError as error:
-            await context.abort(status_code(error), str(error))
+        async with aborting(context), aclosing(self._generation.stream(request_from_wire(request))) as deltas:
+            async for delta in deltas:
+                await context.write(delta_to_wire(delta))
 
     async def DescribePair(
         self, request: wire.DescribePairRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> wire.DescribePairResponse:
-        try:
+        async with aborting(context):
             target = self._router.target.description
-        except SybilError as error:
-            await context.abort(status_code(error), str(error))
         draft = self._router.draft
         return wire.DescribePairResponse(
             target=convert.description_to_wire(target), draft=convert.description_to_wire(draft) if draft else None

@@ -16,7 +16,7 @@ def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: in
         InvalidRequest: a token id is outside the vocabulary.
         ContextExceeded: no room for another token.
     """
-    check_token_ids(opening.token_ids, vocabulary_size)
+    check_token_ids("token_ids", opening.token_ids, vocabulary_size)
     max_position = min(opening.max_position or context_tokens, context_tokens)
     if len(opening.token_ids) >= max_position:
         raise ContextExceeded(
@@ -26,12 +26,12 @@ def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: in
     return max_position
 
 
-def check_token_ids(token_ids: Iterable[int], vocabulary_size: int) -> None:
-    """Check that a model knows all token ids.
+def check_token_ids(name: str, token_ids: Iterable[int], vocabulary_size: int) -> None:
+    """Check that a model knows all token ids of the field of this name.
 
     Raises:
         InvalidRequest: one is outside the vocabulary.
     """
-    outside = next((token_id for token_id in token_ids if token_id >= vocabulary_size), None)
-    if outside is not None:
-        raise InvalidRequest(f"token id {outside} is out of range; the vocabulary has {vocabulary_size} tokens")
+    for index, token_id in enumerate(token_ids):
+        if not 0 <= token_id < vocabulary_size:
+            raise InvalidRequest(f"{name}[{index}] is {token_id}; token ids must be below {vocabulary_size}")

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
@@ -29,6 +30,15 @@ _STATUS_CODES: tuple[tuple[type[errors.SybilError], grpc.StatusCode], ...] = (
 def status_code(error: errors.SybilError) -> grpc.StatusCode:
     """The gRPC status that tells a client what kind of error this is."""
     return next(code for kind, code in _STATUS_CODES if isinstance(error, kind))
+
+
+@asynccontextmanager
+async def aborting(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
+    """Abort the call with the status of an engine's error."""
+    try:
+        yield
+    except errors.SybilError as error:
+        await context.abort(status_code(error), str(error))
 
 
 @dataclass(frozen=True, slots=True)

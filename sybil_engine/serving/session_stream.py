@@ -5,14 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from typing import Any, Protocol, TypeVar
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from sybil_engine.core.errors import InvalidRequest, SybilError
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.serving.decoding import undecodable
 from sybil_engine.serving.engine_thread import EngineThread
-from sybil_engine.serving.server import status_code
 from sybil_engine.serving.sessions import RemoteSession
 
 
@@ -62,15 +60,6 @@ async def _read(
         remote.end(InvalidRequest(f"a message cannot be read ({error}); reopen the session"))
     else:
         remote.end()
-
-
-@asynccontextmanager
-async def aborting(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
-    """Abort the call with the status of an engine's error."""
-    try:
-        yield
-    except SybilError as error:
-        await context.abort(status_code(error), str(error))
 
 
 async def first_message(requests: AsyncIterator[Request]) -> Request:

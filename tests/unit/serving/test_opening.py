@@ -15,7 +15,7 @@ def test_a_session_ends_at_its_limit_or_at_the_context_whichever_comes_first(max
 
 @pytest.mark.parametrize("token_id", [10, 11, 2**32 - 1])
 def test_a_token_id_outside_the_vocabulary_is_refused(token_id: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"token id {token_id} is out of range; the vocabulary has 10 tokens"):
+    with pytest.raises(InvalidRequest, match=rf"token_ids\[1\] is {token_id}; token ids must be below 10"):
         check_opening(SessionOpen((1, token_id), 1), vocabulary_size=10, context_tokens=100)
 
 

@@ -16,7 +16,8 @@ from sybil_engine.core.session import SessionOpen
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import EngineThread
 from sybil_engine.serving.outbox import Outbox
-from sybil_engine.serving.session_stream import aborting, first_message, session_stream
+from sybil_engine.serving.server import aborting
+from sybil_engine.serving.session_stream import first_message, session_stream
 from sybil_engine.serving.sessions import RemoteSession
 
 OPENING = SessionOpen((1,), 1)
