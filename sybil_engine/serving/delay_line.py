@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 from sybil_engine.core.timing import sleep_until
@@ -14,24 +14,15 @@ class DelayLine:
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
-        self._held: deque[tuple[float, Callable[[Any], None], Any]] = deque()
-        self._filled = threading.Event()
+        self._held: SimpleQueue[tuple[float, Callable[[Any], None], Any]] = SimpleQueue()
         threading.Thread(target=self._run, name="delay-line", daemon=True).start()
 
     def delayed(self, deliver: Callable[[Any], None]) -> Callable[[Any], None]:
         """A function that passes its message to `deliver` after the delay."""
-
-        def put(message: Any) -> None:
-            self._held.append((time.monotonic() + self._delay_s, deliver, message))
-            self._filled.set()
-
-        return put
+        return lambda message: self._held.put((time.monotonic() + self._delay_s, deliver, message))
 
     def _run(self) -> None:
         while True:
-            self._filled.wait()
-            self._filled.clear()
-            while self._held:
-                due, deliver, message = self._held.popleft()
-                sleep_until(due)
-                deliver(message)
+            due, deliver, message = self._held.get()
+            sleep_until(due)
+            deliver(message)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
@@ -78,8 +78,7 @@ async def running_server(
     """
     server = grpc.aio.server(interceptors=(DecodingInterceptor(),), options=SERVER_OPTIONS)
     add_services(server)
-    services: tuple[ServiceDescriptor, ...] = tuple(file.services_by_name.values())
-    names = tuple(service.full_name for service in services)
+    names = tuple(service.full_name for service in file.services_by_name.values())
     health_servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
