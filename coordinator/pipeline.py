@@ -7,14 +7,14 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence, Sized
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from coordinator.patience import Patience, Retries
 from coordinator.relay import Relay
-from coordinator.usage import Meter
+from coordinator.usage import DraftedBlock, Meter
 from sybil_engine.core.errors import SessionError, SessionLost, SybilError, Unavailable
 from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.session import Commit, SessionOpen
@@ -26,17 +26,11 @@ logger = logging.getLogger(__name__)
 _MOST_UNJUDGED_BLOCKS = 2048
 
 
-class PassingBlock(Protocol):
-    """The fields of a passing block that are read here. The rest is forwarded as it is."""
+class PassingBlock(DraftedBlock, Protocol):
+    """The fields of a passing block that are read. The rest is forwarded as it is."""
 
     @property
     def position(self) -> int: ...
-
-    @property
-    def token_ids(self) -> Sized: ...
-
-    @property
-    def draft_ns(self) -> int: ...
 
 
 class VerifierStream(Protocol):

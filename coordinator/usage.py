@@ -1,9 +1,9 @@
 """What a request took: counts, times, and how much drafting and verifying overlapped."""
 
 import time
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
+from statistics import median_low
 from typing import Protocol
 
 from sybil_engine.core.completion import Usage
@@ -25,9 +25,16 @@ class DraftedBlock(Protocol):
 
 
 class Meter:
-    """Counts and times one request's messages. All times are of this process's clock."""
+    """Counts and times one request's messages. All times are of this process's clock.
+
+    Attributes:
+        passes: number of verify passes for each way of speculating.
+        reason: under AUTO, what was chosen and why.
+    """
 
     def __init__(self) -> None:
+        self.passes: Counter[Speculation] = Counter()
+        self.reason = ""
         self._arrived_ns = self.now_ns()
         self._first_token_ns: int | None = None
         self._last_token_ns: int | None = None
@@ -40,9 +47,7 @@ class Meter:
         self._verifying: list[Interval] = []
         self._relays_ns: list[int] = []
         self._gaps_ns: list[int] = []
-        self._passes: Counter[Speculation] = Counter()
         self._way: Speculation | None = None
-        self._reason = ""
 
     @staticmethod
     def now_ns() -> int:
@@ -63,9 +68,9 @@ class Meter:
         self._verifying.append((arrived_ns - timings.forward_ns - timings.sampling_ns, arrived_ns))
         self._gaps_ns.append(timings.gap_ns)
         # A commit's plan takes effect after its pass. The first pass counts as what the first commit's plan says.
-        self._passes[self._way or commit.plan.speculation] += 1
+        self.passes[self._way or commit.plan.speculation] += 1
         self._way = commit.plan.speculation
-        self._reason = commit.reason or self._reason
+        self.reason = commit.reason or self.reason
 
     def delivered(self, tokens: int) -> None:
         """Count tokens that the client gets."""
@@ -82,16 +87,6 @@ class Meter:
     def reopened(self) -> None:
         """Count a stream that was lost and replaced."""
         self._reopened_streams += 1
-
-    @property
-    def passes(self) -> Mapping[Speculation, int]:
-        """Number of verify passes for each way of speculating."""
-        return self._passes
-
-    @property
-    def reason(self) -> str:
-        """Under AUTO, what was chosen and why."""
-        return self._reason
 
     def usage(self, prompt_tokens: int) -> Usage:
         """What was counted so far."""
@@ -110,8 +105,8 @@ class Meter:
             overlap_ns=overlap_ns(self._drafting, self._verifying),
             reopened_streams=self._reopened_streams,
             draft_ns=length_ns(self._drafting),
-            relay_p50_ns=median(self._relays_ns),
-            gap_p50_ns=median(self._gaps_ns),
+            relay_p50_ns=median_low(self._relays_ns or [0]),
+            gap_p50_ns=median_low(self._gaps_ns or [0]),
         )
 
 
@@ -122,33 +117,14 @@ def count_tested(judged: int, accepted: int) -> int:
 
 def length_ns(intervals: Iterable[Interval]) -> int:
     """Time covered by intervals, each instant counted once."""
-    return sum(end - start for start, end in _united(intervals))
-
-
-def overlap_ns(left: Iterable[Interval], right: Iterable[Interval]) -> int:
-    """Time covered by intervals of both sides, each instant counted once."""
-    others = _united(right)
-    starts = [start for start, _ in others]
-    total = 0
-    for start, end in _united(left):
-        for other_start, other_end in others[max(0, bisect_right(starts, start) - 1) :]:
-            if other_start >= end:
-                break
-            total += max(0, min(end, other_end) - max(start, other_start))
+    total, ordered = 0, sorted(intervals)
+    covered_until = ordered[0][0] if ordered else 0
+    for start, end in ordered:
+        total += max(0, end - max(start, covered_until))
+        covered_until = max(covered_until, end)
     return total
 
 
-def median(values: Sequence[int]) -> int:
-    """The median; of an even number of values, the lower middle one. 0 if there are none."""
-    return sorted(values)[(len(values) - 1) // 2] if values else 0
-
-
-def _united(intervals: Iterable[Interval]) -> list[Interval]:
-    """The union of intervals, as disjoint intervals in order."""
-    united: list[Interval] = []
-    for start, end in sorted(intervals):
-        if united and start <= united[-1][1]:
-            united[-1] = (united[-1][0], max(united[-1][1], end))
-        else:
-            united.append((start, end))
-    return united
+def overlap_ns(left: Sequence[Interval], right: Sequence[Interval]) -> int:
+    """Time covered by intervals of both sides, each instant counted once."""
+    return length_ns(left) + length_ns(right) - length_ns([*left, *right])

@@ -1,7 +1,8 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.usage import Interval, Meter, count_tested, length_ns, median, overlap_ns
+from coordinator.usage import Interval, Meter, count_tested, length_ns, overlap_ns
 from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import Commit
 from sybil_engine.core.types import Block, CommittedToken, PassTimings, Speculation
@@ -34,11 +35,12 @@ def test_the_first_rejection_is_tested_and_what_follows_it_is_not(judged: int, d
     assert count_tested(judged, accepted) == accepted + (1 if accepted < judged else 0)
 
 
-def test_the_median_is_a_value_that_was_measured() -> None:
-    assert median([]) == 0
-    assert median([3]) == 3
-    assert median([9, 1]) == 1
-    assert median([9, 1, 5]) == 5
+@pytest.mark.parametrize(("gaps_ns", "middle_ns"), [([], 0), ([3], 3), ([9, 1], 1), ([9, 1, 5], 5)])
+def test_the_median_is_a_value_that_was_measured(gaps_ns: list[int], middle_ns: int) -> None:
+    meter = Meter()
+    for gap_ns in gaps_ns:
+        meter.committed(Commit(1, 0, (CommittedToken(5),), timings=PassTimings(gap_ns=gap_ns)), arrived_ns=1000)
+    assert meter.usage(prompt_tokens=1).gap_p50_ns == middle_ns
 
 
 def test_passes_whose_commits_arrive_together_last_as_long_as_they_lasted() -> None:
