@@ -2,15 +2,15 @@
 
 import math
 
-from sybil_engine.core.plan import DraftPlan
+from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.types import Speculation
 from verifier_service.policy.choice import WAYS, Choice
 from verifier_service.policy.pace import MovingMean, Pace
 from verifier_service.policy.plan import PassOutcome, Rule, State
-from verifier_service.policy.windows import BestWindow, LearnedWindow, PlainDecoding
+from verifier_service.policy.windows import BestWindow, FixedPlan, LearnedWindow
 
 
-class Adaptive:
+class Adaptive(Rule):
     """Uses one way of drafting for a stretch of passes, measures its speed, then chooses the next way.
 
     Args:
@@ -29,14 +29,14 @@ class Adaptive:
     def __init__(
         self, pace: Pace, most_tokens: int, choice: Choice, *, greedy: bool = True, by_chance: bool = True
     ) -> None:
-        self.pace = pace
+        super().__init__(pace)
         self._choice = choice
         self._greedy = greedy
         self._rules: dict[Speculation, Rule] = {
             Speculation.HEDGED: LearnedWindow(pace, most_tokens, hedged=True),
             Speculation.LOCKSTEP: BestWindow(pace, most_tokens, by_chance=by_chance),
             Speculation.PIPELINED: LearnedWindow(pace, most_tokens, hedged=False),
-            Speculation.OFF: PlainDecoding(pace),
+            Speculation.OFF: FixedPlan(pace, NO_DRAFTING),
         }
         self._passes = self._tokens = self._since_ns = 0
         self._plain_ns = 0.0

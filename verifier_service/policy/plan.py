@@ -1,7 +1,6 @@
 """What a rule is: after each commit, it decides what drafting does next."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from sybil_engine.core.plan import DraftPlan
 from verifier_service.policy.pace import Pace
@@ -42,20 +41,27 @@ class PassOutcome:
     plain_pass_ns: float
 
 
-class Rule(Protocol):
-    """How one session speculates. Chosen once, when the session opens."""
+class Rule:
+    """How one session speculates. Chosen once, when the session opens.
 
-    pace: Pace
+    Attributes:
+        pace: the measurements that it decides by.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
 
     @property
     def reason(self) -> str:
         """Why it speculates as it does, if it chose that itself; else empty."""
+        return ""
 
     def next(self, state: State) -> DraftPlan:
         """Decide what drafting does next, and what the next pass waits for. Called once a commit; changes nothing."""
+        raise NotImplementedError
 
     def learn(self, outcome: PassOutcome) -> None:
-        """Learn from a pass."""
+        """Learn from a pass. Most rules learn nothing: the pace holds the measurements that they use."""
 
 
 def patience_ns(plan: DraftPlan, pace: Pace, ready_tokens: int) -> int:

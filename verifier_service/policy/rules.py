@@ -1,12 +1,13 @@
 """The rule that a session asks for."""
 
+from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import Speculation
 from verifier_service.policy.adaptive import Adaptive
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.pace import Pace
 from verifier_service.policy.plan import Rule
-from verifier_service.policy.windows import FixedWindow, LearnedWindow, PlainDecoding
+from verifier_service.policy.windows import FixedPlan, LearnedWindow
 
 
 def rule_for(opening: SessionOpen, most_tokens: int, pace: Pace, choice: Choice, *, by_chance: bool) -> Rule:
@@ -20,9 +21,10 @@ def rule_for(opening: SessionOpen, most_tokens: int, pace: Pace, choice: Choice,
     """
     match opening.plan.speculation:
         case Speculation.OFF:
-            return PlainDecoding(pace)
+            return FixedPlan(pace, NO_DRAFTING)
         case Speculation.LOCKSTEP:
-            return FixedWindow(pace, min(opening.plan.budget, most_tokens))
+            window_tokens = min(opening.plan.budget, most_tokens)
+            return FixedPlan(pace, DraftPlan(Speculation.LOCKSTEP, window_tokens, hold_until=window_tokens))
         case Speculation.PIPELINED:
             return LearnedWindow(pace, most_tokens, hedged=False)
         case Speculation.HEDGED:

@@ -1,47 +1,26 @@
-"""How many drafted tokens to wait for, and how far ahead to draft: one class for each way."""
+"""How many drafted tokens to wait for, and how far ahead to draft: one class for each way of deciding."""
 
 import math
 
-from sybil_engine.core.plan import HEDGED_DRAFT_ROWS, NO_DRAFTING, DraftPlan
+from sybil_engine.core.plan import HEDGED_DRAFT_ROWS, DraftPlan
 from sybil_engine.core.types import Speculation
 from verifier_service.policy.pace import Pace
-from verifier_service.policy.plan import PassOutcome, State
+from verifier_service.policy.plan import Rule, State
 
 
-class PlainDecoding:
-    """No drafts: one token a pass."""
+class FixedPlan(Rule):
+    """The same plan after each commit."""
 
-    reason = ""
-
-    def __init__(self, pace: Pace) -> None:
-        self.pace = pace
-
-    def next(self, state: State) -> DraftPlan:
-        """See `Rule.next`."""
-        return NO_DRAFTING
-
-    def learn(self, outcome: PassOutcome) -> None:
-        """Nothing to learn."""
-
-
-class FixedWindow:
-    """Lockstep with a given window: wait for all of it, and draft nothing beyond it."""
-
-    reason = ""
-
-    def __init__(self, pace: Pace, window_tokens: int) -> None:
-        self.pace = pace
-        self._window_tokens = window_tokens
+    def __init__(self, pace: Pace, plan: DraftPlan) -> None:
+        super().__init__(pace)
+        self._plan = plan
 
     def next(self, state: State) -> DraftPlan:
         """See `Rule.next`."""
-        return DraftPlan(Speculation.LOCKSTEP, self._window_tokens, hold_until=self._window_tokens)
-
-    def learn(self, outcome: PassOutcome) -> None:
-        """Nothing to learn."""
+        return self._plan
 
 
-class BestWindow:
+class BestWindow(Rule):
     """Lockstep with the window that commits the most tokens per unit of time, as measured so far.
 
     Windows are long where the drafter is sure, and short where it is not: a window stops at the first token whose
@@ -51,14 +30,12 @@ class BestWindow:
     # The longest window, as a multiple of the one that is best on average.
     _LONGER = 2
 
-    reason = ""
-
     def __init__(self, pace: Pace, most_tokens: int, *, by_chance: bool = True) -> None:
         """
         Args:
             by_chance: whether the drafted tokens' chances may decide how many of them are judged.
         """
-        self.pace = pace
+        super().__init__(pace)
         self._most_tokens = most_tokens
         self._by_chance = by_chance
 
@@ -75,11 +52,8 @@ class BestWindow:
             least_chance=self.pace.least_chance(best_tokens),
         )
 
-    def learn(self, outcome: PassOutcome) -> None:
-        """Nothing more: the pace holds the measurements it uses."""
 
-
-class LearnedWindow:
+class LearnedWindow(Rule):
     """Pipelined, with hedges or without: wait for another drafted token while that pays in the long run.
 
     See `Outlook`.
@@ -88,10 +62,8 @@ class LearnedWindow:
     # Drafting stops where the chance that the commits get that far falls below this.
     _LEAST_SURVIVAL = 0.02
 
-    reason = ""
-
     def __init__(self, pace: Pace, most_tokens: int, *, hedged: bool) -> None:
-        self.pace = pace
+        super().__init__(pace)
         self._most_tokens = most_tokens
         self._rows = HEDGED_DRAFT_ROWS if hedged else 1
         self._speculation = Speculation.HEDGED if hedged else Speculation.PIPELINED
@@ -104,9 +76,6 @@ class LearnedWindow:
         most_tokens = max(ready_tokens, min(self._most_tokens, budget))
         hold_until = self.pace.outlook(most_tokens).best_window(ready_tokens)
         return DraftPlan(self._speculation, budget, self._rows, hold_until)
-
-    def learn(self, outcome: PassOutcome) -> None:
-        """Nothing more: the pace holds the measurements it uses."""
 
     def _budget(self) -> int:
         acceptance_rate = min(max(self.pace.acceptance_rate.value, 0.1), 0.95)

@@ -15,7 +15,7 @@ from verifier_service.policy.choice import Choice
 from verifier_service.policy.pace import Pace
 from verifier_service.policy.plan import PassOutcome, Rule, State, patience_ns
 from verifier_service.policy.rules import rule_for
-from verifier_service.policy.windows import BestWindow, FixedWindow, LearnedWindow
+from verifier_service.policy.windows import BestWindow, LearnedWindow
 
 NOTHING_READY = State(0)
 
@@ -105,7 +105,7 @@ def test_a_session_may_ask_for_a_smaller_window_but_not_for_a_larger_one() -> No
 
 @pytest.mark.parametrize("ready_tokens", range(5))
 def test_lockstep_waits_for_the_whole_window_whatever_is_ready(ready_tokens: int) -> None:
-    rule = FixedWindow(pace_of(), 4)
+    rule = rule_of(Speculation.LOCKSTEP, window_tokens=4)
     plan = rule.next(State(ready_tokens))
     assert plan == DraftPlan(Speculation.LOCKSTEP, budget=4, hold_until=4)
     assert 100_000_000 <= patience_ns(plan, rule.pace, ready_tokens) < 10**9
