@@ -1,9 +1,9 @@
 """gRPC clients of drafters and verifiers: streams for the pipeline, and statuses as SybilErrors."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Generic, NoReturn, TypeVar, cast
+from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import sybil_engine.serving.polling  # noqa: F401  before gRPC
 
@@ -27,6 +27,7 @@ from sybil_engine.serving.channels import CHANNEL_OPTIONS
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+StreamType = TypeVar("StreamType", bound="_GrpcStream[Any, Any]")
 
 # A service that returns, perhaps under another address, is found within a second.
 _OPTIONS = (
@@ -47,76 +48,6 @@ _ERRORS: dict[grpc.StatusCode, type[errors.SybilError]] = {
 }
 
 
-class VerifierClient:
-    """One verifier, over one connection that all sessions share."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._stub: verifier_service_pb2_grpc.VerifierServiceAsyncStub = verifier_service_pb2_grpc.VerifierServiceStub(
-            self._channel
-        )
-
-    async def describe(self) -> ModelDescription:
-        """What the verifier hosts."""
-        return await _described(self._stub.Describe(types_pb2.DescribeRequest(), timeout=_DESCRIBE_S), self.address)
-
-    async def tokenizer_json(self) -> bytes:
-        """The target's tokenizer."""
-        request = verifier_service_pb2.GetTokenizerRequest()
-        try:
-            return (await self._stub.GetTokenizer(request, timeout=_DESCRIBE_S)).tokenizer_json
-        except grpc.aio.AioRpcError as error:
-            _fail(error, self.address)
-
-    def serving(self) -> AsyncGenerator[bool, None]:
-        """Whether the verifier serves, now and at each change."""
-        return _serving(self._channel, self.address)
-
-    @contextmanager
-    def session(self) -> Iterator["GrpcVerifierStream"]:
-        """A stream for one session, cancelled when the block is left."""
-        call = self._stub.Verify(None)
-        try:
-            yield GrpcVerifierStream(call, self.address)
-        finally:
-            call.cancel()
-
-    async def close(self) -> None:
-        await self._channel.close(None)
-
-
-class DrafterClient:
-    """One drafter, over one connection that all sessions share."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-        self._stub: drafter_service_pb2_grpc.DrafterServiceAsyncStub = drafter_service_pb2_grpc.DrafterServiceStub(
-            self._channel
-        )
-
-    async def describe(self) -> ModelDescription:
-        """What the drafter hosts."""
-        return await _described(self._stub.Describe(types_pb2.DescribeRequest(), timeout=_DESCRIBE_S), self.address)
-
-    def serving(self) -> AsyncGenerator[bool, None]:
-        """Whether the drafter serves, now and at each change."""
-        return _serving(self._channel, self.address)
-
-    @contextmanager
-    def session(self) -> Iterator["GrpcDrafterStream"]:
-        """A stream for one session, cancelled when the block is left."""
-        call = self._stub.Draft(None)
-        try:
-            yield GrpcDrafterStream(call, self.address)
-        finally:
-            call.cancel()
-
-    async def close(self) -> None:
-        await self._channel.close(None)
-
-
 class _GrpcStream(Generic[Request, Response]):
     """A bidirectional call whose failures are SybilErrors."""
 
@@ -124,6 +55,10 @@ class _GrpcStream(Generic[Request, Response]):
         self._call = call
         self._address = address
         self._opened = asyncio.Event()
+
+    def cancel(self) -> None:
+        """End the session at once."""
+        self._call.cancel()
 
     async def _open(self, request: Request) -> None:
         """Open the session and wait for the answer. Messages sent before it would make gRPC replace the status of a
@@ -151,6 +86,9 @@ class _GrpcStream(Generic[Request, Response]):
 class GrpcVerifierStream(_GrpcStream[verifier_service_pb2.VerifyRequest, verifier_service_pb2.VerifyResponse]):
     """Implements the pipeline's VerifierStream."""
 
+    def __init__(self, stub: "verifier_service_pb2_grpc.VerifierServiceAsyncStub", address: str) -> None:
+        super().__init__(stub.Verify(None), address)
+
     async def open(self, opening: SessionOpen) -> None:
         await self._open(verifier_service_pb2.VerifyRequest(open=convert.open_to_wire(opening)))
 
@@ -170,6 +108,9 @@ class GrpcVerifierStream(_GrpcStream[verifier_service_pb2.VerifyRequest, verifie
 class GrpcDrafterStream(_GrpcStream[drafter_service_pb2.DraftRequest, drafter_service_pb2.DraftResponse]):
     """Implements the pipeline's DrafterStream."""
 
+    def __init__(self, stub: "drafter_service_pb2_grpc.DrafterServiceAsyncStub", address: str) -> None:
+        super().__init__(stub.Draft(None), address)
+
     async def open(self, opening: SessionOpen) -> None:
         await self._open(drafter_service_pb2.DraftRequest(open=convert.open_to_wire(opening)))
 
@@ -187,23 +128,74 @@ class GrpcDrafterStream(_GrpcStream[drafter_service_pb2.DraftRequest, drafter_se
                 self._opened.set()
 
 
-async def _described(answer: Awaitable[types_pb2.ModelDescription], address: str) -> ModelDescription:
-    try:
-        return convert.description_from_wire(await answer)
-    except grpc.aio.AioRpcError as error:
-        _fail(error, address)
+class _ServiceClient(Generic[StreamType]):
+    """One service, over one connection that all its sessions share."""
+
+    def __init__(
+        self, address: str, stub: Callable[[grpc.aio.Channel], Any], stream: Callable[[Any, str], StreamType]
+    ) -> None:
+        """
+        Args:
+            stream: starts a call for a session, given the stub and the address.
+        """
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._stub = stub(self._channel)
+        self._stream = stream
+
+    async def describe(self) -> ModelDescription:
+        """What the service hosts."""
+        try:
+            answer = await self._stub.Describe(types_pb2.DescribeRequest(), timeout=_DESCRIBE_S)
+            return convert.description_from_wire(answer)
+        except grpc.aio.AioRpcError as error:
+            _fail(error, self.address)
+
+    async def serving(self) -> AsyncGenerator[bool, None]:
+        """Whether the service serves, now and at each change."""
+        call = health_pb2_grpc.HealthStub(self._channel).Watch(health_pb2.HealthCheckRequest())
+        try:
+            async for response in call:
+                yield response.status == health_pb2.HealthCheckResponse.SERVING
+        except grpc.aio.AioRpcError as error:
+            _fail(error, self.address)
+        finally:
+            call.cancel()
+
+    @contextmanager
+    def session(self) -> Iterator[StreamType]:
+        """A stream for one session, cancelled when the block is left."""
+        stream = self._stream(self._stub, self.address)
+        try:
+            yield stream
+        finally:
+            stream.cancel()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close(None)
 
 
-async def _serving(channel: grpc.aio.Channel, address: str) -> AsyncGenerator[bool, None]:
-    stub = health_pb2_grpc.HealthStub(channel)
-    call = stub.Watch(health_pb2.HealthCheckRequest())
-    try:
-        async for response in call:
-            yield response.status == health_pb2.HealthCheckResponse.SERVING
-    except grpc.aio.AioRpcError as error:
-        _fail(error, address)
-    finally:
-        call.cancel()
+class VerifierClient(_ServiceClient[GrpcVerifierStream]):
+    """A verifier."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, verifier_service_pb2_grpc.VerifierServiceStub, GrpcVerifierStream)
+
+    async def tokenizer_json(self) -> bytes:
+        """The target's tokenizer."""
+        try:
+            answer = await self._stub.GetTokenizer(verifier_service_pb2.GetTokenizerRequest(), timeout=_DESCRIBE_S)
+        except grpc.aio.AioRpcError as error:
+            _fail(error, self.address)
+        return bytes(answer.tokenizer_json)
+
+
+class DrafterClient(_ServiceClient[GrpcDrafterStream]):
+    """A drafter."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, drafter_service_pb2_grpc.DrafterServiceStub, GrpcDrafterStream)
 
 
 def _fail(error: grpc.aio.AioRpcError, address: str) -> NoReturn:
