@@ -40,7 +40,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def _host(kind: str, arguments: Sequence[str]) -> None:
-    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     argv = (*arguments, "--host", _HOST, "--port", "0")
     if kind == COORDINATOR:
@@ -48,13 +47,13 @@ async def _host(kind: str, arguments: Sequence[str]) -> None:
     else:
         serve = import_module(_ENTRIES[kind]).serve
         # Without the environment: a run is what its flags say.
-        hosting = asyncio.create_task(serve(argv, {}, lambda port: _say(address=f"{_HOST}:{port}"), stop))
+        hosting = asyncio.create_task(serve(argv, {}, lambda port: _say(address=f"{_HOST}:{port}")))
 
     def wait_for_the_end() -> None:
         # Not through sys.stdin, whose lock this thread would still hold when the interpreter ends.
         while os.read(0, 4096):
             pass
-        loop.call_soon_threadsafe(hosting.cancel if kind == COORDINATOR else stop.set)
+        loop.call_soon_threadsafe(hosting.cancel)
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
     with suppress(asyncio.CancelledError):

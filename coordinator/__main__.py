@@ -3,16 +3,13 @@
 import asyncio
 import logging
 import os
-import signal
 import sys
-from collections.abc import Sequence
-
-import uvloop
+from collections.abc import Mapping, Sequence
 
 from coordinator.routing import RoutingTable
 from coordinator.service import running_coordinator
 from coordinator.settings import CoordinatorSettings
-from sybil_engine.core.errors import InvalidRequest, PairMismatch, SybilError
+from sybil_engine.serving.process import run_service
 from sybil_engine.settings import parse
 
 PROGRAM = "sybil serve coordinator"
@@ -20,25 +17,13 @@ PROGRAM = "sybil serve coordinator"
 logger = logging.getLogger("coordinator")
 
 
-async def serve(settings: CoordinatorSettings, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, then drain.
+async def serve(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    """Serve until cancelled, then drain.
 
     Raises:
-        Unavailable, PairMismatch: it cannot serve.
+        InvalidSettings, Unavailable, PairMismatch: it cannot serve.
     """
-    stopping = asyncio.create_task(stop.wait())
-    serving = asyncio.create_task(_run(settings))
-    await asyncio.wait((stopping, serving), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not serving.done():
-        logger.info("draining: running requests have %g s to end", settings.grace_s)
-        serving.cancel()
-        await asyncio.wait((serving,))
-    if not serving.cancelled():
-        await serving
-
-
-async def _run(settings: CoordinatorSettings) -> None:
+    settings = parse(CoordinatorSettings, argv, environ, PROGRAM)
     if settings.ray:
         await _run_fleet(settings)
     else:
@@ -63,21 +48,7 @@ async def _run_in_this_process(settings: CoordinatorSettings) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-
-    async def run() -> None:
-        settings = parse(CoordinatorSettings, argv, os.environ, PROGRAM)
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(settings, stop)
-
-    try:
-        uvloop.run(run())
-    except SybilError as error:
-        sys.stderr.write(f"{PROGRAM}: {error}\n")
-        return 2 if isinstance(error, InvalidRequest | PairMismatch) else 1
-    return 0
+    return run_service(serve(argv, os.environ), PROGRAM)
 
 
 if __name__ == "__main__":

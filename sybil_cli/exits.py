@@ -13,8 +13,6 @@ USER_MISTAKE = 2
 INTERRUPTED = 130
 TERMINATED = 143
 
-_USER_MISTAKES = (errors.InvalidRequest, errors.ModelError, errors.PairMismatch)
-
 
 class CommandFailed(click.ClickException):
     """A command cannot continue; the message says what to do next."""
@@ -30,7 +28,7 @@ class UserMistake(CommandFailed):
 
 def failure_of(error: errors.SybilError) -> CommandFailed:
     """The command's failure for an error of the engine."""
-    return UserMistake(str(error)) if isinstance(error, _USER_MISTAKES) else CommandFailed(str(error))
+    return UserMistake(str(error)) if isinstance(error, errors.USER_MISTAKES) else CommandFailed(str(error))
 
 
 def report(sentence: str) -> None:

@@ -1,21 +1,19 @@
 """Run a verifier: `python -m verifier_service --help`."""
 
-import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import sybil_engine.serving.polling  # noqa: F401  before gRPC
+from sybil_engine.serving.process import run_service
 from sybil_engine.settings import parse
 from verifier_service.settings import VerifierSettings
 
 PROGRAM = "sybil serve verifier"
 
 
-async def serve(
-    argv: Sequence[str], environ: Mapping[str, str], bound: Callable[[int], None], stop: asyncio.Event
-) -> None:
-    """Serve a target model until `stop` is set, then drain.
+async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable[[int], None]) -> None:
+    """Serve a target model until cancelled, then drain.
 
     Args:
         bound: told the port as soon as it listens.
@@ -40,15 +38,12 @@ async def serve(
             VerifierServicer(hosted, tokenizer_json(settings.model)), server
         ),
         bound,
-        stop,
     )
 
 
 def main(argv: Sequence[str]) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status."""
-    from sybil_engine.serving.model_service import run_service
-
-    return run_service(lambda bound, stop: serve(argv, os.environ, bound, stop), PROGRAM)
+    return run_service(serve(argv, os.environ, lambda port: None), PROGRAM)
 
 
 if __name__ == "__main__":

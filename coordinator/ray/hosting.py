@@ -1,19 +1,39 @@
-"""A drafter or a verifier inside a Ray actor: imported by name, because services never import one another."""
+"""What runs inside a Ray actor until it is told to stop: a drafter, a verifier, or a coordinator (`replica.py`)."""
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pkgutil import resolve_name
+from typing import Any
 
-Serve = Callable[[Sequence[str], Mapping[str, str], Callable[[int], None], asyncio.Event], Awaitable[None]]
-"""Runs a service from its flags and environment until the event is set, then drains it.
+Serve = Callable[[Sequence[str], Mapping[str, str], Callable[[int], None]], Awaitable[None]]
+"""Runs a service from its flags and environment until cancelled, then drains it.
 
 It calls its third argument with the port as soon as it listens.
 """
 
 
-class ServiceActor:
-    """Runs a service in this process. When the process dies, Ray starts a new one; the fleet then calls `run` again."""
+class StoppableActor:
+    """Serves until stopped. When its process dies, Ray starts a new one; the fleet then calls `run` again."""
+
+    _serving: "asyncio.Task[None] | None" = None
+
+    async def stop(self) -> None:
+        """Let it drain and end; wait for that."""
+        if self._serving:
+            self._serving.cancel()
+            await asyncio.wait((self._serving,))
+
+    async def _until_stopped(self, serving: Coroutine[Any, Any, None]) -> None:
+        """Run until `stop` is called; raises what it raises."""
+        self._serving = asyncio.create_task(serving)
+        await asyncio.wait((self._serving,))
+        if not self._serving.cancelled():
+            self._serving.result()
+
+
+class ServiceActor(StoppableActor):
+    """Runs a drafter or a verifier in this process: imported by name, because services never import one another."""
 
     def __init__(self, entry: str, argv: Sequence[str], node_address: Callable[[], str]) -> None:
         """
@@ -27,27 +47,20 @@ class ServiceActor:
         self._argv = (*argv, "--host", self._host, "--port", "0")
         self._port = 0
         self._listening = asyncio.Event()
-        self._stop = asyncio.Event()
-        self._stopped = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until stopped; raises what the service raises."""
-        # In a thread: importing a model library takes seconds.
-        serve: Serve = await asyncio.to_thread(resolve_name, self._entry)
-        try:
-            await serve(self._argv, os.environ, self._bound, self._stop)
-        finally:
-            self._stopped.set()
+        await self._until_stopped(self._serve())
 
     async def address(self) -> str:
         """Wait until the service listens; returns host:port."""
         await self._listening.wait()
         return f"{self._host}:{self._port}"
 
-    async def stop(self) -> None:
-        """Let `run` drain and return; wait for that."""
-        self._stop.set()
-        await self._stopped.wait()
+    async def _serve(self) -> None:
+        # In a thread: importing a model library takes seconds.
+        serve: Serve = await asyncio.to_thread(resolve_name, self._entry)
+        await serve(self._argv, os.environ, self._bound)
 
     def _bound(self, port: int) -> None:
         self._port = port

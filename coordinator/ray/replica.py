@@ -3,21 +3,20 @@
 import asyncio
 from typing import Any
 
+from coordinator.ray.hosting import StoppableActor
 from coordinator.routing import RoutingTable
 from coordinator.service import Coordinator, open_coordinator
 from coordinator.settings import ServingSettings
 from sybil_engine.core.errors import Unavailable
 
 
-class Replica:
-    """Hosts a coordinator. When its process dies, Ray starts a new one; the fleet then calls `run` again."""
+class Replica(StoppableActor):
+    """Hosts a coordinator."""
 
     def __init__(self, settings: ServingSettings) -> None:
         self._settings = settings
         self._coordinator: Coordinator | None = None
-        self._serving = False
-        self._stop = asyncio.Event()
-        self._stopped = asyncio.Event()
+        self._started = False
 
     async def run(self, table: RoutingTable) -> None:
         """Serve until stopped, then drain.
@@ -26,20 +25,7 @@ class Replica:
             Unavailable: the port is taken, or no verifier was there in time.
             PairMismatch: the services do not belong together.
         """
-        async with open_coordinator(self._settings, table) as coordinator:
-            self._coordinator = coordinator
-            starting = asyncio.create_task(coordinator.start_serving(lambda waiting: None))
-            stopping = asyncio.create_task(self._stop.wait())
-            try:
-                await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-                if starting.done():
-                    await starting
-                    self._serving = True
-                    await stopping
-            finally:
-                starting.cancel()
-                stopping.cancel()
-        self._stopped.set()
+        await self._until_stopped(self._serve(table))
 
     async def route(self, table: RoutingTable) -> None:
         """Use these services from now on."""
@@ -53,15 +39,15 @@ class Replica:
         Raises:
             PairMismatch: the services do not belong together.
         """
-        if self._serving:
+        if self._started:
             return None
         return (self._coordinator and self._coordinator.waiting_for) or "the coordinator"
 
-    async def stop(self) -> None:
-        """Let `run` drain and return; wait for that."""
-        self._stop.set()
-        if self._coordinator:
-            await self._stopped.wait()
+    async def _serve(self, table: RoutingTable) -> None:
+        async with open_coordinator(self._settings, table) as self._coordinator:
+            await self._coordinator.start_serving(lambda waiting: None)
+            self._started = True
+            await asyncio.Event().wait()
 
 
 def replica_actor(settings: ServingSettings) -> Any:

@@ -93,3 +93,7 @@ class CacheCannotForget(UnsupportedModel):
 
 class InexactDevice(ModelError):
     """No two pass shapes agree bit for bit on this device."""
+
+
+USER_MISTAKES = (InvalidRequest, ModelError, PairMismatch)
+"""Errors that the same values cause again: a program ends with status 2 on these, with 1 on any other."""

@@ -1,7 +1,7 @@
 """Real drafter and verifier services on loopback, in the test's own event loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,23 +22,23 @@ _ARGUMENTS = (
     *("--port", "0", "--numerics", "fast", "--no-traced"),
     *("--threads", "1", "--max-sessions", str(MAX_SESSIONS)),
 )
-Serve = Callable[[Sequence[str], dict[str, str], Callable[[int], None], asyncio.Event], Awaitable[None]]
+Serve = Callable[[Sequence[str], dict[str, str], Callable[[int], None]], Coroutine[Any, Any, None]]
 
 
 @asynccontextmanager
 async def running(serve: Serve, *arguments: str) -> AsyncIterator[grpc.aio.Channel]:
     """A service that is ready; leaving the block drains it and waits for its end."""
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    stop = asyncio.Event()
-    service = asyncio.ensure_future(serve((*_ARGUMENTS, *arguments), {}, port.set_result, stop))
+    service = asyncio.create_task(serve((*_ARGUMENTS, *arguments), {}, port.set_result))
     await asyncio.wait((port, service), return_when=asyncio.FIRST_COMPLETED)
     if service.done():
         await service
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port.result()}", options=CHANNEL_OPTIONS) as channel:
         await _serving(channel)
         yield channel
-    stop.set()
-    await asyncio.wait_for(service, LIMIT_S)
+    service.cancel()
+    await asyncio.wait((service,), timeout=LIMIT_S)
+    assert service.cancelled(), "it has drained"
 
 
 @asynccontextmanager

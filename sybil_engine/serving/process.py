@@ -1,0 +1,48 @@
+"""A service as a process of its own, until a signal ends it."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import uvloop
+
+from sybil_engine.core.errors import USER_MISTAKES, SybilError
+
+_log = logging.getLogger(__name__)
+
+
+def run_service(service: Coroutine[Any, Any, None], program: str) -> int:
+    """Run a service until SIGTERM or SIGINT.
+
+    Args:
+        service: drains when it is cancelled.
+
+    Returns:
+        The exit status: 0 after a drain, 2 if settings or models cannot be used, 1 for any other failure.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    try:
+        uvloop.run(_until_signal(service))
+    except SybilError as error:
+        sys.stderr.write(f"{program}: {error}\n")
+        return 2 if isinstance(error, USER_MISTAKES) else 1
+    return 0
+
+
+async def _until_signal(service: Coroutine[Any, Any, None]) -> None:
+    running = asyncio.create_task(service)
+
+    def drain() -> None:
+        # Another signal must not interrupt it.
+        if not running.cancelling():
+            _log.info("draining: running requests may end within the grace period")
+            running.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, drain)
+    await asyncio.wait((running,))
+    if not running.cancelled():
+        running.result()
