@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coordinator.addresses import reachable
 from coordinator.admission import Admission
@@ -23,52 +23,19 @@ from sybil_engine.serving.server import RunningServer, running_server
 _OUTAGE_S = 0.3
 
 
-class _Health:
-    """Reports SERVING while a verifier is live, once the coordinator has started; NOT_SERVING otherwise."""
-
-    def __init__(self, server: RunningServer, router: Router, changed: asyncio.Event) -> None:
-        """
-        Args:
-            changed: set whenever the router may have gained or lost a verifier.
-        """
-        self._server = server
-        self._router = router
-        self._changed = changed
-        self._started = asyncio.Event()
-
-    async def start(self) -> None:
-        """Report from now on."""
-        await self._server.set_serving(self._router.has_verifier)
-        self._started.set()
-
-    async def follow(self) -> None:
-        """Report each change, until cancelled."""
-        await self._started.wait()
-        while True:
-            self._changed.clear()
-            if not self._router.has_verifier:
-                await asyncio.sleep(_OUTAGE_S)
-            await self._server.set_serving(self._router.has_verifier)
-            await self._changed.wait()
-
-
 @dataclass(frozen=True, slots=True)
 class Coordinator:
     """A coordinator whose port is open."""
 
-    port: int
     settings: ServingSettings
     router: Router
-    _health: _Health
+    _server: RunningServer
+    _started: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def address(self) -> str:
         """host:port at which this machine reaches it."""
-        return reachable(self.settings.host, self.port)
-
-    def route(self, table: RoutingTable) -> None:
-        """Use these services from now on."""
-        self.router.route(table)
+        return reachable(self.settings.host, self._server.port)
 
     @property
     def waiting_for(self) -> str | None:
@@ -90,7 +57,22 @@ class Coordinator:
             await until_done(self.router.waiting_for_drafters, report, self.settings.drafter_start_s)
         except Unavailable as error:
             report(f"going on without every drafter: {error}")
-        await self._health.start()
+        await self._server.set_serving(self.router.has_verifier)
+        self._started.set()
+
+    async def report_health(self, changed: asyncio.Event) -> None:
+        """Once started, report SERVING while a verifier is live and NOT_SERVING otherwise, until cancelled.
+
+        Args:
+            changed: set whenever the router may have gained or lost a verifier.
+        """
+        await self._started.wait()
+        while True:
+            changed.clear()
+            if not self.router.has_verifier:
+                await asyncio.sleep(_OUTAGE_S)
+            await self._server.set_serving(self.router.has_verifier)
+            await changed.wait()
 
 
 @asynccontextmanager
@@ -114,13 +96,13 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
             lambda server: add_GenerationServiceServicer_to_server(GenerationServicer(generation, router), server),
             settings.grace_s,
         ) as server:
-            health = _Health(server, router, verifiers_changed)
-            following = asyncio.create_task(health.follow())
+            coordinator = Coordinator(settings, router, server)
+            reporting = asyncio.create_task(coordinator.report_health(verifiers_changed))
             try:
                 router.route(table)
-                yield Coordinator(server.port, settings, router, health)
+                yield coordinator
             finally:
-                following.cancel()
+                reporting.cancel()
     finally:
         await router.close()
 

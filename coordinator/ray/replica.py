@@ -31,7 +31,7 @@ class Replica(StoppableActor):
         """Use these services from now on."""
         if self._coordinator is None:
             raise Unavailable("the replica does not run")
-        self._coordinator.route(table)
+        self._coordinator.router.route(table)
 
     async def waiting_for(self) -> str | None:
         """What the replica waits for before it serves, in words; None once it has served.

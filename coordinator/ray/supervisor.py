@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from coordinator.progress import Report, until_done
 from coordinator.ray.cluster import START_S
@@ -35,6 +35,9 @@ class _KeptReplica:
     waiting_for: str | None = _NO_ANSWER
 
 
+Kept = TypeVar("Kept", PlacedService, _KeptReplica)
+
+
 class Supervisor:
     """Runs each actor in a task of its own, and restarts it whenever its process dies.
 
@@ -54,14 +57,18 @@ class Supervisor:
         settings = self._settings
         if isinstance(settings, PlaceSettings):
             self._services = await asyncio.to_thread(place, settings)
-            self._tasks += [asyncio.create_task(self._keep_service(each)) for each in self._services]
+            self._tasks += [
+                asyncio.create_task(self._keep(each, lambda: (), self._learn_address)) for each in self._services
+            ]
         # Their processes start while the services load.
         self._replicas = [
             _KeptReplica(f"coordinator replica {number}", replica_actor(settings))
             for number in range(settings.replicas)
         ]
         await until_done(self._services_pending, report, settings.start_s)
-        self._tasks += [asyncio.create_task(self._keep_replica(each)) for each in self._replicas]
+        self._tasks += [
+            asyncio.create_task(self._keep(each, lambda: (self._table,), self._watch)) for each in self._replicas
+        ]
         # A replica gives up by itself after start_s and drafter_start_s, with a better reason.
         await until_done(self._replicas_pending, report, settings.start_s + settings.drafter_start_s + START_S)
 
@@ -103,16 +110,6 @@ class Supervisor:
         if self.broken.done():
             raise self.broken.result()
 
-    async def _keep_service(self, service: PlacedService) -> None:
-        async def run() -> None:
-            address = asyncio.create_task(self._learn_address(service))
-            try:
-                await service.actor.run.remote()
-            finally:
-                address.cancel()
-
-        await self._keep(service.name, run)
-
     async def _learn_address(self, service: PlacedService) -> None:
         """Wait until a service listens, and route every replica to it."""
         import ray
@@ -124,38 +121,34 @@ class Supervisor:
             with suppress(ray.exceptions.RayError):
                 await replica.actor.route.remote(self._table)
 
-    async def _keep_replica(self, replica: _KeptReplica) -> None:
-        async def run() -> None:
-            watching = asyncio.create_task(self._watch(replica))
-            try:
-                await replica.actor.run.remote(self._table)
-            finally:
-                watching.cancel()
-                replica.waiting_for = _NO_ANSWER
-
-        await self._keep(replica.name, run)
-
     async def _watch(self, replica: _KeptReplica) -> None:
         """Ask a replica what it is waiting for, until it serves."""
         import ray
 
+        replica.waiting_for = _NO_ANSWER
         with suppress(ray.exceptions.RayError):
             while replica.waiting_for:
                 replica.waiting_for = await replica.actor.waiting_for.remote()
                 await asyncio.sleep(_STATUS_S)
 
-    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Run an actor again whenever its process dies. An error that it raises itself ends the fleet."""
+    async def _keep(
+        self, kept: Kept, arguments: Callable[[], Sequence[Any]], watch: Callable[[Kept], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Run and watch an actor, again whenever its process dies. An error that it raises itself ends the fleet."""
         import ray
 
         while True:
+            watching = asyncio.create_task(watch(kept))
             try:
-                await run()
+                await kept.actor.run.remote(*arguments())
             except ray.exceptions.RayActorError:
-                logger.warning("%s died; Ray starts it again", name)
+                logger.warning("%s died; Ray starts it again", kept.name)
             except ray.exceptions.RayTaskError as error:
                 if not self.broken.done():
                     cause = error.cause
-                    self.broken.set_result(cause if isinstance(cause, SybilError) else SybilError(f"{name}: {cause!r}"))
+                    known = cause if isinstance(cause, SybilError) else SybilError(f"{kept.name}: {cause!r}")
+                    self.broken.set_result(known)
                 return
+            finally:
+                watching.cancel()
             await asyncio.sleep(_RESTART_PAUSE_S)

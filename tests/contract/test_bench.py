@@ -43,7 +43,7 @@ async def toys(
     async with serving(ToyVerifier(), ToyDrafter()) as (toy_verifier, toy_drafter):
         table = RoutingTable((toy_drafter.address,), (toy_verifier.address,))
         async with running_coordinator(COORDINATOR, table, report) as coordinator:
-            yield RunningServices(f"127.0.0.1:{coordinator.port}", toy_verifier.address, toy_drafter.address)
+            yield RunningServices(coordinator.address, toy_verifier.address, toy_drafter.address)
 
 
 @dataclass(frozen=True)

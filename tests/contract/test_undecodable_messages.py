@@ -25,7 +25,7 @@ async def running_coordinator() -> AsyncIterator[grpc.aio.Channel]:
     """A coordinator that waits for services: what it cannot decode, it refuses all the same."""
     async with (
         open_coordinator(CoordinatorSettings(port=0), RoutingTable()) as coordinator,
-        grpc.aio.insecure_channel(f"127.0.0.1:{coordinator.port}") as channel,
+        grpc.aio.insecure_channel(coordinator.address) as channel,
     ):
         yield channel
 

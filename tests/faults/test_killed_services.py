@@ -91,7 +91,7 @@ async def _stack() -> AsyncIterator[Stack]:
         settings = ServingSettings(port=0, start_s=120, drafter_start_s=60)
         async with running_coordinator(settings, table, lambda waiting: None) as coordinator:
             await _both_live(verifiers)
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{coordinator.port}") as channel:
+            async with grpc.aio.insecure_channel(coordinator.address) as channel:
                 yield Stack(
                     (verifiers[0], verifiers[1]), drafter, generation_service_pb2_grpc.GenerationServiceStub(channel)
                 )

@@ -244,7 +244,7 @@ async def test_what_the_verifier_refuses_reaches_the_client(refusal: grpc.Status
 @asynchronous
 async def test_malformed_bytes_are_refused_and_harm_nobody() -> None:
     async with scene(ToyVerifier()) as here:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{here.coordinator.port}") as channel:
+        async with grpc.aio.insecure_channel(here.coordinator.address) as channel:
             call: Any = channel.unary_stream("/sybil_engine.rpc.v1.GenerationService/Generate", None, None)
             with pytest.raises(grpc.aio.AioRpcError) as failure:
                 async for _ in call(b"\xff\xff\xff\xff"):
@@ -505,7 +505,7 @@ async def test_health_says_whether_requests_are_served() -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         asked = health_pb2.HealthCheckRequest(service="sybil_engine.rpc.v1.GenerationService")
         assert (await stub.Check(asked)).status == NOT_SERVING
-        coordinator.route(RoutingTable(verifiers=(verifier.address,)))
+        coordinator.router.route(RoutingTable(verifiers=(verifier.address,)))
         await coordinator.start_serving(lambda what: None)
         assert (await stub.Check(asked)).status == SERVING
 
@@ -523,7 +523,7 @@ async def test_health_follows_the_only_verifier_and_a_request_in_between_waits(r
         if returns == "the same":
             await here.services[0].start()
         else:
-            here.coordinator.route(RoutingTable(verifiers=(other.address,)))
+            here.coordinator.router.route(RoutingTable(verifiers=(other.address,)))
         assert await eventually(lambda: seen == [SERVING, NOT_SERVING, SERVING])
         assert tokens(await call) == toy_completion(PROMPT, SEED, 60)
 
@@ -541,7 +541,7 @@ async def test_a_verifier_that_breaks_a_session_and_serves_on_is_no_outage() -> 
 @asynchronous
 async def test_a_running_request_ends_well_when_the_coordinator_is_drained() -> None:
     async with serving(ToyVerifier()) as (verifier,), open_coordinator(SETTINGS, RoutingTable()) as coordinator:
-        coordinator.route(RoutingTable(verifiers=(verifier.address,)))
+        coordinator.router.route(RoutingTable(verifiers=(verifier.address,)))
         await coordinator.start_serving(lambda what: None)
         channel = grpc.aio.insecure_channel(coordinator.address)
         call = GenerationServiceStub(channel).Generate(request(max_tokens=100))
