@@ -42,11 +42,15 @@ class Outlook:
         self._hits: list[float] = list(accumulate(repeat(acceptance_rate, most_tokens + 1), mul))
         self._committed: list[float] = list(accumulate(self._hits[:-1], initial=1.0))
         self._pass_ns = [pass_ns(window + 1) for window in range(most_tokens + 1)]
-        self._after_hit = self._drafted_within(self._pass_ns[-1])
+        after_hit = self._drafted_within(self._pass_ns[-1])
+        # From a hit until the next miss: tokens and nanoseconds.
+        hits = 1 / (1 - self._hits[after_hit]) if after_hit else 0.0
+        self._hit = hits * self._committed[after_hit], hits * self._pass_ns[after_hit]
         # After a pass without drafts the first drafted token arrives a round trip later.
-        self._after_bare_hit = self._drafted_within(self._pass_ns[0] - round_trip_ns)
-        self._rate = max(self._rate_with(window) for window in range(most_tokens + 1))
-        self._hit_tokens = self._worth(self._after_hit) / (1 - self._hits[self._after_hit]) if self._after_hit else 0.0
+        first = self._drafted_within(self._pass_ns[0] - round_trip_ns)
+        self._bare_hit = self._with_hits(first, self._pass_ns[first], self._hit) if first else (0.0, 0.0)
+        cycles = (self._until_miss(window, 0) for window in range(most_tokens + 1))
+        self._rate = max(tokens / time_ns for tokens, time_ns in cycles)
 
     def best_window(self, ready_tokens: int) -> int:
         """The best window to verify next when this many drafted tokens are ready; missing ones are waited for."""
@@ -61,26 +65,17 @@ class Outlook:
         missing = max(0, window - ready_tokens)
         return missing * self._draft_token_ns + (self._round_trip_ns if missing and not ready_tokens else 0.0)
 
-    def _rate_with(self, window: int) -> float:
-        """Tokens per nanosecond if every miss is followed by this window."""
-        tokens, time_ns, hits = self._committed[window], self._pass_ns[window], self._hits[window]
-        time_ns += self._wait_ns(window, 0)
-        if not window:
-            first = self._after_bare_hit
-            hits = hits if first else 0.0
-            tokens, time_ns = tokens + hits * self._committed[first], time_ns + hits * self._pass_ns[first]
-            hits *= self._hits[first]
-        hits = hits / (1 - self._hits[self._after_hit]) if self._after_hit else 0.0
-        return (tokens + hits * self._committed[self._after_hit]) / (time_ns + hits * self._pass_ns[self._after_hit])
+    def _until_miss(self, window: int, ready_tokens: int) -> tuple[float, float]:
+        """The expected tokens and nanoseconds from now until a miss, if this window is next."""
+        time_ns = self._pass_ns[window] + self._wait_ns(window, ready_tokens)
+        return self._with_hits(window, time_ns, self._hit if window else self._bare_hit)
 
-    def _worth(self, window: int) -> float:
-        """Tokens that a pass commits beyond those its time would yield at the long-run rate."""
-        return self._committed[window] - self._rate * self._pass_ns[window]
+    def _with_hits(self, window: int, time_ns: float, hit: tuple[float, float]) -> tuple[float, float]:
+        """A pass of this window and this time, and what a hit after it brings and takes."""
+        hit_tokens, hit_ns = hit
+        return self._committed[window] + self._hits[window] * hit_tokens, time_ns + self._hits[window] * hit_ns
 
     def _gain(self, window: int, ready_tokens: int) -> float:
-        hit_tokens = self._hit_tokens
-        if not window:
-            first = self._after_bare_hit
-            hit_tokens = self._worth(first) + self._hits[first] * hit_tokens if first else 0.0
-        wait_ns = self._wait_ns(window, ready_tokens)
-        return self._worth(window) + self._hits[window] * hit_tokens - self._rate * wait_ns
+        """Tokens until a miss, beyond those that this time would yield at the long-run rate."""
+        tokens, time_ns = self._until_miss(window, ready_tokens)
+        return tokens - self._rate * time_ns
