@@ -41,7 +41,7 @@ class Adaptive(Rule):
         self._passes = self._tokens = self._since_ns = 0
         self._plain_ns = 0.0
         # Log of this session's speed-up over plain decoding.
-        self._gain = MovingMean(choice.gain(greedy), weight=0.4)
+        self._gain = MovingMean(choice.gains[greedy].value, weight=0.4)
         self._measured = False
         self._last: tuple[Speculation, float] | None = None
         self._rest = self._resting = 0 if choice.begins_drafting(greedy) else self._FIRST_REST
@@ -111,7 +111,7 @@ class Adaptive(Rule):
         gain = speed - plain_speed
         self._gain.add(gain)
         self._measured = True
-        self._choice.gained(self._greedy, gain)
+        self._choice.gains[self._greedy].add(gain)
         if self._gain.value > 0:
             self._rest = 0
             return

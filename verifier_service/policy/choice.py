@@ -36,6 +36,9 @@ class Choice:
     A session's speed depends on its text more than on the way, so only consecutive stretches of one session are
     compared. Most stretches use the fastest way so far. Another way is tried now and then: often while it may still be
     the fastest, rarely afterwards. So the choice follows changes in load and links, and drafters that die or return.
+
+    Attributes:
+        gains: log speed-up over plain decoding of sampled sessions (False) and of greedy ones (True).
     """
 
     _TRY_EVERY = 3
@@ -65,8 +68,7 @@ class Choice:
         self._pass_times = pass_times or PassTimes()
         self._records = {way: _Record() for way in WAYS}
         self._stretches = 0
-        # Log speed-up of sessions over plain decoding, greedy and sampled sessions apart.
-        self._gains = {greedy: MovingMean(self._PRIOR_GAIN, self._GAIN_WEIGHT) for greedy in (False, True)}
+        self.gains = {greedy: MovingMean(self._PRIOR_GAIN, self._GAIN_WEIGHT) for greedy in (False, True)}
         self._openings = 0
         self._last_plain: int | None = None
 
@@ -122,15 +124,7 @@ class Choice:
     def begins_drafting(self, greedy: bool) -> bool:
         """Whether a new session drafts from the start. Where drafting rarely pays, one session in eight still does."""
         self._openings += 1
-        return self.gain(greedy) > 0 or self._openings % self._DRAFT_ANYWAY_EVERY == 0
-
-    def gain(self, greedy: bool) -> float:
-        """Log speed-up of greedy, or of sampled, sessions over plain decoding so far."""
-        return self._gains[greedy].value
-
-    def gained(self, greedy: bool, gain: float) -> None:
-        """Learn from a stretch with drafts."""
-        self._gains[greedy].add(gain)
+        return self.gains[greedy].value > 0 or self._openings % self._DRAFT_ANYWAY_EVERY == 0
 
     @property
     def wants_plain(self) -> bool:
