@@ -1,8 +1,7 @@
 """One session as the drafter sees it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 from drafter_service.calibration import Calibration
 from drafter_service.cells import CellMap
@@ -35,19 +34,34 @@ class SessionRoom:
     vocabulary_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A drafted token that is not sent yet."""
+@dataclass(slots=True)
+class _Run:
+    """Drafted tokens that follow one another and are not sent yet."""
 
-    drafted: Drafted
+    tokens: list[Drafted]
     draft_ns: int
     known_tokens: int
+
+    def block(self) -> Block:
+        first = self.tokens[0]
+        return Block(
+            first.prefix.position + 1,
+            first.prefix.fingerprint,
+            tuple(each.token_id for each in self.tokens),
+            first.origin,
+            tuple(each.distribution for each in self.tokens if each.distribution),
+            self.draft_ns,
+            tuple(each.chance for each in self.tokens),
+            self.known_tokens,
+        )
 
 
 class DrafterSession:
     """Ledger, growing draft tree, cells, and the plan that the drafting follows.
 
     Attributes:
+        slot: its rows in the KV cache.
+        max_position: the session ends when this many tokens are committed.
         growth: the draft tree.
         cells: where the tokens of the tree and of the ledger lie.
         plan: what to draft.
@@ -63,7 +77,9 @@ class DrafterSession:
         emit: Callable[[tuple[Block, ...] | Exception], None],
     ) -> None:
         self.opening = opening
-        self._room = room
+        self.slot = room.slot
+        self.max_position = room.max_position
+        self._vocabulary_size = room.vocabulary_size
         self.noise = noise
         self.emit = emit
         self.judge = judge_for(opening.acceptance_rule, opening.sampling)
@@ -72,16 +88,8 @@ class DrafterSession:
         self.cells = CellMap(room.slot, self.ledger, self.growth.tree, room.cells, room.context_tokens)
         self.plan = opening.plan
         self.growth.aim(self.plan, self._depth)
-        self._held_back: list[_Pending] = []
+        self._held_back: list[_Run] = []
         self._outgoing: list[Block] = []
-
-    @property
-    def slot(self) -> int:
-        return self._room.slot
-
-    @property
-    def max_position(self) -> int:
-        return self._room.max_position
 
     @property
     def prefill_tokens(self) -> int:
@@ -117,7 +125,7 @@ class DrafterSession:
                 "draft model's context ends; go on without this drafter"
             )
         # An unknown token would break the pass of every session in it.
-        check_token_ids("token_ids", advance.token_ids, self._room.vocabulary_size)
+        check_token_ids("token_ids", advance.token_ids, self._vocabulary_size)
         if not self.ledger.append(advance):
             return
         self.growth.advance()
@@ -132,14 +140,23 @@ class DrafterSession:
         for each in tokens:
             # One pass drafts two tokens of a hedge; its time is counted once.
             same_path = before is not None and each.follows(before)
-            self._held_back.append(_Pending(each, 0 if same_path else draft_ns, len(self.ledger)))
+            self._hold_back(each, 0 if same_path else draft_ns)
             before = each
         self._release()
+
+    def _hold_back(self, drafted: Drafted, draft_ns: int) -> None:
+        known_tokens = len(self.ledger)
+        last = self._held_back[-1] if self._held_back else None
+        if last and last.known_tokens == known_tokens and drafted.follows(last.tokens[-1]):
+            last.tokens.append(drafted)
+            last.draft_ns += draft_ns
+        else:
+            self._held_back.append(_Run([drafted], draft_ns, known_tokens))
 
     def _release(self) -> None:
         """Release drafted tokens to be pushed, once there are as many as the verifier waits for."""
         if len(self.growth.tree.trunk) >= self.plan.hold_until or not self.wants_draft:
-            self._outgoing += _blocks(self._held_back)
+            self._outgoing += (run.block() for run in self._held_back)
             self._held_back.clear()
 
     def push(self) -> None:
@@ -147,28 +164,3 @@ class DrafterSession:
         if self._outgoing:
             self.emit(tuple(self._outgoing))
             self._outgoing.clear()
-
-
-def _blocks(pending: Sequence[_Pending]) -> list[Block]:
-    """One block for each run of tokens that follow one another."""
-    runs: list[list[_Pending]] = [[pending[0]]] if pending else []
-    for before, each in pairwise(pending):
-        if each.drafted.follows(before.drafted) and each.known_tokens == before.known_tokens:
-            runs[-1].append(each)
-        else:
-            runs.append([each])
-    return [_block(run) for run in runs]
-
-
-def _block(run: Sequence[_Pending]) -> Block:
-    first = run[0].drafted
-    return Block(
-        first.prefix.position + 1,
-        first.prefix.fingerprint,
-        tuple(each.drafted.token_id for each in run),
-        first.origin,
-        tuple(each.drafted.distribution for each in run if each.drafted.distribution),
-        sum(each.draft_ns for each in run),
-        tuple(each.drafted.chance for each in run),
-        run[0].known_tokens,
-    )

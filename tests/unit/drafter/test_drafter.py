@@ -277,7 +277,7 @@ def state_of(session: DrafterSession) -> list[object]:
         trunk_of(session.growth.tree),
         [session.cells.fed_tokens, session.cells.hedge_cells],
         session.wants_draft,
-        [each.drafted.token_id for each in session._held_back],
+        [each.token_id for run in session._held_back for each in run.tokens],
         list(session._outgoing),
     ]
 
