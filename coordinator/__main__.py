@@ -25,21 +25,12 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """
     settings = parse(CoordinatorSettings, argv, environ, PROGRAM)
     if settings.ray:
-        await _run_fleet(settings)
-    else:
-        await _run_in_this_process(settings)
+        # Imported late: without Ray this process must start without it.
+        from coordinator.ray.fleet import running_fleet
 
-
-async def _run_fleet(settings: CoordinatorSettings) -> None:
-    # Imported late: without Ray this process must start without it.
-    from coordinator.ray.fleet import running_fleet
-
-    async with running_fleet(settings, logger.info) as fleet:
-        logger.info("serving on %s", fleet.address)
-        raise await fleet.broken()
-
-
-async def _run_in_this_process(settings: CoordinatorSettings) -> None:
+        async with running_fleet(settings, logger.info) as fleet:
+            logger.info("serving on %s", fleet.address)
+            raise await fleet.broken()
     table = RoutingTable(settings.drafters, settings.verifiers)
     async with running_coordinator(settings, table, logger.info) as coordinator:
         logger.info("serving on %s", coordinator.address)

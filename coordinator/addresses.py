@@ -24,15 +24,6 @@ def reserved_port(host: str, port: int) -> Iterator[int]:
         Unavailable: another process uses it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    port = _unused(family, host, port)
-    with socket.socket(family, socket.SOCK_STREAM) as shared:
-        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        shared.bind((host, port))
-        yield port
-
-
-def _unused(family: socket.AddressFamily, host: str, port: int) -> int:
-    """A port that no other process uses."""
     with socket.socket(family, socket.SOCK_STREAM) as exclusive:
         # Without SO_REUSEPORT: two fleets must not share a port by accident.
         exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -43,5 +34,8 @@ def _unused(family: socket.AddressFamily, host: str, port: int) -> int:
                 f"cannot listen on {host}:{port}: {error.strerror}; is another process using that port? Choose "
                 "another with --port"
             ) from error
-        bound: int = exclusive.getsockname()[1]
-        return bound
+        port = exclusive.getsockname()[1]
+    with socket.socket(family, socket.SOCK_STREAM) as shared:
+        shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        shared.bind((host, port))
+        yield port

@@ -133,9 +133,9 @@ class Endpoint(Generic[StreamType]):
                 if str(error) != str(self.mismatch):
                     logger.error("%s is not used: %s", self.address, error)
                 self.mismatch = error
-                self._down(str(error))
+                self._set_live(False, str(error))
             except SybilError as error:
-                self._down(str(error))
+                self._set_live(False, str(error))
             await asyncio.sleep(_CHECK_S)
 
     async def _follow(self) -> None:
@@ -145,24 +145,17 @@ class Endpoint(Generic[StreamType]):
                 description = await self.client.describe()
                 if serving and description.ready:
                     await self._accept(description)
-                    self._up(description)
+                    self.description, self.mismatch = description, None
+                    self._set_live(True)
                 else:
-                    self._down("shutting down" if self.live else f"loading {description.model_id}")
+                    self._set_live(False, "shutting down" if self.live else f"loading {description.model_id}")
         raise SessionLost(f"{self.address} ended its health watch")
 
-    def _up(self, description: ModelDescription) -> None:
-        if not self.live:
-            logger.info("%s serves %s", self.address, description.model_id)
-        self.description = description
-        self.mismatch = None
-        self._set_live(True, "")
-
-    def _down(self, trouble: str) -> None:
-        if self.live:
+    def _set_live(self, live: bool, trouble: str = "") -> None:
+        if self.live and not live:
             logger.warning("%s is gone: %s", self.address, trouble)
-        self._set_live(False, trouble)
-
-    def _set_live(self, live: bool, trouble: str) -> None:
+        elif live and not self.live and self.description:
+            logger.info("%s serves %s", self.address, self.description.model_id)
         self.live = live
         self.trouble = trouble
         self._changed()

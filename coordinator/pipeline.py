@@ -8,7 +8,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -168,7 +168,7 @@ class Pipeline:
     def _relay_blocks(self, verifier: VerifierStream) -> Iterator[None]:
         """Open the session on a verifier and pass it the blocks that are not judged yet."""
         opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]))
-        with Relay(verifier.open(opening), verifier.offer, self._meter.relayed) as self._to_verifier:
+        with closing(Relay(verifier.open(opening), verifier.offer, self._meter.relayed)) as self._to_verifier:
             self._to_verifier.put(self._unjudged, self._meter.now_ns())
             try:
                 yield
@@ -179,7 +179,7 @@ class Pipeline:
     def _relay_commits(self, drafter: DrafterStream) -> Iterator[None]:
         """Open the session on a drafter with the latest plan; all later commits follow, in order."""
         opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]), plan=self._plan)
-        with Relay(drafter.open(opening), drafter.advance, self._meter.relayed) as self._to_drafter:
+        with closing(Relay(drafter.open(opening), drafter.advance, self._meter.relayed)) as self._to_drafter:
             try:
                 yield
             finally:

@@ -4,8 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sybil_engine.core.errors import SybilError
 
@@ -13,7 +12,7 @@ Message = TypeVar("Message")
 
 
 class Relay(Generic[Message]):
-    """Sends messages in order from a task of its own, which ends with the block. Waiting messages are sent together.
+    """Sends messages in order from a task of its own, until it is closed. Waiting messages are sent together.
 
     An error of `send` ends the sending silently, because the reader of the same stream is told why.
     """
@@ -35,12 +34,8 @@ class Relay(Generic[Message]):
         self._filled = asyncio.Event()
         self._task = asyncio.create_task(self._run(first))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Stop sending."""
         self._task.cancel()
 
     def put(self, messages: Iterable[Message], arrived_ns: int) -> None:

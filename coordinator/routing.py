@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import TypeVar
 
@@ -142,11 +143,7 @@ class Router:
 
     def _add_verifier(self, address: str) -> Endpoint[VerifierStream]:
         client = VerifierClient(address)
-
-        async def accept(description: ModelDescription) -> None:
-            await self._accept_target(client, description)
-
-        return Endpoint(client, accept, self._changed)
+        return Endpoint(client, partial(self._accept_target, client), self._changed)
 
     def _add_drafter(self, address: str) -> Endpoint[DrafterStream]:
         return Endpoint(DrafterClient(address), self._accept_draft, self._changed)

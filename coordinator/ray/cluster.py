@@ -6,8 +6,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from coordinator.progress import Report, until_done
@@ -31,18 +31,21 @@ async def running_ray(logical_cpus: int, report: Report) -> AsyncIterator[None]:
         Unavailable: Ray did not start.
     """
     folder = None if on_a_cluster() else _short_temporary_folder()
-    with _environment(_variables(local=folder is not None)):
-        starting = asyncio.create_task(asyncio.to_thread(_start, logical_cpus, folder))
-        try:
-            await until_done(lambda: None if starting.done() else "Ray to start", report, START_S)
-            await starting
-            yield
-        finally:
-            # Ray cannot be stopped while it starts.
-            await asyncio.wait((starting,))
-            await asyncio.to_thread(_stop)
-            if folder:
-                shutil.rmtree(folder, ignore_errors=True)
+    variables = _variables(local=folder is not None)
+    os.environ.update(variables)
+    starting = asyncio.create_task(asyncio.to_thread(_start, logical_cpus, folder))
+    try:
+        await until_done(lambda: None if starting.done() else "Ray to start", report, START_S)
+        await starting
+        yield
+    finally:
+        # Ray cannot be stopped while it starts.
+        await asyncio.wait((starting,))
+        await asyncio.to_thread(_stop)
+        for name in variables:
+            os.environ.pop(name, None)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def on_a_cluster() -> bool:
@@ -114,14 +117,3 @@ def _short_temporary_folder() -> str:
     """A folder for Ray's sockets, whose paths may have at most 107 characters."""
     parent = tempfile.gettempdir()
     return tempfile.mkdtemp(prefix="sybil-", dir=parent if len(parent) < 30 else "/tmp")  # noqa: S108 - made by mkdtemp
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables while the block runs."""
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            os.environ.pop(name, None)

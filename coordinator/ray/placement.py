@@ -85,13 +85,9 @@ def _start(service: PlacedService, group: Any, index: int) -> Any:
         max_concurrency=16,
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
     )
-    node_address = ray.util.get_node_ip_address if on_a_cluster() else _loopback
+    # Services on this machine alone need not be reached by others.
+    node_address = ray.util.get_node_ip_address if on_a_cluster() else lambda: "127.0.0.1"
     return actor_class.remote(_ENTRIES[service.kind], service.argv, node_address)
-
-
-def _loopback() -> str:
-    """The address of a service that only this machine needs to reach."""
-    return "127.0.0.1"
 
 
 def _verifier(settings: PlaceSettings) -> PlacedService:
