@@ -17,6 +17,7 @@ from coordinator.transcript import Passage, Transcript
 from coordinator.usage import Meter
 from sybil_engine.core.completion import Delta, Ending
 from sybil_engine.core.errors import SybilError
+from sybil_engine.core.plan import first_plan
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import FinishReason, ModelDescription
 
@@ -103,16 +104,16 @@ class Generation:
                         passages.put_nowait(passage)
                         if passage.finish_reason:
                             return
-        except SybilError as error:
-            passages.put_nowait(error)
         except Exception as error:
-            logger.exception("session %s failed", opening.session_id)
+            if not isinstance(error, SybilError):
+                logger.exception("session %s failed", opening.session_id)
             passages.put_nowait(error)
 
     def _pipeline(self, request: CheckedRequest, target: Target, meter: Meter) -> Pipeline:
-        shares_processor = self._services.shares_processors
+        opening, shares_processor = request.opening, self._services.shares_processors
+        plan = first_plan(request.speculation, opening.window_tokens, shares_processor=shares_processor)
         return Pipeline(
-            replace(request.opening, shares_processor=shares_processor, plan=request.plan(shares_processor)),
+            replace(opening, shares_processor=shares_processor, plan=plan),
             partial(self._services.verifier, target),
             self._services.drafter,
             meter,

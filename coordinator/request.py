@@ -8,7 +8,6 @@ from uuid import uuid4
 
 from coordinator.tokenizer import Tokenizer
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest
-from sybil_engine.core.plan import DraftPlan, first_plan
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import ModelDescription, Speculation
@@ -32,7 +31,7 @@ class CheckedRequest:
     """A request that can be served.
 
     Attributes:
-        opening: of its session, resumed tokens included; its plan comes from `plan`.
+        opening: of its session, resumed tokens included; its plan is made when it starts.
         stops: text that ends the completion.
         resumed: completion tokens that the client already has.
     """
@@ -50,10 +49,6 @@ class CheckedRequest:
     def complete(self) -> bool:
         """Whether the resumed tokens are already all that was asked for."""
         return len(self.opening.token_ids) >= self.opening.max_position
-
-    def plan(self, shares_processor: bool) -> DraftPlan:
-        """The plan that its session opens with."""
-        return first_plan(self.speculation, self.opening.window_tokens, shares_processor=shares_processor)
 
 
 async def check(

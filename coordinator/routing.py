@@ -1,8 +1,8 @@
 """Which verifier and which drafter a session gets: live ones that match, with the fewest sessions."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -100,8 +100,7 @@ class Router:
         """
         return _waiting_for("drafters", self._drafters, all)
 
-    @contextmanager
-    def verifier(self, target: Target) -> Iterator[VerifierStream]:
+    def verifier(self, target: Target) -> AbstractContextManager[VerifierStream]:
         """A stream to the best verifier.
 
         Raises:
@@ -109,18 +108,15 @@ class Router:
             PairMismatch: the verifiers no longer serve the target that the session began with.
         """
         check_same_target(target.description, self.target.description)
-        with _best("verifier", self._verifiers).session() as stream:
-            yield stream
+        return _best("verifier", self._verifiers).session()
 
-    @contextmanager
-    def drafter(self) -> Iterator[DrafterStream]:
+    def drafter(self) -> AbstractContextManager[DrafterStream]:
         """A stream to the best drafter.
 
         Raises:
             Unavailable, Exhausted: there is none now.
         """
-        with _best("drafter", self._drafters).session() as stream:
-            yield stream
+        return _best("drafter", self._drafters).session()
 
     async def close(self) -> None:
         self.route(RoutingTable())

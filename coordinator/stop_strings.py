@@ -1,15 +1,6 @@
 """Stop strings: text that ends a completion and is never sent, however tokens split it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class Released:
-    """Text that may be sent, and whether a stop string was completed right after it."""
-
-    text: str
-    stopped: bool
 
 
 class StopStrings:
@@ -17,6 +8,9 @@ class StopStrings:
 
     The first stop string that is complete ends the text; of several that are complete at the same character, the
     longest does.
+
+    Attributes:
+        stopped: whether a stop string was completed.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -24,18 +18,20 @@ class StopStrings:
         Args:
             stops: none of them empty. If there are none, all text passes.
         """
+        self.stopped = False
         self._stops = stops
         self._most_held = max(map(len, stops), default=1) - 1
         self._held = ""
 
-    def push(self, text: str) -> Released:
-        """Add text. Add none after a stop string was complete."""
+    def push(self, text: str) -> str:
+        """Add text, none after a stop string was complete. Returns the text that may be sent now."""
         self._held += text
         complete = [(self._held.index(stop) + len(stop), len(stop)) for stop in self._stops if stop in self._held]
         if complete:
             end, length = min(complete, key=lambda found: (found[0], -found[1]))
-            return Released(self._held[: end - length], stopped=True)
-        return Released(self._release(self._first_held()), stopped=False)
+            self.stopped = True
+            return self._held[: end - length]
+        return self._release(self._first_held())
 
     def flush(self) -> str:
         """Release the text held back: the completion has ended without a stop string."""

@@ -35,9 +35,7 @@ class Meter:
     def __init__(self) -> None:
         self.passes: Counter[Speculation] = Counter()
         self.reason = ""
-        self._arrived_ns = self.now_ns()
-        self._first_token_ns: int | None = None
-        self._last_token_ns: int | None = None
+        self._arrived_ns = self._first_token_ns = self._last_token_ns = self.now_ns()
         self._completion_tokens = 0
         self._drafted_tokens = 0
         self._tested_tokens = 0
@@ -76,7 +74,7 @@ class Meter:
         """Count tokens that the client gets."""
         if tokens:
             self._last_token_ns = self.now_ns()
-            if self._first_token_ns is None:
+            if not self._completion_tokens:
                 self._first_token_ns = self._last_token_ns
             self._completion_tokens += tokens
 
@@ -90,7 +88,6 @@ class Meter:
 
     def usage(self, prompt_tokens: int) -> Usage:
         """What was counted so far."""
-        first_ns = self._first_token_ns or self._arrived_ns
         return Usage(
             prompt_tokens=prompt_tokens,
             completion_tokens=self._completion_tokens,
@@ -98,8 +95,8 @@ class Meter:
             drafted_tokens=self._drafted_tokens,
             tested_tokens=self._tested_tokens,
             accepted_tokens=self._accepted_tokens,
-            time_to_first_token_ns=first_ns - self._arrived_ns,
-            total_ns=(self._last_token_ns or self._arrived_ns) - self._arrived_ns,
+            time_to_first_token_ns=self._first_token_ns - self._arrived_ns,
+            total_ns=self._last_token_ns - self._arrived_ns,
             # Commits may arrive together, but their passes ran one after the other.
             verify_ns=sum(end - start for start, end in self._verifying),
             overlap_ns=overlap_ns(self._drafting, self._verifying),

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from coordinator.pairing import check_pair
-from coordinator.ray.fleet import RunningFleet, running_fleet
+from coordinator.ray.fleet import running_fleet
+from coordinator.ray.supervisor import Supervisor
 from coordinator.settings import PlaceSettings
 from sybil_cli.progress import Progress
 from sybil_cli.running import take_sigterm_back
@@ -13,7 +14,7 @@ from sybil_engine.models.presets import Pair
 
 
 @asynccontextmanager
-async def own_fleet(pair: Pair, progress: Progress) -> AsyncIterator[RunningFleet]:
+async def own_fleet(pair: Pair, progress: Progress) -> AsyncIterator[Supervisor]:
     """Start a fleet on a free port; leaving the block stops it.
 
     Raises:
@@ -24,7 +25,7 @@ async def own_fleet(pair: Pair, progress: Progress) -> AsyncIterator[RunningFlee
 
 
 @asynccontextmanager
-async def placed_fleet(settings: PlaceSettings, progress: Progress) -> AsyncIterator[RunningFleet]:
+async def placed_fleet(settings: PlaceSettings, progress: Progress) -> AsyncIterator[Supervisor]:
     """Start the fleet that the settings describe, after checking that its models match."""
 
     def report(waiting: str) -> None:

@@ -41,7 +41,9 @@ async def running_ray(logical_cpus: int, report: Report) -> AsyncIterator[None]:
     finally:
         # Ray cannot be stopped while it starts.
         await asyncio.wait((starting,))
-        await asyncio.to_thread(_stop)
+        import ray
+
+        await asyncio.to_thread(ray.shutdown)
         for name in variables:
             os.environ.pop(name, None)
         if folder:
@@ -105,12 +107,6 @@ def _start(logical_cpus: int, folder: str | None) -> None:
                 raise Unavailable(
                     f"Ray did not start: {error}; is this machine very busy, or RAY_ADDRESS wrong?"
                 ) from error
-
-
-def _stop() -> None:
-    import ray
-
-    ray.shutdown()
 
 
 def _short_temporary_folder() -> str:

@@ -3,38 +3,19 @@
 A fleet connects to services that run elsewhere, or places them as Ray actors, on this machine or on a cluster.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
-from coordinator.addresses import reachable, reserved_port
+from coordinator.addresses import reserved_port
 from coordinator.progress import Report
 from coordinator.ray.cluster import running_ray
 from coordinator.ray.placement import logical_cpus
 from coordinator.ray.supervisor import Supervisor
 from coordinator.settings import CoordinatorSettings, PlaceSettings
-from sybil_engine.core.errors import SybilError
-
-
-@dataclass(frozen=True, slots=True)
-class RunningFleet:
-    """A fleet that serves.
-
-    Attributes:
-        address: host:port of GenerationService.
-    """
-
-    address: str
-    _broken: "asyncio.Future[SybilError]"
-
-    async def broken(self) -> SybilError:
-        """Wait until the fleet cannot go on, and say why."""
-        return await asyncio.shield(self._broken)
 
 
 @asynccontextmanager
-async def running_fleet(settings: CoordinatorSettings | PlaceSettings, report: Report) -> AsyncIterator[RunningFleet]:
+async def running_fleet(settings: CoordinatorSettings | PlaceSettings, report: Report) -> AsyncIterator[Supervisor]:
     """Start a fleet and wait until it serves; leaving the block drains it and leaves no process.
 
     Args:
@@ -50,6 +31,6 @@ async def running_fleet(settings: CoordinatorSettings | PlaceSettings, report: R
             supervisor = Supervisor(settings)
             try:
                 await supervisor.start(report)
-                yield RunningFleet(reachable(settings.host, port), supervisor.broken)
+                yield supervisor
             finally:
                 await supervisor.stop()

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from coordinator.addresses import reachable
 from coordinator.progress import Report, until_done
 from coordinator.ray.cluster import START_S
 from coordinator.ray.placement import PlacedService, place
@@ -39,18 +40,23 @@ Kept = TypeVar("Kept", PlacedService, _KeptReplica)
 
 
 class Supervisor:
-    """Runs each actor in a task of its own, and restarts it whenever its process dies.
-
-    Attributes:
-        broken: why the fleet cannot go on, as soon as it cannot.
-    """
+    """Runs each actor in a task of its own, and restarts it whenever its process dies."""
 
     def __init__(self, settings: CoordinatorSettings | PlaceSettings) -> None:
         self._settings = settings
-        self.broken: asyncio.Future[SybilError] = asyncio.get_running_loop().create_future()
+        self._broken: asyncio.Future[SybilError] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
         self._services: list[PlacedService] = []
         self._replicas: list[_KeptReplica] = []
+
+    @property
+    def address(self) -> str:
+        """host:port of GenerationService."""
+        return reachable(self._settings.host, self._settings.port)
+
+    async def broken(self) -> SybilError:
+        """Wait until the fleet cannot go on, and say why."""
+        return await asyncio.shield(self._broken)
 
     async def start(self, report: Report) -> None:
         """Start every actor and wait until every replica serves."""
@@ -107,8 +113,8 @@ class Supervisor:
         return next((each.waiting_for for each in self._replicas if each.waiting_for), None)
 
     def _raise_if_broken(self) -> None:
-        if self.broken.done():
-            raise self.broken.result()
+        if self._broken.done():
+            raise self._broken.result()
 
     async def _learn_address(self, service: PlacedService) -> None:
         """Wait until a service listens, and route every replica to it."""
@@ -144,10 +150,10 @@ class Supervisor:
             except ray.exceptions.RayActorError:
                 logger.warning("%s died; Ray starts it again", kept.name)
             except ray.exceptions.RayTaskError as error:
-                if not self.broken.done():
+                if not self._broken.done():
                     cause = error.cause
                     known = cause if isinstance(cause, SybilError) else SybilError(f"{kept.name}: {cause!r}")
-                    self.broken.set_result(known)
+                    self._broken.set_result(known)
                 return
             finally:
                 watching.cancel()

@@ -94,10 +94,6 @@ class Pace:
         round_trip_ns = 0 if ready_tokens else self.round_trip_ns.value
         return round_trip_ns + missing_tokens * self.draft_token_ns.value
 
-    def committed_tokens(self, window_tokens: int) -> float:
-        """Tokens that a pass with this many drafted ones commits on average."""
-        return sum(self.acceptance_rate.value**depth for depth in range(window_tokens + 1))
-
     @property
     def pass_times(self) -> PassTimes:
         """Of passes during which a drafter works ahead; before the first of them, of the others."""
@@ -139,4 +135,4 @@ class Pace:
         """Tokens per nanosecond in lockstep."""
         arrival_ns = self.arrival_ns(0, window_tokens)
         pass_ns = self.alone_times.expected_ns(window_tokens + 1)
-        return self.committed_tokens(window_tokens) / (pass_ns + arrival_ns)
+        return sum(self.acceptance_rate.value**depth for depth in range(window_tokens + 1)) / (pass_ns + arrival_ns)

@@ -8,7 +8,6 @@ import pytest
 from coordinator.request import CheckedRequest, Defaults, check
 from coordinator.settings import CoordinatorSettings
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest, InvalidSettings
-from sybil_engine.core.plan import first_plan
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import AcceptanceRule, SamplingParams, Speculation
 from sybil_engine.settings import parse
@@ -87,12 +86,10 @@ def test_speculation_and_window_are_the_requests_or_else_the_default() -> None:
     ):
         request = checked(**asked)
         assert (request.speculation, request.opening.window_tokens) == (speculation, window_tokens)
-        for shares in (False, True):
-            assert request.plan(shares) == first_plan(speculation, window_tokens, shares_processor=shares)
 
 
 def test_the_longest_window_is_one_limit_for_requests_and_settings() -> None:
-    assert checked(window_tokens=64).plan(shares_processor=False).budget == 64
+    assert checked(window_tokens=64).opening.window_tokens == 64
     assert parse(CoordinatorSettings, ["--window-tokens", "64"], {}).window_tokens == 64
     with pytest.raises(InvalidSettings, match="it must be between 0 and 64"):
         parse(CoordinatorSettings, ["--window-tokens", "65"], {})

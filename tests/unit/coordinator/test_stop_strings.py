@@ -26,17 +26,15 @@ def test_what_is_sent_is_the_text_up_to_the_first_stop_string_however_it_is_cut(
     pieces: list[str], stops: list[str]
 ) -> None:
     matcher = StopStrings(stops)
-    sent, stopped = "", False
+    sent = ""
     for piece in pieces:
-        released = matcher.push(piece)
-        sent += released.text
-        if released.stopped:
-            stopped = True
+        sent += matcher.push(piece)
+        if matcher.stopped:
             break
     text = "".join(pieces)
     cut = cut_at(text, stops)
-    assert stopped == (cut is not None)
-    assert (sent if stopped else sent + matcher.flush()) == text[:cut]
+    assert matcher.stopped == (cut is not None)
+    assert (sent if matcher.stopped else sent + matcher.flush()) == text[:cut]
 
 
 @given(texts, stop_lists)
@@ -45,23 +43,23 @@ def test_only_what_may_start_a_stop_string_is_held_back(pieces: list[str], stops
     text = sent = ""
     for piece in pieces:
         released = matcher.push(piece)
-        if released.stopped:
+        if matcher.stopped:
             return
         text += piece
-        sent += released.text
+        sent += released
         held = text[len(sent) :]
         assert not held or could_start(held, stops)
         assert not any(could_start(text[start:], stops) for start in range(len(sent)))
 
 
 def test_without_stop_strings_everything_passes_at_once() -> None:
-    assert StopStrings([]).push("anything").text == "anything"
+    assert StopStrings([]).push("anything") == "anything"
 
 
 def test_a_stop_string_is_found_across_pieces_and_what_follows_is_not_sent() -> None:
     matcher = StopStrings(["\n\n", "END"])
-    assert matcher.push("one E").text == "one "
-    assert matcher.push("N").text == ""
-    assert matcher.push("ough").text == "ENough"
-    released = matcher.push(" EEND of it")
-    assert (released.text, released.stopped) == (" E", True)
+    assert matcher.push("one E") == "one "
+    assert matcher.push("N") == ""
+    assert matcher.push("ough") == "ENough"
+    assert matcher.push(" EEND of it") == " E"
+    assert matcher.stopped
