@@ -1,8 +1,8 @@
 """gRPC clients of drafters and verifiers: streams for the pipeline, and statuses as SybilErrors."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import sybil_engine.serving.polling  # noqa: F401  before gRPC
@@ -56,7 +56,7 @@ class _GrpcStream(Generic[Request, Response]):
         self._address = address
         self._opened = asyncio.Event()
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """End the session at once."""
         self._call.cancel()
 
@@ -162,14 +162,9 @@ class _ServiceClient(Generic[StreamType]):
         finally:
             call.cancel()
 
-    @contextmanager
-    def session(self) -> Iterator[StreamType]:
-        """A stream for one session, cancelled when the block is left."""
-        stream = self._stream(self._stub, self.address)
-        try:
-            yield stream
-        finally:
-            stream.cancel()
+    def session(self) -> AbstractContextManager[StreamType]:
+        """A stream for one session, ended when the block is left."""
+        return closing(self._stream(self._stub, self.address))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -37,11 +37,6 @@ class Coordinator:
         """host:port at which this machine reaches it."""
         return reachable(self.settings.host, self._server.port)
 
-    @property
-    def waiting_for(self) -> str | None:
-        """What this coordinator is waiting for before it serves, in words; None: nothing."""
-        return self.router.waiting_for_verifier() or self.router.waiting_for_drafters()
-
     async def start_serving(self, report: Report) -> None:
         """Wait for a verifier, then briefly for the drafters; then report SERVING while a verifier is live.
 

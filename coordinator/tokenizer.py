@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import tokenizers
 from tokenizers.decoders import DecodeStream
@@ -17,11 +17,8 @@ _CONTEXT_TOKENS = 8
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
 
 
-class Detokenizer(Protocol):
-    """Turns one session's tokens into text, in constant time for each token."""
-
-    def push(self, token_id: int) -> str:
-        """Add a token. Returns the text that is certain now; half a character waits for its other half."""
+Detokenizer = Callable[[int], str]
+"""Takes a session's next token. Returns the text that is certain now; half a character waits for its other half."""
 
 
 class Tokenizer:
@@ -60,9 +57,12 @@ class Tokenizer:
     def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
         """A detokenizer for the tokens after a prompt."""
         if self._spelling is None:
-            return _LibraryStream(self._tokenizer, prompt)
+            # Its tokens have no fixed bytes: the library decodes them in context.
+            stream = DecodeStream(ids=list(prompt[-_CONTEXT_TOKENS:]), skip_special_tokens=True)
+            return lambda token_id: stream.step(self._tokenizer, token_id) or ""
         at_start = all(token_id in self._special_ids for token_id in prompt)
-        return _ByteStream(self.bytes_of, prompt, strips_first_space=at_start and self._spelling.strips_first_space)
+        strips_first_space = at_start and self._spelling.strips_first_space
+        return _ByteStream(self.bytes_of, prompt, strips_first_space).push
 
     def bytes_of(self, token_id: int) -> bytes:
         """The bytes that a token stands for; none for a special or unknown one."""
@@ -89,17 +89,6 @@ class _ByteStream:
             self._strips_space = False
             return text.removeprefix(" ")
         return text
-
-
-class _LibraryStream:
-    """For tokenizers whose tokens have no fixed bytes. The library decodes them in context."""
-
-    def __init__(self, tokenizer: tokenizers.Tokenizer, prompt: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self._stream = DecodeStream(ids=list(prompt[-_CONTEXT_TOKENS:]), skip_special_tokens=True)
-
-    def push(self, token_id: int) -> str:
-        return self._stream.step(self._tokenizer, token_id) or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class Transcript:
         for token_id in token_ids:
             if token_id in self._stop_token_ids:
                 return Passage(self._stops.flush(), finish_reason=FinishReason.STOP)
-            self._stops.push(self._detokenizer.push(token_id))
+            self._stops.push(self._detokenizer(token_id))
             if self._stops.stopped:
                 return Passage("", finish_reason=FinishReason.STOP)
         return None
@@ -59,7 +59,7 @@ class Transcript:
         for count, token in enumerate(run, start=1):
             # A stop token stands for no text, special or not.
             known = token.token_id in self._stop_token_ids
-            text += self._stops.push("" if known else self._detokenizer.push(token.token_id))
+            text += self._stops.push("" if known else self._detokenizer(token.token_id))
             if self._stops.stopped:
                 return Passage(text, run[:count], FinishReason.STOP)
         return Passage(text + self._stops.flush() if finish_reason else text, run, finish_reason)

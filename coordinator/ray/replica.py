@@ -41,7 +41,10 @@ class Replica(StoppableActor):
         """
         if self._started:
             return None
-        return (self._coordinator and self._coordinator.waiting_for) or "the coordinator"
+        if self._coordinator is None:
+            return "the coordinator"
+        router = self._coordinator.router
+        return router.waiting_for_verifier() or router.waiting_for_drafters() or "the coordinator"
 
     async def _serve(self, table: RoutingTable) -> None:
         async with open_coordinator(self._settings, table) as self._coordinator:

@@ -88,7 +88,7 @@ def ours(library: LibraryTokenizer) -> Tokenizer:
 
 def streamed(tokenizer: Tokenizer, prompt: Sequence[int], token_ids: Sequence[int]) -> list[str]:
     detokenizer = tokenizer.detokenizer(prompt)
-    return [detokenizer.push(token_id) for token_id in token_ids]
+    return [detokenizer(token_id) for token_id in token_ids]
 
 
 @given(st.binary(max_size=40))
