@@ -95,12 +95,10 @@ class Endpoint(Generic[StreamType]):
         try:
             with self.client.session() as stream:
                 yield stream
-        except SessionLost as error:
+        except (SessionLost, Exhausted) as error:
             self._avoided_until_s = time.monotonic() + _AVOID_S
-            self.check_again(str(error))
-            raise
-        except Exhausted:
-            self._avoided_until_s = time.monotonic() + _AVOID_S
+            if isinstance(error, SessionLost):
+                self.check_again(str(error))
             raise
         finally:
             self.sessions -= 1

@@ -78,10 +78,10 @@ class Generation:
                 passage = await passages.get()
                 if isinstance(passage, Exception):
                     raise passage
-                if passage.finish_reason:
-                    yield Delta(passage.text, passage.tokens, _ending(checked, passage.finish_reason, meter))
+                ending = _ending(checked, passage.finish_reason, meter) if passage.finish_reason else None
+                yield Delta(passage.text, passage.tokens, ending)
+                if ending:
                     return
-                yield Delta(passage.text, passage.tokens)
         finally:
             session.cancel()
             await asyncio.wait((session,))

@@ -32,6 +32,8 @@ class Meter:
         reason: under AUTO, what was chosen and why.
     """
 
+    now_ns = staticmethod(time.perf_counter_ns)
+
     def __init__(self) -> None:
         self.passes: Counter[Speculation] = Counter()
         self.reason = ""
@@ -46,10 +48,6 @@ class Meter:
         self._relays_ns: list[int] = []
         self._gaps_ns: list[int] = []
         self._way: Speculation | None = None
-
-    @staticmethod
-    def now_ns() -> int:
-        return time.perf_counter_ns()
 
     def drafted(self, block: DraftedBlock, arrived_ns: int) -> None:
         """Count a block; its draft passes ended when it arrived."""

@@ -42,15 +42,11 @@ class BestWindow(Rule):
     def next(self, state: State) -> DraftPlan:
         """See `Rule.next`."""
         best_tokens = max(1, self.pace.best_window(self._most_tokens))
-        if not self._by_chance:
-            return DraftPlan(Speculation.LOCKSTEP, best_tokens, hold_until=best_tokens)
-        window_tokens = min(self._LONGER * best_tokens, self._most_tokens)
-        return DraftPlan(
-            Speculation.LOCKSTEP,
-            window_tokens,
-            hold_until=window_tokens,
-            least_chance=self.pace.least_chance(best_tokens),
-        )
+        window_tokens, least_chance = best_tokens, 0.0
+        if self._by_chance:
+            window_tokens = min(self._LONGER * best_tokens, self._most_tokens)
+            least_chance = self.pace.least_chance(best_tokens)
+        return DraftPlan(Speculation.LOCKSTEP, window_tokens, hold_until=window_tokens, least_chance=least_chance)
 
 
 class LearnedWindow(Rule):
