@@ -86,7 +86,7 @@ class LocalServices:
             thread.stop()
 
     def _start(self, name: str, load: Callable[[], Any]) -> "Future[Any]":
-        thread: EngineThread[Any] = EngineThread(load, f"sybil-{name}")
+        thread: EngineThread[Any] = EngineThread(load, name)
         self._threads.append(thread)
         return thread.start()
 

@@ -10,6 +10,9 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 _log = logging.getLogger(__name__)
 
+ENGINE_THREAD = "engine-"
+"""What the names of these threads begin with."""
+
 # A thread cannot sleep for years at a time; it sleeps again.
 _LONGEST_SLEEP_S = 60.0
 
@@ -53,7 +56,7 @@ class EngineThread(Generic[EngineType]):
         self.delayed = delayed
         self._inbox: SimpleQueue[Callable[[EngineType], object]] = SimpleQueue()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=ENGINE_THREAD + name, daemon=True)
         self._loaded: Future[EngineType] = Future()
 
     def start(self) -> "Future[EngineType]":

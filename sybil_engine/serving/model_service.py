@@ -69,7 +69,7 @@ async def serve_model(
         Unavailable: the address cannot be bound.
         ModelError: what `load` raised.
     """
-    name = f"engine-{description.model_id}"
+    name = description.model_id
     delay_s = settings.emulate_delay_ms / 1e3
     thread = EngineThread(load, name, DelayLine(delay_s).delayed) if delay_s else EngineThread(load, name)
     hosted = HostedModel(thread, description)

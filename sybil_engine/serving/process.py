@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
 import uvloop
 
 from sybil_engine.core.errors import USER_MISTAKES, SybilError
+from sybil_engine.serving.engine_thread import ENGINE_THREAD
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +32,10 @@ def run_service(service: Coroutine[Any, Any, None], program: str) -> int:
     except SybilError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return 2 if isinstance(error, USER_MISTAKES) else 1
+    if any(thread.daemon and thread.name.startswith(ENGINE_THREAD) for thread in threading.enumerate()):
+        # A model that is still loading would abort the process while the interpreter ends.
+        logging.shutdown()
+        os._exit(0)
     return 0
 
 

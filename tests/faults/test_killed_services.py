@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -125,3 +126,15 @@ def test_a_killed_verifier_and_a_killed_drafter_change_no_token() -> None:
             assert usage.reopened_streams == 1, "the session moved to the other verifier"
 
     asyncio.run(run())
+
+
+def test_a_service_that_is_told_to_end_while_its_model_loads_ends_with_status_0() -> None:
+    command = [sys.executable, "-m", "verifier_service", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "loading" in line:
+                break
+        time.sleep(0.5)
+        process.terminate()
+        assert process.wait(20) == 0, process.stderr.read()
