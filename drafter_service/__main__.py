@@ -23,6 +23,9 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable
     """
     settings = parse(DrafterSettings, argv, environ, PROGRAM)
     # Imported after the settings are read: a wrong flag is reported at once, not after torch is imported.
+    import sybil_engine.models.openmp  # noqa: F401  before torch
+
+    # isort: split
     from drafter_service.engine import BRANCH_CELLS, Drafter
     from drafter_service.servicer import DrafterServicer
     from sybil_engine.models.hosting import host_model

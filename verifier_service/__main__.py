@@ -23,6 +23,9 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable
     """
     settings = parse(VerifierSettings, argv, environ, PROGRAM)
     # Imported after the settings are read: a wrong flag is reported at once, not after torch is imported.
+    import sybil_engine.models.openmp  # noqa: F401  before torch
+
+    # isort: split
     from sybil_engine.models.loading import describe, tokenizer_json
     from sybil_engine.rpc.v1 import verifier_service_pb2, verifier_service_pb2_grpc
     from sybil_engine.serving.model_service import serve_model
