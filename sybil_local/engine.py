@@ -69,10 +69,12 @@ class LocalEngine:
                 there seconds sooner, and its tokens, which are the same, come at two thirds of the speed.
 
         Raises:
-            InvalidSettings: a value is out of range.
+            InvalidRequest: there is no such way to speculate.
+            InvalidSettings: another value is out of range.
             ModelError: a model cannot be found, or not be served.
             PairMismatch: the models do not belong together.
         """
+        defaults = Defaults(_speculation(speculation))  # before the models load
         shared: dict[str, Any] = {
             "device": device,
             "max_sessions": max_sessions,
@@ -81,7 +83,7 @@ class LocalEngine:
         }
         verifier = VerifierSettings(model=target, dtype=dtype, threads=threads, numerics=numerics, **shared)
         drafter = DrafterSettings(model=draft, dtype=draft_dtype or dtype, **shared) if draft else None
-        self._start(LocalServices(verifier, drafter), Defaults(_speculation(speculation)))
+        self._start(LocalServices(verifier, drafter), defaults)
 
     @classmethod
     def from_settings(cls, verifier: VerifierSettings, drafter: DrafterSettings | None) -> Self:
@@ -174,16 +176,16 @@ class LocalEngine:
             async for delta in deltas:
                 yield delta
 
-    stream = twins.iterator(_generate)
-    astream = twins.async_iterator(_generate)
-    generate = twins.function(_generate, Completion.joined)
-    agenerate = twins.async_function(_generate, Completion.joined)
+    stream = twins.iterator("stream", _generate)
+    astream = twins.async_iterator("astream", _generate)
+    generate = twins.function("generate", _generate, Completion.joined)
+    agenerate = twins.async_function("agenerate", _generate, Completion.joined)
 
     def _run(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Run a request that is made already; see `generate`."""
         return self._generation.stream(request)
 
-    arun = twins.async_iterator(_run)
+    arun = twins.async_iterator("arun", _run)
 
     def submit(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
         """Run a coroutine on the engine's event loop.
@@ -191,10 +193,11 @@ class LocalEngine:
         Raises:
             Unavailable: the engine is closed.
         """
-        if self._closed:
-            coroutine.close()
-            raise Unavailable("this engine is closed; make another LocalEngine")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        with self._closing:
+            if self._closed:
+                coroutine.close()
+                raise Unavailable(twins.CLOSED)
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
         """End what is running and free both models; closing it again changes nothing."""
@@ -203,10 +206,11 @@ class LocalEngine:
                 return
             self._closed = True
             asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
+            # Before the loop, which their last messages go to.
+            self._services.close()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
-            self._services.close()
 
     def __enter__(self) -> Self:
         return self

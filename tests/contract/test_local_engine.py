@@ -1,9 +1,11 @@
 """The engine in one process, with the embedded pair: the services' messages and tokens, and nothing left over."""
 
 import asyncio
+import inspect
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -126,6 +128,54 @@ def test_an_interrupt_leaves_the_engine_usable(engine: LocalEngine) -> None:
     assert len(engine.generate(PROMPT, max_tokens=5).tokens) == 5
 
 
+def test_an_interrupted_stream_raises_the_interrupt_and_frees_its_session(engine: LocalEngine) -> None:
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(50):
+            list(engine.stream(PROMPT, max_tokens=200, speculation="off"))
+    assert len(engine.generate(PROMPT, max_tokens=5).tokens) == 5
+
+
+def test_a_stream_that_takes_too_long_raises_the_timeout(engine: LocalEngine) -> None:
+    async def hurried() -> None:
+        async with asyncio.timeout(0.2):
+            async for _ in engine.astream(PROMPT, max_tokens=200, speculation="off"):
+                pass
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(hurried())
+    assert len(engine.generate(PROMPT, max_tokens=5).tokens) == 5
+
+
+def test_closing_the_engine_tells_everyone_who_waits_for_it_and_leaves_nothing() -> None:
+    before = set(threading.enumerate())
+    closing = LocalEngine(draft=None, max_sessions=1, context_tokens=256, traced=False)
+    half_read = closing.stream(PROMPT, max_tokens=200)
+    next(half_read)
+
+    async def awaiting() -> Completion:
+        return await closing.agenerate(PROMPT, max_tokens=200)
+
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(closing.generate, PROMPT, max_tokens=200) for _ in range(2)]
+        waiting.append(pool.submit(lambda: asyncio.run(awaiting())))
+        time.sleep(0.1)
+        closing.close()
+        for each in waiting:
+            with pytest.raises(Unavailable, match="this engine is closed; make another LocalEngine"):
+                each.result(10)
+    with pytest.raises(Unavailable, match="closed"):
+        list(half_read)
+    assert set(threading.enumerate()) <= before
+
+
+def test_each_way_to_call_has_its_own_name_and_the_same_parameters() -> None:
+    ways = (LocalEngine.generate, LocalEngine.stream, LocalEngine.agenerate, LocalEngine.astream)
+    assert [way.__name__ for way in ways] == ["generate", "stream", "agenerate", "astream"]
+    assert len({tuple(inspect.signature(way).parameters) for way in ways}) == 1
+    assert "temperature" in inspect.signature(LocalEngine.generate).parameters
+
+
 def test_a_second_engine_works_beside_the_first_and_a_closed_one_says_so(
     engine: LocalEngine, plain: dict[float, Completion]
 ) -> None:
@@ -150,4 +200,6 @@ def test_models_that_cannot_be_served_are_named_and_nothing_is_left() -> None:
         LocalEngine(target="./nowhere")
     with pytest.raises(ModelNotFound, match="no folder"):
         LocalEngine(draft="./nowhere")
+    with pytest.raises(InvalidRequest, match="choose one of off"):
+        LocalEngine(speculation="sideways")
     assert set(threading.enumerate()) <= before

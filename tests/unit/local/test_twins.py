@@ -1,6 +1,7 @@
 """Four ways to call one async generator: the same items, and an end that reaches the generator."""
 
 import asyncio
+import inspect
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
@@ -40,10 +41,10 @@ class Counter:
             self.ended.append("left")
             raise
 
-    each = twins.iterator(_count)
-    aeach = twins.async_iterator(_count)
-    every = twins.function(_count, list)
-    aevery = twins.async_function(_count, list)
+    each = twins.iterator("each", _count)
+    aeach = twins.async_iterator("aeach", _count)
+    every = twins.function("every", _count, list)
+    aevery = twins.async_function("aevery", _count, list)
 
     def close(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
@@ -85,19 +86,21 @@ def test_all_four_raise_what_the_generator_raises(counter: Counter) -> None:
 
 
 def test_leaving_an_iteration_closes_the_generator(counter: Counter) -> None:
-    for number in counter.each(10):
+    for number in counter.each(1_000, pause_s=0.01):
         if number == 2:
             break
 
     async def leave() -> None:
-        numbers = counter.aeach(10)
+        numbers = counter.aeach(1_000, pause_s=0.01)
         async for number in numbers:
             if number == 2:
                 break
         await numbers.aclose()
 
     asyncio.run(leave())
-    assert counter.ended == ["left", "left"]
+    # What comes after them on the loop comes after their ends.
+    assert counter.every(1) == [0]
+    assert counter.ended == ["left", "left", "done"]
 
 
 def test_a_cancelled_await_cancels_the_generator(counter: Counter) -> None:
@@ -113,7 +116,10 @@ def test_a_cancelled_await_cancels_the_generator(counter: Counter) -> None:
     assert counter.ended == ["left", "done"]
 
 
-def test_they_keep_the_name_the_signature_and_the_words_of_the_generator() -> None:
-    for twin in (Counter.each, Counter.aeach, Counter.every, Counter.aevery):
-        assert twin.__doc__ == "Count."
-        assert "pause_s" in str(__import__("inspect").signature(twin))
+def test_each_has_a_name_of_its_own_and_the_parameters_and_words_of_the_generator() -> None:
+    for name in ("each", "aeach", "every", "aevery"):
+        twin = getattr(Counter, name)
+        assert (twin.__name__, twin.__qualname__) == (name, f"Counter.{name}")
+        assert (twin.__doc__ or "").startswith("Count.\n")
+        assert tuple(inspect.signature(twin).parameters) == ("self", "to", "pause_s")
+    assert inspect.signature(Counter.every).return_annotation != inspect.signature(Counter.each).return_annotation
