@@ -37,7 +37,7 @@ class Services(Protocol):
 
     @property
     def target(self) -> Target:
-        """What the verifiers serve; raises Unavailable while there is no verifier."""
+        """What the verifiers serve; raises Unavailable until one has answered."""
 
     @property
     def shares_processors(self) -> bool:

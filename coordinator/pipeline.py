@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from coordinator.patience import Patience, Retries
@@ -136,7 +137,8 @@ class Pipeline:
             self._to_drafter.put((commit,), arrived_ns)
         while self._unjudged and _end(self._unjudged[0]) <= len(self._ledger):
             self._unjudged.popleft()
-        self._meter.committed(commit, arrived_ns)
+        if fresh or commit.finish_reason:
+            self._meter.committed(commit, arrived_ns)
         return fresh
 
     async def _keep_drafting(self) -> None:
@@ -154,6 +156,8 @@ class Pipeline:
                     await self._pause(retries, error)
         except SybilError as error:
             logger.warning("going on without a drafter: %s", error)
+        except Exception:
+            logger.exception("going on without a drafter")
 
     def _pass_on(self, blocks: Sequence[PassingBlock]) -> None:
         """Pass blocks on to the verifier, and keep them until they are judged, in case another verifier takes over."""
@@ -168,7 +172,7 @@ class Pipeline:
     def _relay_blocks(self, verifier: VerifierStream) -> Iterator[None]:
         """Open the session on a verifier and pass it the blocks that are not judged yet."""
         opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]))
-        with closing(Relay(verifier.open(opening), verifier.offer, self._meter.relayed)) as self._to_verifier:
+        with closing(Relay(partial(verifier.open, opening), verifier.offer, self._meter.relayed)) as self._to_verifier:
             self._to_verifier.put(self._unjudged, self._meter.now_ns())
             try:
                 yield
@@ -179,7 +183,7 @@ class Pipeline:
     def _relay_commits(self, drafter: DrafterStream) -> Iterator[None]:
         """Open the session on a drafter with the latest plan; all later commits follow, in order."""
         opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]), plan=self._plan)
-        with closing(Relay(drafter.open(opening), drafter.advance, self._meter.relayed)) as self._to_drafter:
+        with closing(Relay(partial(drafter.open, opening), drafter.advance, self._meter.relayed)) as self._to_drafter:
             try:
                 yield
             finally:

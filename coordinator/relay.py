@@ -1,12 +1,14 @@
 """Messages on their way to one stream: putting one never waits, even if the stream is slow."""
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 from sybil_engine.core.errors import SybilError
+
+logger = logging.getLogger(__name__)
 
 Message = TypeVar("Message")
 
@@ -14,18 +16,18 @@ Message = TypeVar("Message")
 class Relay(Generic[Message]):
     """Sends messages in order from a task of its own, until it is closed. Waiting messages are sent together.
 
-    An error of `send` ends the sending silently, because the reader of the same stream is told why.
+    An error of `send` ends the sending; the reader of the same stream is told why.
     """
 
     def __init__(
         self,
-        first: Coroutine[Any, Any, None],
+        first: Callable[[], Awaitable[None]],
         send: Callable[[Sequence[Message]], Awaitable[None]],
         sent: Callable[[int], None],
     ) -> None:
         """
         Args:
-            first: opens the stream; awaited before any message is sent.
+            first: opens the stream, before any message is sent.
             sent: called with each message's arrival time, in nanoseconds, once it has been written.
         """
         self._send = send
@@ -43,9 +45,9 @@ class Relay(Generic[Message]):
         self._queue += ((message, arrived_ns) for message in messages)
         self._filled.set()
 
-    async def _run(self, first: Coroutine[Any, Any, None]) -> None:
-        with suppress(SybilError):
-            await first
+    async def _run(self, first: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await first()
             while True:
                 while self._queue:
                     messages, arrivals_ns = zip(*self._queue, strict=True)
@@ -55,3 +57,7 @@ class Relay(Generic[Message]):
                         self._sent(arrived_ns)
                 self._filled.clear()
                 await self._filled.wait()
+        except SybilError:
+            pass  # the reader of the same stream is told
+        except Exception:
+            logger.exception("messages to a stream cannot be sent")

@@ -35,7 +35,7 @@ class SessionRoom:
 
 
 @dataclass(slots=True)
-class _Run:
+class _HeldBack:
     """Drafted tokens that follow one another and are not sent yet."""
 
     tokens: list[Drafted]
@@ -88,7 +88,7 @@ class DrafterSession:
         self.cells = CellMap(room.slot, self.ledger, self.growth.tree, room.cells, room.context_tokens)
         self.plan = opening.plan
         self.growth.aim(self.plan, self._depth)
-        self._held_back: list[_Run] = []
+        self._held_back: list[_HeldBack] = []
         self._outgoing: list[Block] = []
 
     @property
@@ -151,7 +151,7 @@ class DrafterSession:
             last.tokens.append(drafted)
             last.draft_ns += draft_ns
         else:
-            self._held_back.append(_Run([drafted], draft_ns, known_tokens))
+            self._held_back.append(_HeldBack([drafted], draft_ns, known_tokens))
 
     def _release(self) -> None:
         """Release drafted tokens to be pushed, once there are as many as the verifier waits for."""

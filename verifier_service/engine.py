@@ -181,7 +181,7 @@ class Verifier:
         start_ns = time.monotonic_ns()
         gap_ns = start_ns - self._last_pass_end_ns
         waits_ns = [session.launch(start_ns) for session in due]
-        every = [share for session in shares for share in session]
+        every = [share for own in shares for share in own]
         batch = [self._rows(share) for share in every]
         beside_drafter = any(session.plan.speculation.drafts_ahead for session in self._sessions.values())
         logits = self._runner.forward(batch, alone=not beside_drafter)
@@ -189,7 +189,7 @@ class Verifier:
         judged = iter(_judge([share for share in every if share.drawn_rows], *_draw(every, logits)))
         made = _UncommittedPass(
             shares,
-            [[next(judged) for share in session if share.drawn_rows] for session in shares],
+            [[next(judged) for share in own if share.drawn_rows] for own in shares],
             waits_ns,
             start_ns,
             time.monotonic_ns(),
@@ -239,7 +239,7 @@ class Verifier:
         best = max(judged, key=lambda each: each.verdict.accepted)
         self._keep(best.share)
         now_ns = time.monotonic_ns()
-        rows = sum(share.rows for session in made.shares for share in session)
+        rows = sum(share.rows for own in made.shares for share in own)
         plain_rows = rows - sum(share.rows for share in shares) + shares[0].committed_tokens
         commit = session.commit(
             best.share.path or (),

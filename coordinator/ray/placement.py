@@ -55,7 +55,8 @@ def place(settings: PlaceSettings) -> list[PlacedService]:
 
 def logical_cpus(settings: PlaceSettings) -> int:
     """How many processors to tell Ray that this machine has, so that these services fit even if it has fewer."""
-    cpus = settings.verifiers * settings.target_cpus + settings.drafters * settings.draft_cpus
+    drafters = 0 if settings.draft == "none" else settings.drafters
+    cpus = settings.verifiers * settings.target_cpus + drafters * settings.draft_cpus
     return max(math.ceil(cpus + 0.01), 1)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ENGINE_THREAD = "engine-"
 """What the names of these threads begin with."""
@@ -112,7 +112,7 @@ class EngineThread(Generic[EngineType]):
                 while True:
                     self._inbox.get_nowait()(engine)
             return engine.step()
-        except Exception as error:  # noqa: BLE001 - one step's failure must not end the service
-            _log.exception("a step failed; its sessions end")
+        except Exception as error:
+            logger.exception("a step failed; its sessions end")
             engine.fail(error)
             return 0

@@ -17,7 +17,7 @@ from sybil_engine.serving.engine_thread import Engine, EngineThread
 from sybil_engine.serving.server import running_server
 from sybil_engine.serving.service_settings import ServiceSettings
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ModelEngine(Engine, Protocol):
@@ -78,13 +78,13 @@ async def serve_model(
             settings.host, settings.port, file, lambda server: add_servicer(hosted, server)
         ) as server:
             bound(server.port)
-            _log.info("listening on %s:%d, loading %s", settings.host, server.port, description.model_id)
+            logger.info("listening on %s:%d, loading %s", settings.host, server.port, description.model_id)
             with without_collection():
                 # Shielded: the thread cannot be interrupted while it loads.
                 loaded = await asyncio.shield(asyncio.wrap_future(thread.start()))
             hosted.description = replace(loaded.description, ready=True)
             await server.set_serving(True)
-            _log.info("serving %s", hosted.description)
+            logger.info("serving %s", hosted.description)
             await asyncio.Event().wait()
     finally:
         thread.stop()

@@ -14,7 +14,7 @@ import uvloop
 from sybil_engine.core.errors import USER_MISTAKES, SybilError
 from sybil_engine.serving.engine_thread import ENGINE_THREAD
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def run_service(service: Coroutine[Any, Any, None], program: str) -> int:
@@ -45,7 +45,7 @@ async def _until_signal(service: Coroutine[Any, Any, None]) -> None:
     def drain() -> None:
         # Another signal must not interrupt it.
         if not running.cancelling():
-            _log.info("draining: running requests may end within the grace period")
+            logger.info("draining: running requests may end within the grace period")
             running.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):

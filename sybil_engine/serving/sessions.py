@@ -1,14 +1,17 @@
 """A session on an engine's thread, used from an event loop: opened, fed, read, and always freed."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Generic, Protocol, TypeVar
 
-from sybil_engine.core.errors import SybilError
+from sybil_engine.core.errors import SybilError, Unavailable
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.serving.engine_thread import Engine, EngineThread
 from sybil_engine.serving.outbox import Outbox
+
+logger = logging.getLogger(__name__)
 
 Session = TypeVar("Session")
 Event = TypeVar("Event")
@@ -65,6 +68,9 @@ class RemoteSession(Generic[Session, Event]):
                 handle(self._opened[0], message, arrived_ns)
             except SybilError as error:
                 self._outbox.put(error)
+            except Exception as error:
+                logger.exception("a session failed")
+                self._outbox.put(Unavailable(f"the session failed ({error}); reopen it with all committed tokens"))
 
         def post(message: Message) -> None:
             arrived_ns = time.monotonic_ns()

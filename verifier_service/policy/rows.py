@@ -153,7 +153,7 @@ class RowControl:
         """Add the branches that pay, in order of decreasing worth."""
         pass_ns = self._pass_ns([trunk.rows for (trunk,) in chosen])
         for branch in sorted(branches, key=lambda branch: -branch.worth):
-            rows = [share.rows for session in chosen for share in session]
+            rows = [share.rows for own in chosen for share in own]
             trunk, *others = chosen[branch.place]
             longest = max(trunk.committed_tokens + len(branch.path), *rows)
             shape = self._shapes.fit(len(rows) + 1, longest)
