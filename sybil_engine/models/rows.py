@@ -28,15 +28,16 @@ class Rows:
     token_ids: tuple[int, ...]
     first_cell: int | None = None
 
+    def part(self, offset: int, most_rows: int) -> "Rows":
+        """At most `most_rows` of the rows, from `offset` on."""
+        assert self.first_cell is None, "a branch fits one pass"
+        return Rows(self.slot, self.position + offset, self.token_ids[offset : offset + most_rows])
+
     def cut(self, most_rows: int) -> "list[Rows]":
         """Cut the tokens into pieces of `most_rows`; the last one may be shorter."""
         if len(self.token_ids) <= most_rows:
             return [self]
-        assert self.first_cell is None, "a branch fits one pass"
-        return [
-            Rows(self.slot, self.position + start, self.token_ids[start : start + most_rows])
-            for start in range(0, len(self.token_ids), most_rows)
-        ]
+        return [self.part(offset, most_rows) for offset in range(0, len(self.token_ids), most_rows)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

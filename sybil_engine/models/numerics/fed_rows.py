@@ -45,7 +45,7 @@ class FedRows:
     def part(self, offset: int, count: int) -> "FedRows":
         """`count` of the rows, from `offset` on."""
         own = slice(offset, offset + count)
-        return FedRows(cut(self.rows, offset, count), self.logits[own], self.keys[:, :, own], self.values[:, :, own])
+        return FedRows(self.rows.part(offset, count), self.logits[own], self.keys[:, :, own], self.values[:, :, own])
 
     def agrees(self, other: "FedRows", rows: int) -> bool:
         """Whether the first `rows` rows agree in every bit of logits and cells."""
@@ -80,8 +80,3 @@ def feed_rows(runner: ProbedRunner, batch: Sequence[Rows], shape: Shape) -> list
         keys, values = (side[:, rows.slot, :, cells].clone() for side in (runner.cache.keys, runner.cache.values))
         fed.append(FedRows(rows, logits[place, : len(rows.token_ids)].clone(), keys, values))
     return fed
-
-
-def cut(rows: Rows, offset: int, count: int) -> Rows:
-    """`count` of the rows, from `offset` on."""
-    return Rows(rows.slot, rows.position + offset, rows.token_ids[offset : offset + count])

@@ -5,7 +5,6 @@ differ in the last bits, and resolve a near tie differently. Shapes fall into cl
 finds the classes for this model, dtype, device and thread count, and the engine keeps to one of them for its lifetime.
 """
 
-import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sybil_engine.core.errors import InexactDevice
-from sybil_engine.models.numerics.fed_rows import FedRows, ProbedRunner, cut, feed_rows, scatter
+from sybil_engine.models.numerics.fed_rows import FedRows, ProbedRunner, feed_rows, scatter
 from sybil_engine.models.numerics.products import Product, outputs_in_groups, telling_inputs
 from sybil_engine.models.numerics.shape_class import ShapeClass
 from sybil_engine.models.rows import Shape
@@ -102,10 +101,10 @@ def _measure(
     for total in TOTALS:
         if total > most or (total not in SINGLE_SESSION_TOTALS and _now(runner) - start > MEASURE_BUDGET_S / 2):
             break
-        first[total] = feed_rows(runner, [cut(rows, 0, total)], (1, total))[0]
+        first[total] = feed_rows(runner, [rows.part(0, total)], (1, total))[0]
     measured = []
     for total, fed in first.items():
-        again = feed_rows(runner, [cut(rows, 0, total)], (1, total))[0]
+        again = feed_rows(runner, [rows.part(0, total)], (1, total))[0]
         if fed.agrees(again, total):
             outputs = tuple(outputs_in_groups(product, inputs, total) for product, inputs in inputs_of)
             measured.append(_Measured(total, fed, outputs))
@@ -189,16 +188,15 @@ def _holds(
     """Test a shape until enough rows agree, or one does not; alternately full on neighbours and ragged on any slots."""
     sessions, _ = shape
     compared = 0
-    for turn in itertools.count():
-        order = torch.randperm(len(references), generator=generator)[:sessions].tolist()
-        members = [references[place] for place in order] if turn % 2 else list(references[:sessions])
-        rows = _compare(runner, members, shape, generator, ragged=turn % 2 == 1)
-        if rows is None:
-            return False
-        compared += rows
-        if turn % 2 and compared >= enough_rows:
-            return True
-    raise AssertionError("unreachable")
+    while compared < enough_rows:
+        for ragged in (False, True):
+            order = torch.randperm(len(references), generator=generator)[:sessions].tolist()
+            members = [references[place] for place in order] if ragged else references[:sessions]
+            rows = _compare(runner, members, shape, generator, ragged=ragged)
+            if rows is None:
+                return False
+            compared += rows
+    return True
 
 
 def _shapes(totals: Sequence[int], session_counts: Sequence[int]) -> list[Shape]:
@@ -219,9 +217,8 @@ def _reference(
     position = int(torch.randint(low, high, (), generator=generator))
     whole = scatter(runner, slot, position, rows, generator)
     parts = []
-    for offset in range(0, rows, total):
-        count = min(total, rows - offset)
-        parts += feed_rows(runner, [cut(whole, offset, count)], (1, total))
+    for piece in whole.cut(total):
+        parts += feed_rows(runner, [piece], (1, total))
     return FedRows(
         whole,
         torch.cat([part.logits for part in parts]),
