@@ -43,28 +43,18 @@ PRESETS = MappingProxyType(
 )
 
 
-def preset(name: str) -> Pair:
-    """Return the pair called `name`.
-
-    Raises:
-        InvalidSettings: no such preset.
-    """
-    try:
-        return PRESETS[name]
-    except KeyError:
-        raise InvalidSettings(f"preset is {name!r}; it must be one of {', '.join(PRESETS)}") from None
-
-
-def pair_of(preset_name: str | None = None, target: str | None = None, draft: str | None = None) -> Pair:
+def pair_of(preset: str | None = None, target: str | None = None, draft: str | None = None) -> Pair:
     """The pair that `--preset`, `--target` and `--draft` name; by default the embedded one.
 
     Raises:
         InvalidSettings: no such preset; or a target without a draft model, which cannot be guessed.
     """
-    if target and not (draft or preset_name):
+    if target and not (draft or preset):
         raise InvalidSettings(
             f"--target {target} needs a --draft model with the same tokenizer; "
             f"name one, or say --draft {NO_DRAFTER} to go without"
         )
-    named = preset(preset_name or "embedded")
+    named = PRESETS.get(preset or "embedded")
+    if named is None:
+        raise InvalidSettings(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     return Pair(target or named.target, draft or named.draft)

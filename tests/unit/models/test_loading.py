@@ -17,7 +17,7 @@ from sybil_engine.core.errors import (
     UnsupportedModel,
 )
 from sybil_engine.models.loading import describe, load
-from sybil_engine.models.presets import PRESETS, preset
+from sybil_engine.models.presets import PRESETS, pair_of
 from tests.unit.models.random_models import CONTEXT_TOKENS, VOCABULARY_SIZE, save_folder
 
 
@@ -149,6 +149,6 @@ def test_unknown_settings_are_named(good_folder: Path) -> None:
 
 
 def test_presets_name_pairs() -> None:
-    assert preset("gpt2").target == "openai-community/gpt2-medium"
+    assert pair_of("gpt2").target == "openai-community/gpt2-medium"
     with pytest.raises(InvalidSettings, match=", ".join(PRESETS)):
-        preset("gpt5")
+        pair_of("gpt5")
