@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from sybil_engine.core.errors import CacheCannotForget, ModelNotFound, UnsupportedModel
@@ -27,7 +27,7 @@ def read_config(ref: str, folder: Path) -> PreTrainedConfig:
         raise ModelNotFound(f"{ref} has no config.json in {folder}; name a folder in Hugging Face format")
     try:
         document = json.loads(path.read_text())
-        if "auto_map" in document and not _known_type(document):
+        if "auto_map" in document and document.get("model_type") not in CONFIG_MAPPING:
             raise UnsupportedModel(f"{ref} brings its own code, which is never run; {_ADVICE}")
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -35,19 +35,10 @@ def read_config(ref: str, folder: Path) -> PreTrainedConfig:
     return config
 
 
-def _known_type(document: dict[str, Any]) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    return document.get("model_type") in CONFIG_MAPPING
-
-
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """The class that transformers would load for causal language modelling, None if it has none."""
-    try:
-        found: Any = AutoModelForCausalLM._model_mapping[type(config)]
-    except KeyError:
-        return None
-    loaded: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+    found: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    loaded: type[PreTrainedModel] | None = found[0] if isinstance(found, tuple) else found
     return loaded
 
 

@@ -51,11 +51,7 @@ def identify(folder: Path) -> TokenizerIdentity:
         canonical = Tokenizer.from_file(str(path)).to_str()
     except Exception as error:  # the tokenizers library raises bare Exception
         raise NoTokenizer(f"{path} is not a tokenizer that the tokenizers library reads: {error}") from error
-    return identity_of(json.loads(canonical))
-
-
-def identity_of(document: Mapping[str, Any]) -> TokenizerIdentity:
-    """Fingerprint a parsed tokenizer.json."""
+    document = json.loads(canonical)
     model = dict(document["model"])
     texts = {
         "vocabulary": model.pop("vocab", None),
@@ -66,9 +62,9 @@ def identity_of(document: Mapping[str, Any]) -> TokenizerIdentity:
         "pre_tokenizer": document.get("pre_tokenizer"),
         "decoder": document.get("decoder"),
     }
-    parts = {name: _sha256(_canonical(_without_cosmetics(part))) for name, part in texts.items()}
+    parts = {name: _fingerprint(_without_cosmetics(part)) for name, part in texts.items()}
     added = {token["content"]: int(token["id"]) for token in document.get("added_tokens") or ()}
-    return TokenizerIdentity(_sha256(_canonical(parts)), MappingProxyType(parts), MappingProxyType(added))
+    return TokenizerIdentity(_fingerprint(parts), MappingProxyType(parts), MappingProxyType(added))
 
 
 def _without_cosmetics(part: Any) -> Any:
@@ -80,9 +76,6 @@ def _without_cosmetics(part: Any) -> Any:
     return part
 
 
-def _canonical(part: Any) -> str:
-    return json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _fingerprint(part: Any) -> str:
+    canonical = json.dumps(part, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
