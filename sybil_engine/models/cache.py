@@ -61,10 +61,6 @@ class SlottedCache:
         self.values = torch.zeros(*axes, shape.value_dim, dtype=dtype, device=device)
         self._free = list(range(slots))
 
-    @property
-    def slots_in_use(self) -> int:
-        return self.slots - len(self._free)
-
     def allocate(self) -> int:
         """Take the lowest free slot, so that busy slots stay adjacent.
 

@@ -29,7 +29,6 @@ def test_a_full_cache_says_so_and_recovers() -> None:
     with pytest.raises(Exhausted, match="all 1 slots"):
         cache.allocate()
     cache.release(slot)
-    assert cache.slots_in_use == 0
     assert cache.allocate() == slot
 
 

@@ -117,4 +117,4 @@ def test_the_probe_leaves_empty_cells() -> None:
     machine = Machine(classes(2))
     probe(machine)
     assert not machine.cache.keys.any()
-    assert machine.cache.slots_in_use == 0
+    assert [machine.cache.allocate() for _ in range(machine.cache.slots)] == [*range(machine.cache.slots)]
