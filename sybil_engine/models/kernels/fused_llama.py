@@ -44,8 +44,12 @@ class FusedAttention(nn.Module):
         self._head_dim = attention.head_dim
         self._kv_heads = attention.k_proj.out_features // self._head_dim
         self._heads = self._kv_heads * self.num_key_value_groups
-        sides = [_pairs_adjacent(attention.q_proj, self._head_dim), _pairs_adjacent(attention.k_proj, self._head_dim)]
-        self.qkv_proj = _joined([*sides, attention.v_proj])
+        heads = torch.arange((self._heads + 2 * self._kv_heads) * self._head_dim).view(-1, self._head_dim)
+        rotating, values = heads.split((self._heads + self._kv_heads, self._kv_heads))
+        # In each head that rotates, the two halves alternate.
+        pairs = rotating.unflatten(1, (2, -1)).transpose(1, 2)
+        order = torch.cat([pairs.flatten(), values.flatten()])
+        self.qkv_proj = _joined([attention.q_proj, attention.k_proj, attention.v_proj], order)
         self.o_proj = attention.o_proj
 
     def forward(
@@ -104,31 +108,13 @@ def fuse_llama(model: PreTrainedModel) -> int:
     return len(base.layers)
 
 
-def _pairs_adjacent(projection: nn.Linear, head_dim: int) -> nn.Linear:
-    """The same outputs in another order: in each head, the two halves alternate."""
-
-    def reordered(side: Tensor) -> Tensor:
-        halves = side.view(-1, 2, head_dim // 2, *side.shape[1:])
-        return halves.transpose(1, 2).reshape(side.shape)
-
-    bias = _bias(projection)
-    return _linear(reordered(projection.weight), None if bias is None else reordered(bias))
-
-
-def _joined(projections: list[nn.Linear]) -> nn.Linear:
-    """One layer with the outputs of several, in order."""
-    weights: list[Tensor] = [projection.weight for projection in projections]
-    biases = [bias for projection in projections if (bias := _bias(projection)) is not None]
-    return _linear(torch.cat(weights), torch.cat(biases) if biases else None)
-
-
-def _bias(projection: nn.Linear) -> Tensor | None:
-    return projection.bias
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+def _joined(projections: list[nn.Linear], order: Tensor | None = None) -> nn.Linear:
+    """One layer with the outputs of several; `order`, if given, lists the old place of each output."""
+    parameters: dict[str, Tensor] = {}
+    for name, _ in projections[0].named_parameters():
+        joined = torch.cat([projection.get_parameter(name).detach() for projection in projections])
+        parameters[name] = joined if order is None else joined[order]
+    outputs, inputs = parameters["weight"].shape
+    layer = nn.Linear(inputs, outputs, bias="bias" in parameters, device="meta").requires_grad_(False)
+    layer.load_state_dict(parameters, assign=True)
     return layer
