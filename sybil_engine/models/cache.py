@@ -86,32 +86,21 @@ class SlottedCache:
             span: the pass sees the first `span` cells of each slot.
             order: [sessions, span] int64, the cells it sees instead, in this order.
         """
-        device = self.keys.device
-        if order is not None:
-            assert isinstance(cells, Tensor)
-            slot_index = torch.tensor(slots, device=device).unsqueeze(1)
-            return CacheView("ordered", (self.keys, self.values, slot_index, cells, order))
-        first, sessions = slots[0], len(slots)
-        if not all(slot == first + place for place, slot in enumerate(slots)):
-            assert isinstance(cells, Tensor)
-            return CacheView(
-                "gathered",
-                (
-                    self.keys[:, :, :, :span],
-                    self.values[:, :, :, :span],
-                    self.keys,
-                    self.values,
-                    torch.tensor(slots, device=device).unsqueeze(1),
-                    cells,
-                ),
-            )
-        window = slice(first, first + sessions)
-        visible = self.keys[:, window, :, :span], self.values[:, window, :, :span]
+        keys, values = self.keys, self.values
+        window = slice(slots[0], slots[0] + len(slots))
         if isinstance(cells, range):
+            visible = keys[:, window, :, :span], values[:, window, :, :span]
             written = slice(cells.start, cells.stop)
-            return CacheView("plain", (*visible, self.keys[:, window, :, written], self.values[:, window, :, written]))
-        places = torch.arange(sessions, device=device).unsqueeze(1)
-        return CacheView("scattered", (*visible, self.keys[:, window], self.values[:, window], places, cells))
+            return CacheView("plain", (*visible, keys[:, window, :, written], values[:, window, :, written]))
+        if order is None and all(slot == slots[0] + place for place, slot in enumerate(slots)):
+            visible = keys[:, window, :, :span], values[:, window, :, :span]
+            places = torch.arange(len(slots), device=keys.device).unsqueeze(1)
+            return CacheView("scattered", (*visible, keys[:, window], values[:, window], places, cells))
+        slot_index = torch.tensor(slots, device=keys.device).unsqueeze(1)
+        if order is not None:
+            return CacheView("ordered", (keys, values, slot_index, cells, order))
+        visible = keys[:, :, :, :span], values[:, :, :, :span]
+        return CacheView("gathered", (*visible, keys, values, slot_index, cells))
 
     def move(self, slot: int, start: int, to: int, count: int) -> None:
         """Copy cells of a slot to another place in it that they do not overlap."""

@@ -1,6 +1,6 @@
 """Rows of a pass: the tokens to feed, and how they are packed into passes of allowed shapes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -99,14 +99,12 @@ def pack(batch: Sequence[Rows], most_rows: int, fit: Callable[[int, int], Shape 
     return passes
 
 
-def _cut(batch: Sequence[Rows], most_rows: int) -> list[Piece]:
-    pieces: list[Piece] = []
+def _cut(batch: Sequence[Rows], most_rows: int) -> Iterator[Piece]:
     start = 0
     for rows in batch:
         for index, piece in enumerate(rows.cut(most_rows)):
-            pieces.append(Piece(piece, index, start))
+            yield Piece(piece, index, start)
             start += len(piece.token_ids)
-    return pieces
 
 
 def _pass(group: list[Piece], fit: Callable[[int, int], Shape | None]) -> Pass:

@@ -28,9 +28,8 @@ class QuantizedLinear(nn.Module):
         super().__init__()
         self._scales = (weight.abs().amax(dim=1) / _LARGEST).clamp_(min=_LEAST_SCALE)
         self._bias = bias
-        whole = (weight / self._scales.unsqueeze(1)).round().to(torch.int8)
-        self._whole = whole
-        self._packed = _pack(whole, self._scales)
+        self._whole = (weight / self._scales.unsqueeze(1)).round().to(torch.int8)
+        self._packed = _pack(self._whole, self._scales)
         # torch has no public name for this.
         largest, self._zero_point = input_range(vnni=torch.cpu._is_vnni_supported())
         self._input_scale = 1 / largest
