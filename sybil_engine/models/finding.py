@@ -1,6 +1,7 @@
 """Finding a model's folder: on this machine, in this package, or on the Hugging Face hub."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -14,7 +15,8 @@ _EMBEDDED = {
     EMBEDDED_TARGET: Path(__file__).parent / "embedded" / "target",
     EMBEDDED_DRAFT: Path(__file__).parent / "embedded" / "draft",
 }
-_DESCRIPTION_FILES = ("*.json",)
+_DESCRIPTION_FILES = ["*.json"]
+_HUB_ERRORS = (OSError, ValueError, RuntimeError, HfHubHTTPError)
 
 
 def find_folder(ref: str) -> Path:
@@ -23,7 +25,7 @@ def find_folder(ref: str) -> Path:
     Raises:
         ModelNotFound: there is none.
     """
-    return _find(ref, ("*.json", "*.safetensors"), _has_safetensors)
+    return _find(ref, [*_DESCRIPTION_FILES, "*.safetensors"], _has_safetensors)
 
 
 def find_weights(ref: str) -> Path:
@@ -58,7 +60,7 @@ def find_tokenizer(ref: str) -> Path:
     return _find(ref, _DESCRIPTION_FILES, lambda folder: (folder / TOKENIZER_FILE).is_file())
 
 
-def _find(ref: str, files: Iterable[str], complete: Callable[[Path], bool]) -> Path:
+def _find(ref: str, files: list[str], complete: Callable[[Path], bool]) -> Path:
     """Return the folder that holds `ref`, fetched from the hub if need be."""
     if ref in _EMBEDDED:
         folder = _EMBEDDED[ref]
@@ -77,24 +79,22 @@ def _find(ref: str, files: Iterable[str], complete: Callable[[Path], bool]) -> P
         raise ModelNotFound(
             f"no folder {folder.absolute()}; check the path, or name a hub id such as openai-community/gpt2"
         )
-    return _fetch(ref, list(files), complete)
+    return _fetch(ref, files, complete)
 
 
 def _fetch(ref: str, files: list[str], complete: Callable[[Path], bool]) -> Path:
     """Return the hub's snapshot: the one in the local hub cache if it is complete, else download it."""
-    for offline in (True, False):
-        try:
-            folder = Path(snapshot_download(ref, allow_patterns=files, local_files_only=offline))
-        except (OSError, ValueError, RuntimeError, HfHubHTTPError) as error:
-            if offline:
-                continue
-            raise ModelNotFound(
-                f"no folder and no reachable hub model called {ref!r} ({first_line(error)}); check the name and the "
-                "network, log in with `hf auth login` if it is gated, or download it and name its folder"
-            ) from error
-        if complete(folder) or not offline:
+    with suppress(*_HUB_ERRORS):
+        folder = Path(snapshot_download(ref, allow_patterns=files, local_files_only=True))
+        if complete(folder):
             return folder
-    raise AssertionError("unreachable: the online attempt returns or raises")
+    try:
+        return Path(snapshot_download(ref, allow_patterns=files))
+    except _HUB_ERRORS as error:
+        raise ModelNotFound(
+            f"no folder and no reachable hub model called {ref!r} ({first_line(error)}); check the name and the "
+            "network, log in with `hf auth login` if it is gated, or download it and name its folder"
+        ) from error
 
 
 def first_line(error: Exception) -> str:
