@@ -19,7 +19,7 @@ from training.evaluation import evaluate
 from training.models import save_model
 from training.prompts import cut_prompts
 from training.stages import train_draft, train_pair, train_target
-from training.tokenizer import load_tokenizer, train_tokenizer
+from training.tokenizer import train_tokenizer
 from training.windows import Documents, encode_documents
 
 ROOT = Path(__file__).parents[1]
@@ -51,19 +51,19 @@ class Training:
 
     def target(self) -> None:
         """Train the target and save it."""
-        tokenizer = load_tokenizer(self._work / "tokenizer")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self._work / "tokenizer")
         model = train_target(tokenizer, self._documents(tokenizer, "train"), self._work)
         save_model(model, tokenizer, self._alone / "target")
 
     def draft(self) -> None:
         """Distil the drafter from the target that was trained alone, and save it."""
-        tokenizer = load_tokenizer(self._alone / "target")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self._alone / "target")
         model = train_draft(self._alone / "target", tokenizer, self._documents(tokenizer, "train"), self._work)
         save_model(model, tokenizer, self._alone / "draft")
 
     def pair(self) -> None:
         """Train both together, and save the pair that is shipped."""
-        tokenizer = load_tokenizer(self._alone / "target")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self._alone / "target")
         documents: dict[Split, Documents] = {
             split: self._documents(tokenizer, split) for split in ("train", *TEST_SPLITS)
         }
@@ -73,7 +73,7 @@ class Training:
 
     def prompts(self) -> None:
         """Cut the built-in prompts."""
-        tokenizer = load_tokenizer(self._embedded / "target")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self._embedded / "target")
         prompts = cut_prompts(self._corpus.of("left_out"), tokenizer)
         lines = [json.dumps(asdict(prompt)) + "\n" for prompt in prompts]
         (self._embedded / "prompts.jsonl").write_text("".join(lines))
@@ -85,7 +85,7 @@ class Training:
             self._embedded / "draft",
             self._corpus.of("left_out"),
             built_in_prompts(self._embedded / "prompts.jsonl"),
-            load_tokenizer(self._embedded / "target"),
+            PreTrainedTokenizerFast.from_pretrained(self._embedded / "target"),
         )
         (self._work / "evaluation.json").write_text(json.dumps(asdict(evaluation), indent=1) + "\n")
         python_version = json.loads((self._embedded / "data_manifest.json").read_text())["python_version"]
