@@ -84,15 +84,15 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, packed: bool 
         raise ModelError(
             f"the weights of {ref} in {folder} cannot be loaded; fetch the model again: {error}"
         ) from error
-    ready = ready_for_passes(model, device)
+    model.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
     if packed:
-        fuse_llama(ready)
+        fuse_llama(model)
     if dtype == INT8:
-        quantize_linear_layers(ready)
+        quantize_linear_layers(model)
     if packed:
-        pack_linear_layers(ready)
-        fuse_norms(ready)
-    return LoadedModel(ready, description, implementation)
+        pack_linear_layers(model)
+        fuse_norms(model)
+    return LoadedModel(model, description, implementation)
 
 
 def tokenizer_json(ref: str) -> bytes:
@@ -104,13 +104,6 @@ def tokenizer_json(ref: str) -> bytes:
     folder = find_tokenizer(ref)
     identify(folder)
     return (folder / TOKENIZER_FILE).read_bytes()
-
-
-def ready_for_passes(model: PreTrainedModel, device: str = "cpu") -> PreTrainedModel:
-    """Put a model on its device, into evaluation mode, without gradients."""
-    model.to(device)  # type: ignore[arg-type]
-    model.train(False).requires_grad_(False)
-    return model
 
 
 def attention_for(config: PreTrainedConfig) -> str:

@@ -17,7 +17,7 @@ from transformers import (
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.models import attention
 from sybil_engine.models.finding import find_folder
-from sybil_engine.models.loading import LoadedModel, load, ready_for_passes
+from sybil_engine.models.loading import LoadedModel, load
 from tests.exactness.engines import Pair, describe_in_memory, perturbed
 
 CONTEXT_TOKENS = 512
@@ -69,7 +69,7 @@ def _random_gpt2(dtype: torch.dtype, implementation: str) -> PreTrainedModel:
 
 
 def _in_memory(model: PreTrainedModel) -> LoadedModel:
-    return LoadedModel(ready_for_passes(model), describe_in_memory(model, CONTEXT_TOKENS))
+    return LoadedModel(model.eval().requires_grad_(False), describe_in_memory(model, CONTEXT_TOKENS))
 
 
 # Those that `transformers` can run as well.

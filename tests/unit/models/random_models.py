@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from sybil_engine.core.types import ModelDescription
-from sybil_engine.models.loading import LoadedModel, attention_for, ready_for_passes
+from sybil_engine.models.loading import LoadedModel, attention_for
 
 VOCABULARY_SIZE = 97
 CONTEXT_TOKENS = 700
@@ -75,7 +75,7 @@ def random_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, l
         dtype=str(dtype).removeprefix("torch."),
         device="cpu",
     )
-    return LoadedModel(ready_for_passes(model), description, implementation)
+    return LoadedModel(model.eval().requires_grad_(False), description, implementation)
 
 
 @torch.inference_mode()
