@@ -45,14 +45,13 @@ class Wavefront:
     """
 
     def __init__(self, lanes: int, layers: int) -> None:
-        self._lanes = lanes
         self._layers = layers
         # torch's number of threads for a product is set for each thread.
         threads = torch.get_num_threads()
         self._others = ThreadPoolExecutor(max(1, lanes - 1), "prefill", torch.set_num_threads, (threads,))
 
     def feed(self, chunks: Sequence[_Chunk], feed_chunk: Callable[[_Chunk, Turn], None]) -> None:
-        """Feed chunks in order, at most one for each lane.
+        """Feed chunks in order; those beyond the lanes wait for a free one.
 
         Args:
             feed_chunk: takes its turn at every layer.
@@ -60,7 +59,6 @@ class Wavefront:
         Raises:
             The error of the first chunk that failed, once all have ended.
         """
-        assert len(chunks) <= self._lanes, "a chunk for each lane"
         turns: list[_ChunkTurn] = []
         for _ in chunks:
             turns.append(_ChunkTurn(turns[-1] if turns else None, self._layers))
