@@ -28,38 +28,32 @@ class FedRows:
     """One session's tokens, and what a pass computed for them.
 
     Attributes:
-        logits: [rows, vocabulary_size].
-        keys, values: [layers, kv_heads, rows, head_dim].
+        computed: logits, [rows, vocabulary_size]; keys and values, [layers, kv_heads, rows, head_dim].
     """
 
     rows: Rows
-    logits: Tensor
-    keys: Tensor
-    values: Tensor
+    computed: tuple[Tensor, ...]
 
     @property
     def numbers_a_row(self) -> int:
         """How many numbers a pass computes for a row."""
-        return (self.logits.numel() + self.keys.numel() + self.values.numel()) // len(self.logits)
+        return sum(one.numel() for one in self.computed) // len(self.rows.token_ids)
 
     def part(self, offset: int, count: int) -> "FedRows":
         """`count` of the rows, from `offset` on."""
-        own = slice(offset, offset + count)
-        return FedRows(self.rows.part(offset, count), self.logits[own], self.keys[:, :, own], self.values[:, :, own])
+        computed = tuple(one.narrow(-2, offset, count) for one in self.computed)
+        return FedRows(self.rows.part(offset, count), computed)
 
     def agrees(self, other: "FedRows", rows: int) -> bool:
         """Whether the first `rows` rows agree in every bit of logits and cells."""
-        return (
-            torch.equal(self.logits[:rows], other.logits[:rows])
-            and torch.equal(self.keys[:, :, :rows], other.keys[:, :, :rows])
-            and torch.equal(self.values[:, :, :rows], other.values[:, :, :rows])
-        )
+        pairs = zip(self.computed, other.computed, strict=True)
+        return all(torch.equal(mine.narrow(-2, 0, rows), theirs.narrow(-2, 0, rows)) for mine, theirs in pairs)
 
     def put_back(self, cache: SlottedCache) -> None:
         """Restore the cells in the cache."""
         cells = slice(self.rows.position, self.rows.position + len(self.rows.token_ids))
-        cache.keys[:, self.rows.slot, :, cells] = self.keys
-        cache.values[:, self.rows.slot, :, cells] = self.values
+        for side, fed in zip((cache.keys, cache.values), self.computed[1:], strict=True):
+            side[:, self.rows.slot, :, cells] = fed
 
 
 def scatter(runner: ProbedRunner, slot: int, position: int, rows: int, generator: torch.Generator) -> Rows:
@@ -77,6 +71,7 @@ def feed_rows(runner: ProbedRunner, batch: Sequence[Rows], shape: Shape) -> list
     fed = []
     for place, rows in enumerate(batch):
         cells = slice(rows.position, rows.position + len(rows.token_ids))
-        keys, values = (side[:, rows.slot, :, cells].clone() for side in (runner.cache.keys, runner.cache.values))
-        fed.append(FedRows(rows, logits[place, : len(rows.token_ids)].clone(), keys, values))
+        sides = (side[:, rows.slot, :, cells] for side in (runner.cache.keys, runner.cache.values))
+        computed = (logits[place, : len(rows.token_ids)], *sides)
+        fed.append(FedRows(rows, tuple(one.clone() for one in computed)))
     return fed

@@ -76,7 +76,7 @@ def probe(
         if group[-1].total >= LEAST_ROWS and (keep_total is None or keep_total in [one.total for one in group])
     ]
     try:
-        for group in _by_preference(groups):
+        for group in sorted(groups, key=_preference):
             shapes = _verify(runner, group, generator)
             if shapes and max(rows for _, rows in shapes) >= LEAST_ROWS:
                 return ShapeClass(shapes)
@@ -138,11 +138,9 @@ def _alike(one: _Measured, other: _Measured) -> bool:
     )
 
 
-def _by_preference(groups: Sequence[list[_Measured]]) -> list[list[_Measured]]:
-    def preference(group: list[_Measured]) -> tuple[int, int]:
-        return -sum(one.total in SINGLE_SESSION_TOTALS for one in group), group[0].total
-
-    return sorted(groups, key=preference)
+def _preference(group: Sequence[_Measured]) -> tuple[int, int]:
+    """See the rule of `probe`; the least is chosen."""
+    return -sum(one.total in SINGLE_SESSION_TOTALS for one in group), group[0].total
 
 
 def _verify(runner: ProbedRunner, group: Sequence[_Measured], generator: torch.Generator) -> list[Shape]:
@@ -219,12 +217,7 @@ def _reference(
     parts = []
     for piece in whole.cut(total):
         parts += feed_rows(runner, [piece], (1, total))
-    return FedRows(
-        whole,
-        torch.cat([part.logits for part in parts]),
-        torch.cat([part.keys for part in parts], dim=2),
-        torch.cat([part.values for part in parts], dim=2),
-    )
+    return FedRows(whole, tuple(torch.cat(one, dim=-2) for one in zip(*(part.computed for part in parts), strict=True)))
 
 
 def _compare(
