@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 LANES = ("verifier: engine thread", "verifier: event loop", "coordinator: event loop", "drafter: event loop")
 LANES += ("drafter: engine thread",)
-COLOURS = {"message": "#c44e52", "thread": "#dd8452", "Python": "#4c72b0"}
+COLOURS = {"message (gRPC)": "#c44e52", "thread hand-over": "#dd8452", "Python in place": "#4c72b0"}
 
 # From lane, to lane, median microseconds: from a commit to the first draft pass, on two AMD cores.
 TO_THE_DRAFTER = ((0, 1, 110), (1, 2, 380), (2, 2, 120), (2, 3, 500), (3, 4, 100), (4, 4, 150))
@@ -17,15 +16,11 @@ TO_THE_VERIFIER = ((4, 4, 65), (4, 3, 95), (3, 2, 300), (2, 2, 65), (2, 1, 270),
 # In reality several milliseconds.
 PASS_WIDTH = 330
 
-LOCAL_LANES = ("verifier: engine thread", "event loop of sybil_local", "drafter: engine thread")
-LOCAL_HOPS = ((0, 1), (1, 2)), ((2, 1), (1, 0))
+# Not measured one by one: their lengths say nothing.
+LOCAL_LANES = ("sybil_local: verifier's thread", "sybil_local: event loop", "sybil_local: drafter's thread")
+LOCAL_HOPS = ((0, 1, 150), (1, 2, 150)), ((2, 1, 150), (1, 0, 150))
 
-
-def kind(start: int, end: int) -> str:
-    """What a hop between two lanes is."""
-    if start == end:
-        return "Python"
-    return "thread" if {start, end} in ({0, 1}, {3, 4}) else "message"
+Hops = tuple[tuple[int, int, int], ...]
 
 
 def draw_pass(axes: Axes, at_us: float, lane: int, label: str) -> float:
@@ -36,49 +31,29 @@ def draw_pass(axes: Axes, at_us: float, lane: int, label: str) -> float:
     return at_us + PASS_WIDTH
 
 
-def draw_hops(axes: Axes, at_us: float, hops: tuple[tuple[int, int, int], ...]) -> float:
-    """Draw hops as a path with each one's cost; returns where it ends."""
+def draw_hops(axes: Axes, at_us: float, hops: Hops, lanes: tuple[str, ...], *, costs: bool) -> float:
+    """Draw hops as a path, with each one's cost if `costs`; returns where it ends."""
     for start, end, cost_us in hops:
-        arrow = {"arrowstyle": "-|>", "color": COLOURS[kind(start, end)], "lw": 2, "shrinkA": 0, "shrinkB": 0}
+        one_process = lanes[start].partition(":")[0] == lanes[end].partition(":")[0]
+        kind = "Python in place" if start == end else "thread hand-over" if one_process else "message (gRPC)"
+        arrow = {"arrowstyle": "-|>", "color": COLOURS[kind], "lw": 2, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", (at_us + cost_us, end), (at_us, start), arrowprops=arrow)
-        middle = at_us + cost_us / 2
-        if start == end:
-            axes.text(middle, start - 0.2, str(cost_us), ha="center", va="center", fontsize=8)
-        else:
-            side = 1 if end > start else -1
-            axes.text(
-                middle + 20 * side, (start + end) / 2, str(cost_us), ha="left" if side > 0 else "right", fontsize=8
-            )
+        if costs:
+            # Beside an arrow between lanes, above one within a lane.
+            right, up = (0, 0.2) if start == end else (75 if end > start else -75, 0)
+            at = at_us + cost_us / 2 + right, (start + end) / 2 - up
+            axes.text(*at, str(cost_us), ha="center", va="center", fontsize=8)
         at_us += cost_us
     return at_us
 
 
-def draw_services(axes: Axes) -> None:
-    """Draw a round of the three services."""
-    at_us = draw_hops(axes, draw_pass(axes, 0, 0, "verify pass"), TO_THE_DRAFTER)
-    at_us = draw_hops(axes, draw_pass(axes, at_us, 4, "draft passes"), TO_THE_VERIFIER)
-    draw_pass(axes, at_us, 0, "next verify pass")
-    total_ms = sum(cost_us for *_, cost_us in TO_THE_DRAFTER + TO_THE_VERIFIER) / 1e3
-    axes.set_title(f"Services, one lockstep round: {total_ms:.1f} ms beside the passes (medians, microseconds)")
-    finish(axes, LANES)
-
-
-def draw_local(axes: Axes) -> None:
-    """Draw a round of sybil_local, whose hops were not measured one by one: their lengths say nothing."""
-    to_drafter, to_verifier = (tuple((start, end, 150) for start, end in hops) for hops in LOCAL_HOPS)
-    at_us = draw_pass(axes, 0, 0, "verify pass")
-    for hops, lane, label in ((to_drafter, 2, "draft passes"), (to_verifier, 0, "next verify pass")):
-        for start, end, cost_us in hops:
-            arrow = {"arrowstyle": "-|>", "color": COLOURS["thread"], "lw": 2, "shrinkA": 0, "shrinkB": 0}
-            axes.annotate("", (at_us + cost_us, end), (at_us, start), arrowprops=arrow)
-            at_us += cost_us
-        at_us = draw_pass(axes, at_us, lane, label)
-    axes.set_title("sybil_local: two thread hand-overs each way, no message (not to scale)")
-    finish(axes, LOCAL_LANES)
-
-
-def finish(axes: Axes, lanes: tuple[str, ...]) -> None:
-    """Label the lanes, the first on top."""
+def draw_round(axes: Axes, title: str, lanes: tuple[str, ...], hops: tuple[Hops, Hops], *, costs: bool) -> None:
+    """Draw a round: to the drafter in the last lane, and back to the verifier in the first."""
+    to_the_drafter, to_the_verifier = hops
+    at_us = draw_hops(axes, draw_pass(axes, 0, 0, "verify pass"), to_the_drafter, lanes, costs=costs)
+    at_us = draw_pass(axes, at_us, len(lanes) - 1, "draft passes")
+    draw_pass(axes, draw_hops(axes, at_us, to_the_verifier, lanes, costs=costs), 0, "next verify pass")
+    axes.set_title(title)
     axes.set_yticks(range(len(lanes)), lanes)
     axes.set_ylim(len(lanes) - 0.2, -0.8)
     axes.set_xlim(-40, 3400)
@@ -90,13 +65,15 @@ def finish(axes: Axes, lanes: tuple[str, ...]) -> None:
 
 def main() -> None:
     """Write the figure beside this file."""
-    mpl.use("Agg")
     figure = Figure(figsize=(11, 5.6), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(5, 3))
-    draw_services(above)
-    draw_local(below)
-    for name, label in (("message", "message (gRPC)"), ("thread", "thread hand-over"), ("Python", "Python in place")):
-        above.plot([], [], color=COLOURS[name], lw=2, label=label)
+    total_ms = sum(cost_us for *_, cost_us in TO_THE_DRAFTER + TO_THE_VERIFIER) / 1e3
+    services = f"Services, one lockstep round: {total_ms:.1f} ms beside the passes (medians, microseconds)"
+    draw_round(above, services, LANES, (TO_THE_DRAFTER, TO_THE_VERIFIER), costs=True)
+    local = "sybil_local: two thread hand-overs each way, no message (not to scale)"
+    draw_round(below, local, LOCAL_LANES, LOCAL_HOPS, costs=False)
+    for kind, colour in COLOURS.items():
+        above.plot([], [], color=colour, lw=2, label=kind)
     above.legend(loc="lower left", fontsize=8, frameon=False)
     figure.savefig(Path(__file__).with_suffix(".png"), dpi=110)
 
