@@ -8,7 +8,7 @@ of single passes are estimates, accurate to about a wire's delay.
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from benchmarks.trace import BlockEvent, CommitEvent, SessionTrace
 from coordinator.usage import count_tested
@@ -16,7 +16,7 @@ from sybil_engine.core.ledger import Ledger, extend_fingerprint
 from sybil_engine.core.types import BlockOrigin, TokenOrigin
 
 
-class Fate(Enum):
+class Fate(StrEnum):
     """What became of a drafted token."""
 
     ACCEPTED = "accepted"  # the target drew the same
@@ -82,12 +82,6 @@ class Anatomy:
         self._children: dict[int, list[tuple[int, BlockEvent]]] = defaultdict(list)
         self.drafted = [token for event in trace.blocks for token in self._tokens(event)]
         self.passes = [self._pass(event, first=number == 0) for number, event in enumerate(trace.commits)]
-
-    @property
-    def fates(self) -> dict[str, int]:
-        """How many drafted tokens had each fate."""
-        counts = Counter(token.fate for token in self.drafted)
-        return {fate.value: counts[fate] for fate in Fate}
 
     def _pass(self, event: CommitEvent, *, first: bool) -> VerifyPass:
         commit, timings = event.commit, event.commit.timings
@@ -191,10 +185,10 @@ def pass_parts(anatomies: Sequence[Anatomy]) -> dict[str, float]:
 def anatomy_figures(anatomies: Sequence[Anatomy]) -> dict[str, object]:
     """What JSON says of an arm's traces."""
     by_position = acceptance_by_position(anatomies)
+    fates = Counter(token.fate for anatomy in anatomies for token in anatomy.drafted)
     return {
-        "sessions": len(anatomies),
         "passes": sum(len(anatomy.passes) for anatomy in anatomies),
         "acceptance_by_position": [{"tested": tested, "accepted": accepted} for tested, accepted in by_position],
         "mean_pass": pass_parts(anatomies),
-        "fates": {fate.value: sum(anatomy.fates[fate.value] for anatomy in anatomies) for fate in Fate},
+        "fates": {fate: fates[fate] for fate in Fate},
     }

@@ -1,8 +1,7 @@
-"""The arms of a benchmark: this engine under each kind of speculation, and peers on the same models."""
+"""The arms of a benchmark that are this engine, under each kind of speculation."""
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from benchmarks.measurement import Measured, Measurement, median_speed
@@ -25,21 +24,11 @@ class BenchTask:
     prompt_id: str = ""
 
 
-class Arm(ABC):
-    """Completes prompts, one at a time."""
-
-    name: str
-
-    @abstractmethod
-    async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
-        """Complete one prompt, to the model's own end of text or `max_tokens`."""
-
-
 Generate = Callable[[GenerationRequest], AsyncGenerator[Delta, None]]
 
 
 @dataclass(frozen=True)
-class EngineArm(Arm):
+class EngineArm:
     """This engine: over its public gRPC port, or in this process.
 
     Attributes:
@@ -47,11 +36,17 @@ class EngineArm(Arm):
     """
 
     generate: Generate
-    name: str
     speculation: Speculation
     window_tokens: int
 
+    @property
+    def name(self) -> str:
+        """The kind of speculation; of lockstep with the window, because several are tried."""
+        kind = self.speculation
+        return f"{kind.value}-{self.window_tokens}" if kind is Speculation.LOCKSTEP else kind.value
+
     async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
+        """Complete one prompt, to the model's own end of text or `max_tokens`."""
         request = GenerationRequest(task.prompt, sampling, task.seed, max_tokens)
         request = replace(request, speculation=self.speculation, window_tokens=self.window_tokens)
         start = time.perf_counter()
@@ -73,28 +68,22 @@ def first_commit_tokens(origins: Sequence[TokenOrigin]) -> int:
     return origins.index(own) + 1 if own in origins else len(origins)
 
 
-def lockstep_name(window_tokens: int) -> str:
-    """The name of the lockstep arm with this window, until the fastest one is known."""
-    return f"{Speculation.LOCKSTEP.value}-{window_tokens}"
-
-
-def with_best_lockstep(measured: Measured, windows: Sequence[int]) -> tuple[Measured, int | None]:
+def with_best_lockstep(measured: Measured, windows: Mapping[str, int]) -> tuple[Measured, int | None]:
     """Put the fastest lockstep arm in the place of all of them.
+
+    Args:
+        windows: of each lockstep arm, by name.
 
     Returns:
         The measurements, and the window of the fastest; None without lockstep.
     """
-    names = {lockstep_name(window): window for window in windows}
-    tried = [name for name in measured if name in names]
-    if not tried:
-        return measured, None
-    best = max(tried, key=lambda name: median_speed(measured[name]))
+    best = max(windows, key=lambda name: median_speed(measured[name]), default="")
     kept = {
         Speculation.LOCKSTEP.value if name == best else name: measurements
         for name, measurements in measured.items()
-        if name == best or name not in names
+        if name == best or name not in windows
     }
-    return kept, names[best]
+    return kept, windows.get(best)
 
 
 def by_category(measured: Measured, tasks: Sequence[BenchTask]) -> dict[str, Measured]:

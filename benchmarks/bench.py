@@ -11,7 +11,7 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from benchmarks.anatomy import Anatomy, anatomy_figures
-from benchmarks.arms import Arm, BenchTask, EngineArm, by_category, lockstep_name, with_best_lockstep
+from benchmarks.arms import BenchTask, EngineArm, by_category, with_best_lockstep
 from benchmarks.differences import find_differences, target_margin
 from benchmarks.engine import BenchEngine, running_engine
 from benchmarks.figures import arm_figures, machine, measured_figures, measurement_figures, versions
@@ -21,6 +21,7 @@ from benchmarks.peers import TUNED, Found, PeerModels, PeerSearch, TransformersA
 from benchmarks.plan import Plan
 from benchmarks.progress import BenchProgress
 from benchmarks.summary import summary
+from benchmarks.trace import trace_session
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.plan import HEDGED_DRAFT_ROWS
 from sybil_engine.core.types import ModelDescription, SamplingParams, Speculation
@@ -99,11 +100,16 @@ class _Run:
         """Measure every arm and peer at one temperature."""
         plan = self.plan
         sampling = SamplingParams(temperature=temperature)
-        ours = self._engine_arms(engine)
+        ours = [
+            EngineArm(engine.generate, speculation, window_tokens)
+            for speculation in plan.speculations
+            for window_tokens in plan.windows(speculation)
+        ]
         found = await self._search_peers(sampling)
         peers = self._peer_arms(found)
         every = await self._interleaved([*ours, *peers], sampling)
-        measured, best_window = with_best_lockstep(every, plan.lockstep_windows)
+        windows = {arm.name: arm.window_tokens for arm in ours if arm.speculation is Speculation.LOCKSTEP}
+        measured, best_window = with_best_lockstep(every, windows)
         anatomies = await self._trace(engine, ours, best_window, sampling) if plan.settings.report else {}
         categories = by_category(measured, self.tasks)
         figures: dict[str, Any] = {
@@ -111,11 +117,7 @@ class _Run:
             "pair": self.pair,
             "temperature": temperature,
             **measured_figures(measured),
-            "lockstep_windows": [
-                {"window_tokens": arm.window_tokens, **arm_figures(every[arm.name])}
-                for arm in ours
-                if arm.speculation is Speculation.LOCKSTEP
-            ],
+            "lockstep_windows": [{"window_tokens": each, **arm_figures(every[name])} for name, each in windows.items()],
             "peers": {name: each.figures for name, each in found.items()},
             "differences": self._differences(
                 every,
@@ -131,7 +133,7 @@ class _Run:
         if best_window is not None:
             figures["arms"][Speculation.LOCKSTEP.value]["window_tokens"] = best_window
         title = f"{plan.environment.label}; temperature {temperature:g}; medians with 95 % intervals"
-        shown = summary(title, figures, plan.lockstep_windows)
+        shown = summary(title, figures)
         for part in shown:
             self.output.print(part, soft_wrap=isinstance(part, Text))
         self.output.print()
@@ -161,17 +163,6 @@ class _Run:
         }
         return {**shared, **runs[0]} if len(runs) == 1 else shared
 
-    def _engine_arms(self, engine: BenchEngine) -> list[EngineArm]:
-        """An arm for each kind of speculation; for lockstep, one for each of its windows."""
-        arms = []
-        for speculation in self.plan.speculations:
-            if speculation is Speculation.LOCKSTEP:
-                windows = self.plan.lockstep_windows
-                arms += [engine.arm(lockstep_name(window), speculation, window) for window in windows]
-            else:
-                arms.append(engine.arm(speculation.value, speculation, self.plan.settings.window))
-        return arms
-
     async def _search_peers(self, sampling: SamplingParams) -> dict[str, Found]:
         settings, tasks = self.plan.settings, self.tasks[:_SEARCHED_PROMPTS]
         dtypes = (self.plan.peer_dtype, *settings.peer_dtypes)
@@ -184,7 +175,9 @@ class _Run:
         settings += [(name + TUNED, each.best) for name, each in found.items() if each.best != each.default]
         return [TransformersArm(name, self.models, setting) for name, setting in settings]
 
-    async def _interleaved(self, arms: Sequence[Arm], sampling: SamplingParams) -> dict[str, list[Measurement]]:
+    async def _interleaved(
+        self, arms: Sequence[EngineArm | TransformersArm], sampling: SamplingParams
+    ) -> dict[str, list[Measurement]]:
         """Complete every task with every arm, each arm in turn going first; one warm-up completion of each arm before.
 
         Returns:
@@ -209,14 +202,15 @@ class _Run:
     async def _trace(
         self, engine: BenchEngine, ours: Sequence[EngineArm], best_window: int | None, sampling: SamplingParams
     ) -> dict[str, list[Anatomy]]:
-        """Run some tasks again, untimed, and record every message."""
+        """Run some tasks again, untimed, and record every message; empty where there are no messages."""
         anatomies = {}
-        for arm in ours:
+        for arm in ours if engine.services else ():
             if arm.speculation is not Speculation.LOCKSTEP or arm.window_tokens == best_window:
                 self.progress.say(f"tracing {arm.name}")
-                tasks = self.tasks[:_TRACED_PROMPTS]
-                traces = [await engine.trace(arm, task, sampling, self.plan.settings.max_tokens) for task in tasks]
-                anatomies[arm.speculation.value] = [Anatomy(trace) for trace in traces if trace]
+                anatomies[arm.speculation.value] = [
+                    Anatomy(await trace_session(engine, arm, task, sampling, self.plan.settings.max_tokens))
+                    for task in self.tasks[:_TRACED_PROMPTS]
+                ]
         return anatomies
 
     def _differences(

@@ -1,16 +1,14 @@
-"""This engine, running in the environment of a benchmark: it makes arms, and traces single sessions."""
+"""This engine, running in the environment of a benchmark."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from benchmarks.arms import BenchTask, EngineArm, Generate
+from benchmarks.arms import Generate
 from benchmarks.plan import Plan
 from benchmarks.services import RunningServices, running_services
-from benchmarks.trace import SessionTrace, trace_session
 from sybil_engine.client import connected
-from sybil_engine.core.types import SamplingParams, Speculation
 from sybil_local import LocalEngine
 
 
@@ -19,25 +17,13 @@ class BenchEngine:
     """The engine, wherever it runs.
 
     Attributes:
-        services: None for the engine in this process.
+        services: None for the engine in this process, which sends no messages.
         delay_ns: what the emulated link adds to each message from or to the verifier.
     """
 
     generate: Generate
     services: RunningServices | None = None
     delay_ns: int = 0
-
-    def arm(self, name: str, speculation: Speculation, window_tokens: int) -> EngineArm:
-        """An arm that completes prompts under this policy."""
-        return EngineArm(self.generate, name, speculation, window_tokens)
-
-    async def trace(
-        self, arm: EngineArm, task: BenchTask, sampling: SamplingParams, max_tokens: int
-    ) -> SessionTrace | None:
-        """Complete one task, untimed, and write every message down; None where there are no messages."""
-        if self.services is None:
-            return None
-        return await trace_session(self.services, self.delay_ns, arm, task, sampling, max_tokens)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arms import Arm, BenchTask
+from benchmarks.arms import BenchTask
 from benchmarks.measurement import Measurement, median_speed
 from sybil_engine.core.types import SamplingParams
 
@@ -77,7 +77,7 @@ class PeerModels:
 
 
 @dataclass(frozen=True)
-class TransformersArm(Arm):
+class TransformersArm:
     """`transformers` `generate()`, in this process."""
 
     name: str
@@ -85,6 +85,7 @@ class TransformersArm(Arm):
     setting: PeerSetting
 
     async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
+        """Complete one prompt, to the model's own end of text or `max_tokens`."""
         import torch
 
         target = self.models.model("target", self.setting.dtype)

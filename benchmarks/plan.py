@@ -119,6 +119,10 @@ class Plan:
             None if drafter is None else parse(DrafterSettings, drafter, {}),
         )
 
+    def windows(self, speculation: Speculation) -> tuple[int, ...]:
+        """The windows to measure, in tokens, of a kind of speculation."""
+        return self.lockstep_windows if speculation is Speculation.LOCKSTEP else (self.settings.window,)
+
     def _check_pair(self) -> None:
         settings = self.settings
         if not self.drafts:

@@ -82,7 +82,7 @@ def timeline(anatomy: Anatomy, title: str) -> Figure:
     axes.set_ylim(0, 3)
     axes.set_xlim(0, (end_ns - origin_ns) / 1e6)
     axes.set_xlabel("ms")
-    handles = [Patch(color=colour, label=fate.value) for fate, colour in _FATE_COLOURS.items()]
+    handles = [Patch(color=colour, label=fate) for fate, colour in _FATE_COLOURS.items()]
     handles += [Patch(color=_BLUE, label="verify pass; dotted: commit")]
     axes.legend(handles=handles, ncols=len(handles), **_BELOW)
     return figure

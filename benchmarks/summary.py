@@ -10,12 +10,11 @@ from rich.text import Text
 from sybil_engine.core.types import Speculation
 
 
-def summary(title: str, figures: Mapping[str, Any], windows: Sequence[int]) -> list[RenderableType]:
+def summary(title: str, figures: Mapping[str, Any]) -> list[RenderableType]:
     """Tables and remarks, in the order in which they are shown.
 
     Args:
         figures: what JSON says of this temperature.
-        windows: of lockstep, that were tried; in tokens.
     """
     arms = figures["arms"]
     peers = [name for name in arms if name.startswith("transformers")]
@@ -25,7 +24,7 @@ def summary(title: str, figures: Mapping[str, Any], windows: Sequence[int]) -> l
     parts: list[RenderableType] = [_arms_table(title, figures, against)]
     if len(figures["categories"]) > 1:
         parts.append(_category_table(figures["categories"], against[0]))
-    return [*parts, *(Text(line) for line in _remarks(figures, windows))]
+    return [*parts, *(Text(line) for line in _remarks(figures))]
 
 
 def _arms_table(title: str, figures: Mapping[str, Any], against: Sequence[str]) -> Table:
@@ -70,9 +69,10 @@ def _speed(arm: Mapping[str, Any]) -> float:
     return speed
 
 
-def _remarks(figures: Mapping[str, Any], windows: Sequence[int]) -> Iterator[str]:
+def _remarks(figures: Mapping[str, Any]) -> Iterator[str]:
     lockstep = figures["arms"].get(Speculation.LOCKSTEP.value)
-    if lockstep and len(windows) > 1:
+    windows = [each["window_tokens"] for each in figures["lockstep_windows"]]
+    if len(windows) > 1:
         best = lockstep["window_tokens"]
         edge = "; it is the longest tried, a longer one may be faster" if best == max(windows) else ""
         yield f"lockstep: a window of {best} tokens is the fastest of {', '.join(map(str, windows))}{edge}"

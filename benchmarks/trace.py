@@ -3,17 +3,16 @@
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
 from benchmarks.arms import BenchTask, EngineArm
-from benchmarks.services import RunningServices
+from benchmarks.engine import BenchEngine
 from coordinator.clients import DrafterClient, VerifierClient
 from coordinator.patience import Patience
 from coordinator.pipeline import DrafterStream, PassingBlock, Pipeline, VerifierStream
-from coordinator.usage import Meter
-from sybil_engine.core.errors import Unavailable
+from coordinator.usage import DraftedBlock, Meter
 from sybil_engine.core.plan import first_plan
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import Block, SamplingParams
@@ -28,12 +27,12 @@ class BlockEvent:
     """A block on its way, by this process's clock.
 
     Attributes:
-        message: as it was forwarded.
+        message: as it is forwarded.
         arrived_ns: when it came from the drafter.
         offered_ns: when it was forwarded to the verifier; None if it never was.
     """
 
-    message: PassingBlock
+    message: DraftedBlock
     block: Block
     arrived_ns: int
     offered_ns: int | None = None
@@ -65,7 +64,7 @@ class SessionTrace:
 
 @dataclass(frozen=True, slots=True)
 class RecordedVerifier:
-    """A verifier stream that records its messages; implements the pipeline's VerifierStream."""
+    """A verifier stream that records when blocks are forwarded; implements the pipeline's VerifierStream."""
 
     stream: VerifierStream
     trace: SessionTrace
@@ -82,43 +81,31 @@ class RecordedVerifier:
             if id(event.message) in offered:
                 event.offered_ns = offered_ns
 
-    async def commits(self) -> AsyncIterator[Commit]:
-        async for commit in self.stream.commits():
-            self.trace.commits.append(CommitEvent(commit, time.perf_counter_ns()))
-            yield commit
+    def commits(self) -> AsyncIterator[Commit]:
+        return self.stream.commits()
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedDrafter:
-    """A drafter stream that records its messages; implements the pipeline's DrafterStream."""
+class RecordingMeter(Meter):
+    """Records the blocks and commits that the pipeline counts."""
 
-    stream: DrafterStream
-    trace: SessionTrace
+    def __init__(self, trace: SessionTrace) -> None:
+        super().__init__()
+        self._trace = trace
 
-    async def open(self, opening: SessionOpen) -> None:
-        await self.stream.open(opening)
+    def drafted(self, block: DraftedBlock, arrived_ns: int) -> None:
+        decoded = block_from_wire(cast(types_pb2.Block, block))
+        self._trace.blocks.append(BlockEvent(block, decoded, arrived_ns))
 
-    async def advance(self, commits: Sequence[Commit]) -> None:
-        await self.stream.advance(commits)
-
-    async def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
-        async for blocks in self.stream.blocks():
-            arrived_ns = time.perf_counter_ns()
-            messages = list(blocks)
-            for message in messages:
-                block = block_from_wire(cast(types_pb2.Block, message))
-                self.trace.blocks.append(BlockEvent(message, block, arrived_ns))
-            yield messages
+    def committed(self, commit: Commit, arrived_ns: int) -> None:
+        self._trace.commits.append(CommitEvent(commit, arrived_ns))
 
 
 async def trace_session(
-    services: RunningServices, delay_ns: int, arm: EngineArm, task: BenchTask, sampling: SamplingParams, max_tokens: int
+    engine: BenchEngine, arm: EngineArm, task: BenchTask, sampling: SamplingParams, max_tokens: int
 ) -> SessionTrace:
-    """Complete one task under an arm's policy and return all its messages.
-
-    Args:
-        delay_ns: delay that the emulated link adds to each message from or to the verifier.
-    """
+    """Complete one task under an arm's policy and return all its messages."""
+    services = engine.services
+    assert services is not None
     async with AsyncExitStack() as stack:
         verifier = VerifierClient(services.verifier)
         stack.push_async_callback(verifier.close)
@@ -127,7 +114,7 @@ async def trace_session(
             stack.push_async_callback(drafter.close)
         trace = SessionTrace(
             task,
-            verifier_wire_ns=await _one_way_ns(verifier) + delay_ns,
+            verifier_wire_ns=await _one_way_ns(verifier) + engine.delay_ns,
             drafter_wire_ns=await _one_way_ns(drafter) if drafter else 0,
         )
         opening = SessionOpen(
@@ -147,14 +134,11 @@ async def trace_session(
             with verifier.session() as stream:
                 yield RecordedVerifier(stream, trace)
 
-        @contextmanager
-        def open_drafter() -> Iterator[DrafterStream]:
-            if drafter is None:
-                raise Unavailable("this run has no drafter")
-            with drafter.session() as stream:
-                yield RecordedDrafter(stream, trace)
+        def open_drafter() -> AbstractContextManager[DrafterStream]:
+            assert drafter is not None, "without a drafter only OFF is measured, which opens none"
+            return drafter.session()
 
-        pipeline = Pipeline(opening, open_verifier, open_drafter, Meter(), Patience())
+        pipeline = Pipeline(opening, open_verifier, open_drafter, RecordingMeter(trace), Patience())
         async with aclosing(pipeline.run()) as session:
             async for _ in session:
                 pass

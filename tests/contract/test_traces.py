@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from rich.text import Text
 
-from benchmarks.anatomy import PARTS, Anatomy, acceptance_by_position, anatomy_figures
-from benchmarks.arms import BenchTask
+from benchmarks.anatomy import PARTS, Anatomy, Fate, acceptance_by_position, anatomy_figures
+from benchmarks.arms import BenchTask, EngineArm
 from benchmarks.engine import BenchEngine
 from benchmarks.figures import machine, measured_figures, versions
 from benchmarks.measurement import Measurement
 from benchmarks.page import ReportedRun, write_report
 from benchmarks.services import RunningServices
-from benchmarks.trace import SessionTrace
+from benchmarks.trace import SessionTrace, trace_session
 from sybil_engine.client import connected
 from sybil_engine.core.types import SamplingParams, Speculation, TokenOrigin
 from tests.contract.coordinator.services import ToyDrafter, ToyVerifier, serving
@@ -33,10 +33,13 @@ def traced(*speculations: Speculation) -> dict[str, Anatomy]:
             services = RunningServices("", verifier.address, drafter.address)
             async with connected(verifier.address) as client:
                 engine = BenchEngine(client.generate, services)
-                arms = [engine.arm(each.value, each, 0) for each in speculations]
                 task = BenchTask(PROMPT, SEED)
-                traces = {arm.name: await engine.trace(arm, task, SamplingParams(), TOKENS) for arm in arms}
-                return {name: trace for name, trace in traces.items() if trace}
+                return {
+                    each.value: await trace_session(
+                        engine, EngineArm(engine.generate, each, 0), task, SamplingParams(), TOKENS
+                    )
+                    for each in speculations
+                }
 
     return {name: Anatomy(trace) for name, trace in asyncio.run(run()).items()}
 
@@ -53,15 +56,15 @@ def test_a_traced_session_has_the_sessions_tokens(speculation: Speculation) -> N
 @pytest.mark.parametrize("speculation", [Speculation.LOCKSTEP, Speculation.PIPELINED])
 def test_every_drafted_token_has_a_fate_and_the_accepted_ones_are_the_committed_ones(speculation: Speculation) -> None:
     anatomy = traced(speculation)[speculation.value]
-    fates = Counter(token.fate.value for token in anatomy.drafted)
-    assert dict(fates) == {fate: count for fate, count in anatomy.fates.items() if count}
+    fates = Counter(token.fate for token in anatomy.drafted)
+    assert anatomy_figures([anatomy])["fates"] == {fate: fates[fate] for fate in Fate}
     assert sum(fates.values()) == sum(len(event.block.token_ids) for event in anatomy.trace.blocks)
     tokens = [token for event in anatomy.trace.commits for token in event.commit.tokens]
     drafted = sum(token.origin is TokenOrigin.DRAFTED for token in tokens)
-    assert fates["accepted"] == drafted
+    assert fates[Fate.ACCEPTED] == drafted
     if speculation is Speculation.LOCKSTEP:
         # Every window is judged; here, one token of seven is wrong.
-        assert fates["rejected"] > 0
+        assert fates[Fate.REJECTED] > 0
 
 
 def test_a_passs_parts_are_its_time() -> None:

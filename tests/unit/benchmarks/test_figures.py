@@ -40,11 +40,11 @@ def test_the_fastest_lockstep_window_is_reported_as_lockstep() -> None:
         "lockstep-5": [measurement(10, 1)],
         "auto": [measurement(10, 1)],
     }
-    kept, window_tokens = with_best_lockstep(measured, (3, 5, 7))
+    kept, window_tokens = with_best_lockstep(measured, {"lockstep-3": 3, "lockstep-5": 5})
     assert window_tokens == 5
     assert list(kept) == ["off", "lockstep", "auto"]
     assert kept["lockstep"] == measured["lockstep-5"]
-    assert with_best_lockstep({"off": measured["off"]}, (3,)) == ({"off": measured["off"]}, None)
+    assert with_best_lockstep({"off": measured["off"]}, {}) == ({"off": measured["off"]}, None)
 
 
 def test_every_pair_of_arms_has_a_ratio_each_way() -> None:
