@@ -40,7 +40,7 @@ async def bench(plan: Plan, output: Console, remarks: Console) -> bool:
         SybilError: a prompt does not fit, or a service does not come up.
     """
     progress = BenchProgress(remarks)
-    with progress.shown():
+    with progress.bar:
         run = _Run.prepared(plan, output, progress)
         async with running_engine(plan, progress.say) as engine:
             reported = [await run.measure(temperature, engine) for temperature in plan.temperatures]

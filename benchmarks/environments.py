@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.settings import BenchSettings
 from sybil_engine.core.errors import InvalidSettings
 
-_EMULATED_MS = {"verify_ms": 30.0, "draft_ms": 3.0, "rtt_ms": 1.0, "row_ms": 0.0}
+_EMULATED_MS = ("verify_ms", "draft_ms", "rtt_ms", "row_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ def environment_of(settings: BenchSettings) -> Environment:
     Raises:
         InvalidSettings: this machine does not offer it, or a flag belongs to another one.
     """
-    given = {name: getattr(settings, name) for name in _EMULATED_MS if getattr(settings, name) is not None}
+    given = settings.model_fields_set.intersection(_EMULATED_MS)
     if given and settings.env != "emulated":
-        flags = ", ".join("--" + name.replace("_", "-") for name in given)
+        flags = ", ".join("--" + name.replace("_", "-") for name in sorted(given))
         raise InvalidSettings(f"{flags} is for --env emulated, but --env is {settings.env}; leave one of them out")
     match settings.env:
         case "local" | "native":
@@ -51,7 +51,7 @@ def environment_of(settings: BenchSettings) -> Environment:
         case "two-hosts":
             return _two_hosts()
         case "emulated":
-            return _emulated(**_EMULATED_MS | given)
+            return _emulated(settings)
         case "gpu":
             return _gpu(settings)
 
@@ -76,15 +76,15 @@ def _two_hosts() -> Environment:
     )
 
 
-def _emulated(verify_ms: float, draft_ms: float, rtt_ms: float, row_ms: float) -> Environment:
-    times_ms = {"verify_ms": verify_ms, "draft_ms": draft_ms, "rtt_ms": rtt_ms, "row_ms": row_ms}
-    verifier = {"--emulate-pass-ms": verify_ms, "--emulate-row-ms": row_ms, "--emulate-delay-ms": rtt_ms / 2}
+def _emulated(settings: BenchSettings) -> Environment:
+    verify_ms, draft_ms, rtt_ms, row_ms = times_ms = [float(getattr(settings, name)) for name in _EMULATED_MS]
+    passes = ("--emulate-pass-ms", str(verify_ms), "--emulate-row-ms", str(row_ms))
     return Environment(
         f"EMULATED devices: verify pass {verify_ms:g} ms + {row_ms:g} ms a further row, draft pass {draft_ms:g} ms, "
         f"round trip {rtt_ms:g} ms",
-        {"name": "emulated", "emulated": True, **times_ms},
-        verifier_arguments=tuple(part for flag, ms in verifier.items() for part in (flag, repr(ms))),
-        drafter_arguments=("--emulate-pass-ms", repr(draft_ms)),
+        {"name": "emulated", "emulated": True, **dict(zip(_EMULATED_MS, times_ms, strict=True))},
+        verifier_arguments=(*passes, "--emulate-delay-ms", str(rtt_ms / 2)),
+        drafter_arguments=("--emulate-pass-ms", str(draft_ms)),
         delay_ns=round(rtt_ms / 2 * 1e6),
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -26,7 +27,7 @@ def arm_figures(measurements: Sequence[Measurement]) -> dict[str, Any]:
         return sum(values(numerator)) / total if total else None
 
     def median(name: str) -> float | None:
-        return median_interval(values(name)).median if values(name) else None
+        return statistics.median(values(name)) if values(name) else None
 
     drafted_tokens = sum(values("drafted_tokens"))
     return {

@@ -11,7 +11,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.models.finding import find_folder
 
 FOLDER = Path("build") / "grown"
-_FORMAT = 2
+_FORMAT = 3
 _UNITS = {"K": 10**3, "M": 10**6, "B": 10**9}
 _FEED_FORWARD_STEP = 32
 _MOST_LAYERS = 160
@@ -32,38 +32,30 @@ _SHARD_BYTES = 2 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes that determine how many parameters a Llama model has."""
+    """The fields of a Llama model's config that determine how many parameters it has."""
 
-    layers: int
-    hidden: int
-    feed_forward: int
-    heads: int
-    kv_heads: int
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
     head_dim: int
-    vocabulary_size: int
-    tied: bool
+    vocab_size: int
+    tie_word_embeddings: bool
 
     @classmethod
     def of(cls, config: LlamaConfig) -> "Shape":
         """The shape of a model with this config."""
-        return cls(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            feed_forward=config.intermediate_size,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads or config.num_attention_heads,
-            head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
-            vocabulary_size=config.vocab_size,
-            tied=config.tie_word_embeddings,
-        )
+        return cls(**{each.name: getattr(config, each.name) for each in fields(cls)})
 
     @property
     def parameters(self) -> int:
         """Weights, biases left out."""
-        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
-        layer = attention + 3 * self.hidden * self.feed_forward + 2 * self.hidden
-        embeddings = self.vocabulary_size * self.hidden * (1 if self.tied else 2)
-        return self.layers * layer + embeddings + self.hidden
+        hidden = self.hidden_size
+        attention = 2 * hidden * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
+        layer = attention + 3 * hidden * self.intermediate_size + 2 * hidden
+        embeddings = self.vocab_size * hidden * (1 if self.tie_word_embeddings else 2)
+        return self.num_hidden_layers * layer + embeddings + hidden
 
 
 def parameters_of(size: str) -> int:
@@ -123,7 +115,7 @@ def plan(base: Shape, parameters: int) -> Shape | None:
     The feed-forward size is chosen last, so that the number is met closely.
     """
     fitting = []
-    for layers in range(base.layers, _MOST_LAYERS + 1):
+    for layers in range(base.num_hidden_layers, _MOST_LAYERS + 1):
         for hidden in _hidden_sizes(base, layers, parameters):
             shape = _filled(base, layers, hidden, parameters)
             if shape and abs(shape.parameters / parameters - 1) <= _TOLERANCE:
@@ -133,8 +125,8 @@ def plan(base: Shape, parameters: int) -> Shape | None:
 
 def _hidden_sizes(base: Shape, layers: int, parameters: int) -> Iterator[int]:
     """The base's hidden size, then larger ones with a head for each `head_dim`, in whole groups of heads."""
-    step = base.head_dim * base.heads // base.kv_heads
-    hidden = base.hidden
+    step = base.head_dim * base.num_attention_heads // base.num_key_value_heads
+    hidden = base.hidden_size
     while hidden * hidden * layers <= 2 * parameters:
         yield hidden
         hidden = (hidden // step + 1) * step
@@ -142,23 +134,26 @@ def _hidden_sizes(base: Shape, layers: int, parameters: int) -> Iterator[int]:
 
 def _filled(base: Shape, layers: int, hidden: int, parameters: int) -> Shape | None:
     """The shape with these layers and this hidden size whose feed-forward size meets the parameters."""
-    group = base.heads // base.kv_heads
-    kv_heads = max(base.kv_heads, hidden // (base.head_dim * group)) if hidden > base.hidden else base.kv_heads
+    group = base.num_attention_heads // base.num_key_value_heads
+    kv_heads = base.num_key_value_heads
+    if hidden > base.hidden_size:
+        kv_heads = max(kv_heads, hidden // (base.head_dim * group))
     if hidden % (kv_heads * group):
         return None
-    empty = replace(base, layers=layers, hidden=hidden, feed_forward=0, heads=kv_heads * group, kv_heads=kv_heads)
+    empty = replace(base, num_hidden_layers=layers, hidden_size=hidden, intermediate_size=0)
+    empty = replace(empty, num_attention_heads=kv_heads * group, num_key_value_heads=kv_heads)
     left = (parameters - empty.parameters) / (3 * hidden * layers)
     feed_forward = round(left / _FEED_FORWARD_STEP) * _FEED_FORWARD_STEP
-    if feed_forward < base.feed_forward - _FEED_FORWARD_STEP:
+    if feed_forward < base.intermediate_size - _FEED_FORWARD_STEP:
         return None
-    return replace(empty, feed_forward=max(feed_forward, base.feed_forward))
+    return replace(empty, intermediate_size=max(feed_forward, base.intermediate_size))
 
 
 def _distance(base: Shape, shape: Shape) -> float:
     """How different two shapes' proportions are, as a sum of logarithms."""
-    depth = math.log((shape.hidden / shape.layers) / (base.hidden / base.layers))
-    width = math.log((shape.feed_forward / shape.hidden) / (base.feed_forward / base.hidden))
-    return abs(depth) + 2 * abs(width)
+    deeper = shape.num_hidden_layers / base.num_hidden_layers
+    wider, more_feed_forward = shape.hidden_size / base.hidden_size, shape.intermediate_size / base.intermediate_size
+    return abs(math.log(wider / deeper)) + 2 * abs(math.log(more_feed_forward / wider))
 
 
 def grow(ref: str, size: str, into: Path = FOLDER) -> Path:
@@ -195,12 +190,8 @@ def _write(source: Path, shape: Shape, folder: Path) -> None:
     """Write config, tokenizer and weights."""
     original: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True)
     config = LlamaConfig.from_dict(original.config.to_dict())
-    config.num_hidden_layers = shape.layers
-    config.intermediate_size = shape.feed_forward
-    config.num_attention_heads, config.num_key_value_heads = shape.heads, shape.kv_heads
-    config.head_dim = shape.head_dim
-    config.rms_norm_eps *= config.hidden_size / shape.hidden
-    config.hidden_size = shape.hidden
+    config.rms_norm_eps *= config.hidden_size / shape.hidden_size
+    config.update(asdict(shape))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         grown = AutoModelForCausalLM.from_config(config, dtype=original.dtype)

@@ -18,8 +18,6 @@ import uvloop
 
 from sybil_engine.core.errors import SybilError
 
-# Names, not imports: only one service runs in a process.
-_ENTRIES = {"verifier": "verifier_service.__main__", "drafter": "drafter_service.__main__"}
 COORDINATOR = "coordinator"
 _HOST = "127.0.0.1"
 
@@ -45,7 +43,8 @@ async def _host(kind: str, arguments: Sequence[str]) -> None:
     if kind == COORDINATOR:
         hosting = asyncio.create_task(_host_coordinator(argv))
     else:
-        serve = import_module(_ENTRIES[kind]).serve
+        # By name: only one service runs in a process.
+        serve = import_module(f"{kind}_service.__main__").serve
         # Without the environment: a run is what its flags say.
         hosting = asyncio.create_task(serve(argv, {}, lambda port: _say(address=f"{_HOST}:{port}")))
 

@@ -41,12 +41,12 @@ class MedianInterval:
     high: float
 
 
-def median_interval(values: Sequence[float], seed: int = 0) -> MedianInterval:
+def median_interval(values: Sequence[float]) -> MedianInterval:
     """The median of values, with its 95 % bootstrap interval.
 
     Source: Efron 1979 (percentile bootstrap).
     """
-    resamples = np.random.default_rng(seed).choice(values, (_RESAMPLES, len(values)))
+    resamples = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values)))
     low, high = np.quantile(np.median(resamples, axis=1), (0.025, 0.975))
     return MedianInterval(statistics.median(values), float(low), float(high))
 

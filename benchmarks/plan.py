@@ -54,8 +54,7 @@ class Plan:
             tuple(dict.fromkeys(map(int, settings.lockstep_windows))) or (0,),
             tuple(dict.fromkeys(map(float, settings.temperatures))),
         )
-        for service in (VerifierSettings, DrafterSettings):
-            name = "verifier" if service is VerifierSettings else "drafter"
+        for name, service in {"verifier": VerifierSettings, "drafter": DrafterSettings}.items():
             try:
                 parse(service, getattr(settings, f"{name}_arguments"), {})
             except InvalidSettings as error:
@@ -113,11 +112,8 @@ class Plan:
     @property
     def service_settings(self) -> tuple[VerifierSettings, DrafterSettings | None]:
         """The services' settings, for an engine in this process."""
-        drafter = self.drafter_arguments
-        return (
-            parse(VerifierSettings, self.verifier_arguments, {}),
-            None if drafter is None else parse(DrafterSettings, drafter, {}),
-        )
+        drafter = self.drafter_arguments and parse(DrafterSettings, self.drafter_arguments, {})
+        return parse(VerifierSettings, self.verifier_arguments, {}), drafter or None
 
     def windows(self, speculation: Speculation) -> tuple[int, ...]:
         """The windows to measure, in tokens, of a kind of speculation."""

@@ -13,14 +13,12 @@ ARMS = tuple(each.value for each in Speculation)
 PEERS = ("transformers", "transformers-assisted", "transformers-lookup")
 # The dtypes that peers offer.
 PEER_DTYPES = ("float32", "bfloat16", "float16")
+_WINDOWS = {str(tokens) for tokens in range(1, MOST_WINDOW_TOKENS + 1)}
+_MOST_MS = 1_000_000
 
 
 def _some_of(known: tuple[str, ...]) -> Constraint:
     return Constraint(f"one or more of {', '.join(known)}", lambda names: bool(names) and set(names) <= set(known))
-
-
-def _windows(texts: tuple[str, ...]) -> bool:
-    return set(texts) <= {str(tokens) for tokens in range(1, MOST_WINDOW_TOKENS + 1)}
 
 
 def _temperatures(texts: tuple[str, ...]) -> bool:
@@ -28,15 +26,6 @@ def _temperatures(texts: tuple[str, ...]) -> bool:
         return bool(texts) and all(0 <= float(text) < float("inf") for text in texts)
     except ValueError:
         return False
-
-
-_MOST_MS = 1e6
-_PassMs = Annotated[
-    float | None, Constraint(f"above 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 < ms <= _MOST_MS))
-]
-_WaitMs = Annotated[
-    float | None, Constraint(f"at least 0, and at most {_MOST_MS:,.0f}", lambda ms: bool(0 <= ms <= _MOST_MS))
-]
 
 
 class BenchSettings(Settings):
@@ -52,10 +41,9 @@ class BenchSettings(Settings):
         ),
     )
     arms: Annotated[Words, _some_of(ARMS)] = Field(default=ARMS, description="speculation to measure")
-    lockstep_windows: Annotated[Words, Constraint(f"whole numbers from 1 to {MOST_WINDOW_TOKENS}", _windows)] = Field(
-        default=("3", "5", "7"),
-        description="windows of the lockstep arm, in tokens; the fastest one is reported as lockstep",
-    )
+    lockstep_windows: Annotated[
+        Words, Constraint(f"whole numbers from 1 to {MOST_WINDOW_TOKENS}", lambda texts: set(texts) <= _WINDOWS)
+    ] = Field(default=("3", "5", "7"), description="of the lockstep arm, in tokens; the fastest stands for it")
     peers: Annotated[Words | None, _some_of((*PEERS, "none"))] = Field(
         default=None, description="others to measure beside them, or none; left out: all, but for --env emulated"
     )
@@ -71,10 +59,10 @@ class BenchSettings(Settings):
     draft_dtype: Dtype | None = Field(default=None, description="of the draft model's weights; left out: the target's")
     numerics: Literal["exact", "fast"] = Field(default="exact", description="the verifier's; fast: tokens may differ")
     draft_device: Literal["cuda", "cpu"] = Field(default="cuda", description="--env gpu: where the draft model runs")
-    verify_ms: _PassMs = Field(default=None, description="--env emulated: length of a verify pass; left out: 30")
-    draft_ms: _PassMs = Field(default=None, description="--env emulated: length of a draft pass; left out: 3")
-    rtt_ms: _WaitMs = Field(default=None, description="--env emulated: round trip drafter to verifier; left out: 1")
-    row_ms: _WaitMs = Field(default=None, description="--env emulated: what a further row adds to a pass; left out: 0")
+    verify_ms: float = Field(default=30, ge=0.001, le=_MOST_MS, description="--env emulated: length of a verify pass")
+    draft_ms: float = Field(default=3, ge=0.001, le=_MOST_MS, description="--env emulated: length of a draft pass")
+    rtt_ms: float = Field(default=1, ge=0, le=_MOST_MS, description="--env emulated: round trip drafter to verifier")
+    row_ms: float = Field(default=0, ge=0, le=_MOST_MS, description="--env emulated: what a further row adds to a pass")
     verifier_arguments: Words = Field(default=(), description="further flags for the verifier")
     drafter_arguments: Words = Field(default=(), description="further flags for the drafter")
     window: int = Field(
@@ -83,9 +71,7 @@ class BenchSettings(Settings):
         le=MOST_WINDOW_TOKENS,
         description="most drafted tokens of a pass but for lockstep; 0: automatic",
     )
-    prompts: str = Field(
-        default="", description="JSON lines with a prompt and perhaps a category; empty: built-in ones"
-    )
+    prompts: str = Field(default="", description="JSON lines with a prompt and perhaps a category; empty: built-in")
     count: int = Field(default=12, ge=1, description="prompts to use, a category at a time")
     max_tokens: int = Field(default=128, ge=1, description="tokens to generate for each")
     temperatures: Annotated[Words, Constraint("numbers from 0 on", _temperatures)] = Field(

@@ -13,7 +13,16 @@ from benchmarks.grown import Shape, check_growth, grow, parameters_of, plan
 from sybil_engine.core.errors import InvalidSettings
 from tests.unit.models.random_models import VOCABULARY_SIZE, save_folder
 
-BASE = Shape(layers=8, hidden=384, feed_forward=1024, heads=6, kv_heads=2, head_dim=64, vocabulary_size=4096, tied=True)
+BASE = Shape(
+    num_hidden_layers=8,
+    hidden_size=384,
+    intermediate_size=1024,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=64,
+    vocab_size=4096,
+    tie_word_embeddings=True,
+)
 
 
 def load(folder: Path) -> Any:
@@ -63,9 +72,10 @@ def test_a_planned_shape_has_the_size_and_the_proportions_asked_for(size: str) -
     shape = plan(BASE, parameters_of(size))
     assert shape is not None
     assert shape.parameters == pytest.approx(parameters_of(size), rel=0.02)
-    assert shape.hidden % shape.heads == 0
-    assert shape.heads % shape.kv_heads == 0
-    assert 0.5 < (shape.hidden / shape.layers) / (BASE.hidden / BASE.layers) < 2
+    assert shape.hidden_size % shape.num_attention_heads == 0
+    assert shape.num_attention_heads % shape.num_key_value_heads == 0
+    wider, deeper = shape.hidden_size / BASE.hidden_size, shape.num_hidden_layers / BASE.num_hidden_layers
+    assert 0.5 < wider / deeper < 2
 
 
 @pytest.mark.parametrize(
