@@ -42,7 +42,7 @@ async def running_engine(plan: Plan, report: Callable[[str], None]) -> AsyncIter
             yield BenchEngine(engine.arun)
         return
     async with (
-        running_services(plan.environment, plan.verifier_arguments, plan.drafter_arguments, report) as services,
+        running_services(plan, report) as services,
         connected(services.coordinator) as client,
     ):
         yield BenchEngine(client.generate, services, plan.environment.delay_ns)

@@ -7,11 +7,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 
 from benchmarks.anatomy import Anatomy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLUMNS = 160
 _STYLE = """
@@ -45,10 +48,11 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
     for run in runs:
         temperature = f"{run.figures['temperature']:g}"
         parts.append(f"<h2>Temperature {temperature}</h2>{_as_html(run.summary)}")
-        for caption, path in _plots(run, f"{label}, temperature {temperature}", folder, temperature):
-            title = html.escape(caption)
-            encoded = base64.b64encode(path.read_bytes()).decode()
-            parts.append(f'<h3>{title}</h3><img src="data:image/png;base64,{encoded}" alt="{title}">')
+        for name, figure in _plots(run, f"{label}, temperature {temperature}").items():
+            path = folder / f"{name}-t{temperature}.png"
+            figure.savefig(path, bbox_inches="tight")
+            caption, encoded = name.replace("-", " ").capitalize(), base64.b64encode(path.read_bytes()).decode()
+            parts.append(f'<h3>{caption}</h3><img src="data:image/png;base64,{encoded}" alt="{caption}">')
     shown = {key: document[key] for key in ("pair", "settings", "machine", "versions")}
     parts.append(f"<h2>Settings</h2><pre>{html.escape(json.dumps(shown, indent=2))}</pre>")
     page = folder / "index.html"
@@ -66,23 +70,21 @@ def _as_html(parts: Sequence[RenderableType]) -> str:
     return console.export_html(code_format="<pre>{code}</pre>", inline_styles=True)
 
 
-def _plots(run: ReportedRun, title: str, folder: Path, temperature: str) -> list[tuple[str, Path]]:
+def _plots(run: ReportedRun, title: str) -> dict[str, "Figure"]:
+    """Every plot by its name."""
     # Imports matplotlib, which only a report needs.
     from benchmarks import plots
 
     arms, anatomies = run.figures["arms"], run.anatomies
-    drawn = [
-        ("throughput", "Throughput", plots.throughput(arms, title)),
-        ("tokens-per-pass", "Tokens per pass", plots.tokens_per_pass(arms, title)),
-        ("acceptance", "Acceptance by position in the window, in traced sessions", plots.acceptance(anatomies, title)),
-        ("pass-time", "Where a pass's time goes, in traced sessions", plots.pass_time(anatomies, title)),
-    ]
-    for name, (first, *_) in anatomies.items():
-        if first.drafted and first.passes:
-            figure = plots.timeline(first, f"{name}: {title}")
-            drawn.append((f"timeline-{name}", f"Timeline of a session: {name}", figure))
-    files = []
-    for name, caption, figure in drawn:
-        files.append((caption, folder / f"{name}-t{temperature}.png"))
-        figure.savefig(files[-1][1], bbox_inches="tight")
-    return files
+    timelines = {
+        f"timeline-{name}": plots.timeline(first, f"{name}: {title}")
+        for name, (first, *_) in anatomies.items()
+        if first.drafted and first.passes
+    }
+    return {
+        "throughput": plots.throughput(arms, title),
+        "tokens-per-pass": plots.tokens_per_pass(arms, title),
+        "acceptance": plots.acceptance(anatomies, title),
+        "pass-time": plots.pass_time(anatomies, title),
+        **timelines,
+    }

@@ -94,26 +94,26 @@ class Plan:
 
     @property
     def verifier_arguments(self) -> tuple[str, ...]:
-        """The verifier's flags, except those of the environment."""
+        """The verifier's flags."""
         settings = self.settings
         return (
+            *self.environment.verifier_arguments,
             *("--model", self.target, "--dtype", settings.dtype, "--numerics", settings.numerics),
             *("--max-window-tokens", str(self.max_window_tokens)),
             *settings.verifier_arguments,
         )
 
     @property
-    def drafter_arguments(self) -> tuple[str, ...] | None:
-        """The drafter's flags; None if there is no drafter."""
-        if not self.drafts:
-            return None
-        return ("--model", self.draft, "--dtype", self.draft_dtype, *self.settings.drafter_arguments)
+    def drafter_arguments(self) -> tuple[str, ...]:
+        """The drafter's flags, if there is one."""
+        model = ("--model", self.draft, "--dtype", self.draft_dtype)
+        return (*self.environment.drafter_arguments, *model, *self.settings.drafter_arguments)
 
     @property
     def service_settings(self) -> tuple[VerifierSettings, DrafterSettings | None]:
         """The services' settings, for an engine in this process."""
-        drafter = self.drafter_arguments and parse(DrafterSettings, self.drafter_arguments, {})
-        return parse(VerifierSettings, self.verifier_arguments, {}), drafter or None
+        drafter = parse(DrafterSettings, self.drafter_arguments, {}) if self.drafts else None
+        return parse(VerifierSettings, self.verifier_arguments, {}), drafter
 
     def windows(self, speculation: Speculation) -> tuple[int, ...]:
         """The windows to measure, in tokens, of a kind of speculation."""

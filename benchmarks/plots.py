@@ -14,7 +14,6 @@ from sybil_engine.core.types import BlockOrigin
 _DPI = 130
 _FATE_COLOURS = dict(zip(Fate, ("#2a9d57", "#d1495b", "#9aa0a6", "#edae49"), strict=True))
 _PART_COLOURS = dict(zip(PARTS, ("#c9cdd2", "#edae49", "#8d96a3", "#33658a", "#86bbd8"), strict=True))
-_PART_NAMES = dict(zip(PARTS, ("queue", "wait for draft", "wire", "forward", "sampling"), strict=True))
 _BLUE = "#33658a"
 _BELOW: dict[str, Any] = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
 _SHOWN_PASSES = 8
@@ -61,7 +60,8 @@ def pass_time(anatomies: Mapping[str, Sequence[Anatomy]], title: str) -> Figure:
             left_ms += mean_ns / 1e6
     axes.invert_yaxis()
     axes.set_xlabel("ms from one commit to the next, mean")
-    handles = [Patch(color=_PART_COLOURS[part], label=_PART_NAMES[part]) for part in PARTS]
+    names = [part.removesuffix("_ns").replace("_", " ") for part in PARTS]
+    handles = [Patch(color=colour, label=name) for name, colour in zip(names, _PART_COLOURS.values(), strict=True)]
     axes.legend(handles=handles, ncols=len(PARTS), **_BELOW)
     return figure
 

@@ -14,8 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, NoReturn
 
-from benchmarks.environments import Environment
 from benchmarks.hosted import COORDINATOR
+from benchmarks.plan import Plan
 from coordinator.progress import Report
 from sybil_engine.core.errors import Unavailable
 
@@ -33,33 +33,25 @@ class RunningServices:
 
 
 @asynccontextmanager
-async def running_services(
-    environment: Environment,
-    verifier_arguments: Sequence[str],
-    drafter_arguments: Sequence[str] | None,
-    report: Report,
-) -> AsyncIterator[RunningServices]:
+async def running_services(plan: Plan, report: Report) -> AsyncIterator[RunningServices]:
     """Start the three and wait until they serve; leaving the block ends their processes.
 
     Args:
-        verifier_arguments, drafter_arguments: their flags, which override the environment's; None: no drafter.
         report: called with what is being waited for, in words.
 
     Raises:
         Unavailable: one of them does not come up.
     """
+    verifier_cores, drafter_cores = plan.environment.verifier_cores, plan.environment.drafter_cores
     async with AsyncExitStack() as stack:
-        argv = (*environment.verifier_arguments, *verifier_arguments)
-        verifier = await stack.enter_async_context(hosted("verifier", environment.verifier_cores, argv))
-        processes = [verifier]
-        if drafter_arguments is not None:
-            argv = (*environment.drafter_arguments, *drafter_arguments)
-            drafter = await stack.enter_async_context(hosted("drafter", environment.drafter_cores, argv))
-            processes.append(drafter)
+        services = [hosted("verifier", verifier_cores, plan.verifier_arguments)]
+        if plan.drafts:
+            services.append(hosted("drafter", drafter_cores, plan.drafter_arguments))
+        processes = [await stack.enter_async_context(each) for each in services]
         address, *drafters = [await each.address(report, processes) for each in processes]
         flags = ["--verifiers", address, "--start-s", str(_START_S), "--drafter-start-s", str(_START_S)]
         flags += ["--drafters", *drafters] if drafters else []
-        coordinator = await stack.enter_async_context(hosted(COORDINATOR, environment.drafter_cores, flags))
+        coordinator = await stack.enter_async_context(hosted(COORDINATOR, drafter_cores, flags))
         served = await coordinator.address(report, [*processes, coordinator])
         yield RunningServices(served, address, next(iter(drafters), None))
 

@@ -69,7 +69,7 @@ class BenchSettings(Settings):
         default=0,
         ge=0,
         le=MOST_WINDOW_TOKENS,
-        description="most drafted tokens of a pass but for lockstep; 0: automatic",
+        description="most drafted tokens of a pass but lockstep's; 0: automatic",
     )
     prompts: str = Field(default="", description="JSON lines with a prompt and perhaps a category; empty: built-in")
     count: int = Field(default=12, ge=1, description="prompts to use, a category at a time")

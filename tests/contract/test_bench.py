@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,6 @@ from rich.console import Console
 
 import benchmarks.engine
 from benchmarks.bench import bench
-from benchmarks.environments import Environment
 from benchmarks.plan import Plan
 from benchmarks.services import RunningServices, hosted, running_services
 from benchmarks.settings import BenchSettings
@@ -36,9 +35,7 @@ COORDINATOR = CoordinatorSettings(port=0, start_s=10, drafter_start_s=5, reopen_
 
 
 @asynccontextmanager
-async def toys(
-    environment: Environment, verifier: Sequence[str], drafter: Sequence[str] | None, report: Report
-) -> AsyncIterator[RunningServices]:
+async def toys(plan: Plan, report: Report) -> AsyncIterator[RunningServices]:
     """Takes the place of `running_services`."""
     async with serving(ToyVerifier(), ToyDrafter()) as (toy_verifier, toy_drafter):
         table = RoutingTable((toy_drafter.address,), (toy_verifier.address,))
@@ -159,8 +156,8 @@ def test_a_hosted_service_ends_with_its_block() -> None:
 
 def test_a_service_that_does_not_start_says_why() -> None:
     async def run() -> None:
-        argv = ("--model", "/no/such/model")
-        async with running_services(Environment("native", {"name": "native"}), argv, None, lambda line: None):
+        plan = Plan.of(BenchSettings(verifier_arguments="--model,/no/such/model"))
+        async with running_services(plan, lambda line: None):
             pass
 
     with pytest.raises(Unavailable, match="the verifier ended at its start: no folder /no/such/model"):

@@ -54,9 +54,8 @@ async def compared(plan: Plan, count: int) -> Compared:
 
     with await asyncio.to_thread(LocalEngine.from_settings, *plan.service_settings) as engine:
         local = await completions(engine.arun)
-    arguments = plan.verifier_arguments, plan.drafter_arguments
     async with (
-        running_services(plan.environment, *arguments, lambda _: None) as running,
+        running_services(plan, lambda _: None) as running,
         connected(running.coordinator) as client,
     ):
         return Compared(local, await completions(client.generate))
