@@ -30,15 +30,16 @@ def arm_figures(measurements: Sequence[Measurement]) -> dict[str, Any]:
         return statistics.median(values(name)) if values(name) else None
 
     drafted_tokens = sum(values("drafted_tokens"))
+    mean_round = round_figures(measurements)
     return {
         "tokens_per_second": asdict(median_interval([each.tokens_per_second for each in measurements])),
         "acceptance_rate": rate("accepted_tokens", "tested_tokens"),
         "draft_efficiency": rate("accepted_tokens", "drafted_tokens"),
         "tokens_per_pass": rate("completion_tokens", "verify_passes"),
-        "verifier_idle": verifier_idle(measurements),
+        "verifier_idle": mean_round and max(0.0, 1 - mean_round["verify_ns"] / mean_round["mean_ns"]),
         "verify_pass_ns": rate("verify_ns", "verify_passes"),
         "gap_between_passes_ns": median("gap_p50_ns"),
-        "round": round_figures(measurements),
+        "round": mean_round,
         "overlap": rate("overlap_ns", "verify_ns") if drafted_tokens else None,
         "wasted_draft_tokens": drafted_tokens - sum(values("tested_tokens")) if drafted_tokens else None,
         "relay_ns": median("relay_p50_ns"),
@@ -60,36 +61,25 @@ def measurement_figures(measurements: Sequence[Measurement]) -> list[dict[str, A
     ]
 
 
-def verifier_idle(measurements: Sequence[Measurement]) -> float | None:
-    """The share of decode time in which no verify pass ran; None for an arm that reports no passes."""
-    sums = _after_first_passes(measurements)
-    return max(0.0, 1 - sums["verify_ns"] / sums["decode_ns"]) if sums["decode_ns"] > 0 else None
-
-
 def round_figures(measurements: Sequence[Measurement]) -> dict[str, float] | None:
-    """The mean round from one verify pass to the next, and how much of it no model worked, in nanoseconds.
+    """Means over all rounds, each from one verify pass of a session to the next, in nanoseconds.
 
-    Time outside both models' passes is messages and Python. None for an arm that reports no passes; meaningful only if
-    the models take turns.
+    A round's time outside both models' passes is messages and Python if the models take turns. None for an arm that
+    reports no passes.
     """
-    sums = _after_first_passes(measurements)
-    if not sums["rounds"]:
-        return None
-    without_models_ns = sums["decode_ns"] - sums["verify_ns"] - sums["draft_ns"]
-    return {"mean_ns": sums["decode_ns"] / sums["rounds"], "without_models_ns": without_models_ns / sums["rounds"]}
-
-
-def _after_first_passes(measurements: Sequence[Measurement]) -> dict[str, float]:
-    """Sums over all rounds: decode time goes from the first token, which the first pass yields, to the last one."""
-    sums = dict.fromkeys(("rounds", "decode_ns", "verify_ns", "draft_ns"), 0.0)
+    rounds = round_ns = verify_ns = draft_ns = 0.0
     for counts in (each.counts for each in measurements):
         passes = counts.get("verify_passes", 0)
         if passes > 1:
-            sums["rounds"] += passes - 1
-            sums["decode_ns"] += counts["total_ns"] - counts["time_to_first_token_ns"]
-            for name in ("verify_ns", "draft_ns"):
-                sums[name] += counts.get(name, 0) * (passes - 1) / passes
-    return sums
+            rounds += passes - 1
+            # The first pass yields the first token.
+            round_ns += counts["total_ns"] - counts["time_to_first_token_ns"]
+            verify_ns += counts["verify_ns"] * (passes - 1) / passes
+            draft_ns += counts["draft_ns"] * (passes - 1) / passes
+    if not round_ns:
+        return None
+    sums = {"mean_ns": round_ns, "verify_ns": verify_ns, "without_models_ns": round_ns - verify_ns - draft_ns}
+    return {name: each_ns / rounds for name, each_ns in sums.items()}
 
 
 def measured_figures(measured: Measured) -> dict[str, Any]:

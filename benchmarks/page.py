@@ -7,14 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console, RenderableType
 
 from benchmarks.anatomy import Anatomy
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _COLUMNS = 160
 _STYLE = """
@@ -44,11 +41,15 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
     Returns:
         The page.
     """
+    # Imports matplotlib, which only a report needs.
+    from benchmarks.plots import draw_plots
+
     parts = [f'<h1>sybil bench</h1><p class="label">{html.escape(label)}</p>']
     for run in runs:
         temperature = f"{run.figures['temperature']:g}"
         parts.append(f"<h2>Temperature {temperature}</h2>{_as_html(run.summary)}")
-        for name, figure in _plots(run, f"{label}, temperature {temperature}").items():
+        title = f"{label}, temperature {temperature}"
+        for name, figure in draw_plots(run.figures["arms"], run.anatomies, title).items():
             path = folder / f"{name}-t{temperature}.png"
             figure.savefig(path, bbox_inches="tight")
             caption, encoded = name.replace("-", " ").capitalize(), base64.b64encode(path.read_bytes()).decode()
@@ -68,23 +69,3 @@ def _as_html(parts: Sequence[RenderableType]) -> str:
     for part in parts:
         console.print(part)
     return console.export_html(code_format="<pre>{code}</pre>", inline_styles=True)
-
-
-def _plots(run: ReportedRun, title: str) -> dict[str, "Figure"]:
-    """Every plot by its name."""
-    # Imports matplotlib, which only a report needs.
-    from benchmarks import plots
-
-    arms, anatomies = run.figures["arms"], run.anatomies
-    timelines = {
-        f"timeline-{name}": plots.timeline(first, f"{name}: {title}")
-        for name, (first, *_) in anatomies.items()
-        if first.drafted and first.passes
-    }
-    return {
-        "throughput": plots.throughput(arms, title),
-        "tokens-per-pass": plots.tokens_per_pass(arms, title),
-        "acceptance": plots.acceptance(anatomies, title),
-        "pass-time": plots.pass_time(anatomies, title),
-        **timelines,
-    }

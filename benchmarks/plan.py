@@ -25,7 +25,7 @@ class Plan:
 
     Attributes:
         peers: empty if there is no peer to compare with.
-        lockstep_windows: in tokens; 0 leaves the choice to the policy.
+        lockstep_windows: in tokens.
     """
 
     settings: BenchSettings
@@ -51,8 +51,8 @@ class Plan:
             tuple(read_prompts(settings.prompts, settings.count)),
             _peers(settings),
             tuple(dict.fromkeys(map(Speculation, settings.arms))),
-            tuple(dict.fromkeys(map(int, settings.lockstep_windows))) or (0,),
-            tuple(dict.fromkeys(map(float, settings.temperatures))),
+            tuple(dict.fromkeys(settings.lockstep_windows)),
+            tuple(dict.fromkeys(settings.temperatures)),
         )
         for name, service in {"verifier": VerifierSettings, "drafter": DrafterSettings}.items():
             try:

@@ -20,7 +20,25 @@ _SHOWN_PASSES = 8
 _SKIPPED_PASSES = 4
 
 
-def throughput(arms: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+def draw_plots(
+    arms: Mapping[str, Mapping[str, Any]], anatomies: Mapping[str, Sequence[Anatomy]], title: str
+) -> dict[str, Figure]:
+    """Draw every plot of a temperature; by name."""
+    timelines = {
+        f"timeline-{name}": _timeline(first, f"{name}: {title}")
+        for name, (first, *_) in anatomies.items()
+        if first.drafted and first.passes
+    }
+    return {
+        "throughput": _throughput(arms, title),
+        "tokens-per-pass": _tokens_per_pass(arms, title),
+        "acceptance-by-position": _acceptance(anatomies, title),
+        "pass-time": _pass_time(anatomies, title),
+        **timelines,
+    }
+
+
+def _throughput(arms: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     """Tokens per second of each arm, with intervals."""
     speeds = {name: figures["tokens_per_second"] for name, figures in arms.items()}
     medians = {name: speed["median"] for name, speed in speeds.items()}
@@ -28,13 +46,13 @@ def throughput(arms: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     return _bars(medians, "{:.1f}", "tokens/s, median and 95 % interval", title, yerr=errors, capsize=4)
 
 
-def tokens_per_pass(arms: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
+def _tokens_per_pass(arms: Mapping[str, Mapping[str, Any]], title: str) -> Figure:
     """Committed tokens per verify pass of each of our arms."""
     values = {name: figures["tokens_per_pass"] for name, figures in arms.items() if figures["tokens_per_pass"]}
     return _bars(values, "{:.2f}", "tokens per verify pass", title)
 
 
-def acceptance(anatomies: Mapping[str, Sequence[Anatomy]], title: str) -> Figure:
+def _acceptance(anatomies: Mapping[str, Sequence[Anatomy]], title: str) -> Figure:
     """Share of tested tokens that were accepted, by position in the window."""
     figure, axes = _figure(title)
     for name, each in anatomies.items():
@@ -50,7 +68,7 @@ def acceptance(anatomies: Mapping[str, Sequence[Anatomy]], title: str) -> Figure
     return figure
 
 
-def pass_time(anatomies: Mapping[str, Sequence[Anatomy]], title: str) -> Figure:
+def _pass_time(anatomies: Mapping[str, Sequence[Anatomy]], title: str) -> Figure:
     """Where the mean time from one commit to the next goes."""
     figure, axes = _figure(title)
     for name, each in anatomies.items():
@@ -66,7 +84,7 @@ def pass_time(anatomies: Mapping[str, Sequence[Anatomy]], title: str) -> Figure:
     return figure
 
 
-def timeline(anatomy: Anatomy, title: str) -> Figure:
+def _timeline(anatomy: Anatomy, title: str) -> Figure:
     """A stretch of one session: drafter, wire and verifier; each drafted token coloured by its fate."""
     first = min(_SKIPPED_PASSES, max(0, len(anatomy.passes) - _SHOWN_PASSES))
     shown = anatomy.passes[first : first + _SHOWN_PASSES]

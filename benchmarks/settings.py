@@ -2,30 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 from pydantic_settings import SettingsConfigDict
 
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import Dtype
-from sybil_engine.settings import Constraint, Settings, Words
+from sybil_engine.settings import Constraint, Settings, Split, Words
 
 ARMS = tuple(each.value for each in Speculation)
 PEERS = ("transformers", "transformers-assisted", "transformers-lookup")
 # The dtypes that peers offer.
 PEER_DTYPES = ("float32", "bfloat16", "float16")
-_WINDOWS = {str(tokens) for tokens in range(1, MOST_WINDOW_TOKENS + 1)}
 _MOST_MS = 1_000_000
 
 
 def _some_of(known: tuple[str, ...]) -> Constraint:
     return Constraint(f"one or more of {', '.join(known)}", lambda names: bool(names) and set(names) <= set(known))
-
-
-def _temperatures(texts: tuple[str, ...]) -> bool:
-    try:
-        return bool(texts) and all(0 <= float(text) < float("inf") for text in texts)
-    except ValueError:
-        return False
 
 
 class BenchSettings(Settings):
@@ -42,8 +34,9 @@ class BenchSettings(Settings):
     )
     arms: Annotated[Words, _some_of(ARMS)] = Field(default=ARMS, description="speculation to measure")
     lockstep_windows: Annotated[
-        Words, Constraint(f"whole numbers from 1 to {MOST_WINDOW_TOKENS}", lambda texts: set(texts) <= _WINDOWS)
-    ] = Field(default=("3", "5", "7"), description="of the lockstep arm, in tokens; the fastest stands for it")
+        tuple[Annotated[int, Field(ge=1, le=MOST_WINDOW_TOKENS)], ...],
+        *(Split, Constraint(f"whole numbers from 1 to {MOST_WINDOW_TOKENS}", bool)),
+    ] = Field(default=(3, 5, 7), description="of the lockstep arm, in tokens; the fastest stands for it")
     peers: Annotated[Words | None, _some_of((*PEERS, "none"))] = Field(
         default=None, description="others to measure beside them, or none; left out: all, but for --env emulated"
     )
@@ -66,16 +59,13 @@ class BenchSettings(Settings):
     verifier_arguments: Words = Field(default=(), description="further flags for the verifier")
     drafter_arguments: Words = Field(default=(), description="further flags for the drafter")
     window: int = Field(
-        default=0,
-        ge=0,
-        le=MOST_WINDOW_TOKENS,
-        description="most drafted tokens of a pass but lockstep's; 0: automatic",
+        default=0, ge=0, le=MOST_WINDOW_TOKENS, description="most tokens of a window, but lockstep's; 0: automatic"
     )
     prompts: str = Field(default="", description="JSON lines with a prompt and perhaps a category; empty: built-in")
     count: int = Field(default=12, ge=1, description="prompts to use, a category at a time")
     max_tokens: int = Field(default=128, ge=1, description="tokens to generate for each")
-    temperatures: Annotated[Words, Constraint("numbers from 0 on", _temperatures)] = Field(
-        default=("0", "0.8"), description="each measured apart"
+    temperatures: Annotated[tuple[NonNegativeFloat, ...], Split, Constraint("numbers from 0 on", bool)] = Field(
+        default=(0, 0.8), description="each measured apart"
     )
     repeat: int = Field(default=1, ge=1, description="runs of each prompt, with a seed each")
     json_file: str = Field(default="", alias="json", description="file to write every figure to")

@@ -25,8 +25,11 @@ def _split(raw: Any) -> Any:
     return tuple(filter(None, map(str.strip, raw.split(",")))) if isinstance(raw, str) else raw
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
-"""Several words: separated by commas in a flag or a variable."""
+Split = BeforeValidator(_split)
+"""Of a tuple: in a flag or a variable its values are separated by commas."""
+
+Words = Annotated[tuple[str, ...], Split]
+"""Several words."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -141,7 +144,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
     metavar = "CHOICE" if _choices(kind) else {int: "NUMBER", float: "NUMBER", str: "TEXT"}.get(kind, "LIST")
     default = field.get_default(call_default_factory=True)
     if isinstance(default, tuple):
-        default = ",".join(default)
+        default = ",".join(map(str, default))
     shown = "left out" if default in (None, "") else getattr(default, "value", default)
     end = "required" if field.is_required() else f"default: {str(shown).lower() if kind is bool else shown}"
     text = "; ".join(filter(None, (field.description, _allowed(field), end)))

@@ -99,7 +99,7 @@ def test_the_report_holds_every_plot_in_one_page(tmp_path: Path) -> None:
     written = page.read_text()
     plots = sorted(path.name for path in tmp_path.glob("*.png"))
     assert plots == [
-        "acceptance-t0.png",
+        "acceptance-by-position-t0.png",
         "pass-time-t0.png",
         "throughput-t0.png",
         "timeline-pipelined-t0.png",

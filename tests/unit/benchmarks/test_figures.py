@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.arms import BenchTask, by_category, first_commit_tokens, with_best_lockstep
 from benchmarks.differences import find_differences
-from benchmarks.figures import measured_figures, measurement_figures, round_figures, verifier_idle
+from benchmarks.figures import arm_figures, measured_figures, measurement_figures, round_figures
 from benchmarks.measurement import Measurement, median_interval, speed_ratio
 from sybil_engine.core.types import TokenOrigin
 
@@ -28,9 +28,9 @@ def test_an_interval_narrows_with_more_values() -> None:
 
 def test_the_verifier_is_idle_for_what_its_passes_leave_of_decode_time() -> None:
     # Five passes of 20 ms, the first before the first token; 100 ms from the first token to the last.
-    session = measurement(9, 1, verify_passes=5, verify_ns=100e6, total_ns=150e6, time_to_first_token_ns=50e6)
-    assert verifier_idle([session]) == pytest.approx(1 - 80 / 100)
-    assert verifier_idle([measurement(9, 1)]) is None
+    counts = {"verify_passes": 5, "verify_ns": 100e6, "total_ns": 150e6, "time_to_first_token_ns": 50e6, "draft_ns": 0}
+    assert arm_figures([measurement(9, 1, **counts)])["verifier_idle"] == pytest.approx(1 - 80 / 100)
+    assert arm_figures([measurement(9, 1)])["verifier_idle"] is None
 
 
 def test_the_fastest_lockstep_window_is_reported_as_lockstep() -> None:
@@ -55,7 +55,7 @@ def test_every_pair_of_arms_has_a_ratio_each_way() -> None:
 
 
 def test_rates_are_those_of_all_completions_together() -> None:
-    times = {"total_ns": 4e6, "time_to_first_token_ns": 1e6, "verify_ns": 4e6, "overlap_ns": 2e6}
+    times = {"total_ns": 4e6, "time_to_first_token_ns": 1e6, "verify_ns": 4e6, "draft_ns": 0, "overlap_ns": 2e6}
     counts = times | {"drafted_tokens": 9, "tested_tokens": 4, "accepted_tokens": 3}
     counts |= {"completion_tokens": 8, "verify_passes": 4}
     other = dict.fromkeys(counts, 0.0) | {"tested_tokens": 4, "drafted_tokens": 3, "verify_passes": 4}
@@ -120,5 +120,5 @@ def test_a_rounds_rest_is_what_neither_model_worked() -> None:
         "draft_ns": 15e6,
     }
     figures = round_figures([measurement(8, 1, **counts), measurement(8, 1, **counts)])
-    assert figures == pytest.approx({"mean_ns": 10e6, "without_models_ns": 3e6})
+    assert figures == pytest.approx({"mean_ns": 10e6, "verify_ns": 4e6, "without_models_ns": 3e6})
     assert round_figures([measurement(8, 1)]) is None
