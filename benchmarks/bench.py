@@ -105,8 +105,7 @@ class _Run:
             for speculation in plan.speculations
             for window_tokens in plan.windows(speculation)
         ]
-        found = await self._search_peers(sampling)
-        peers = self._peer_arms(found)
+        found, peers = await self._search_peers(sampling)
         every = await self._interleaved([*ours, *peers], sampling)
         windows = {arm.name: arm.window_tokens for arm in ours if arm.speculation is Speculation.LOCKSTEP}
         measured, best_window = with_best_lockstep(every, windows)
@@ -163,17 +162,15 @@ class _Run:
         }
         return {**shared, **runs[0]} if len(runs) == 1 else shared
 
-    async def _search_peers(self, sampling: SamplingParams) -> dict[str, Found]:
+    async def _search_peers(self, sampling: SamplingParams) -> tuple[dict[str, Found], list[TransformersArm]]:
+        """Each peer with its defaults and, if that is something else, with its best setting."""
         settings, tasks = self.plan.settings, self.tasks[:_SEARCHED_PROMPTS]
         dtypes = (self.plan.peer_dtype, *settings.peer_dtypes)
         search = PeerSearch(self.models, dtypes, tasks, sampling, settings.max_tokens, self.progress.say)
-        return {name: await search.find(name) for name in self.plan.peers}
-
-    def _peer_arms(self, found: Mapping[str, Found]) -> list[TransformersArm]:
-        """Each peer with its defaults and, if that is something else, with its best setting."""
-        settings = [(name, each.default) for name, each in found.items()]
-        settings += [(name + TUNED, each.best) for name, each in found.items() if each.best != each.default]
-        return [TransformersArm(name, self.models, setting) for name, setting in settings]
+        found = {name: await search.find(name) for name in self.plan.peers}
+        chosen = {name: each.default for name, each in found.items()}
+        chosen |= {name + TUNED: each.best for name, each in found.items() if each.best != each.default}
+        return found, [TransformersArm(name, self.models, setting) for name, setting in chosen.items()]
 
     async def _interleaved(
         self, arms: Sequence[EngineArm | TransformersArm], sampling: SamplingParams

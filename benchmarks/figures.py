@@ -4,7 +4,6 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def arm_figures(measurements: Sequence[Measurement]) -> dict[str, Any]:
     drafted_tokens = sum(values("drafted_tokens"))
     mean_round = round_figures(measurements)
     return {
-        "tokens_per_second": asdict(median_interval([each.tokens_per_second for each in measurements])),
+        "tokens_per_second": median_interval([each.tokens_per_second for each in measurements]),
         "acceptance_rate": rate("accepted_tokens", "tested_tokens"),
         "draft_efficiency": rate("accepted_tokens", "drafted_tokens"),
         "tokens_per_pass": rate("completion_tokens", "verify_passes"),
@@ -87,7 +86,7 @@ def measured_figures(measured: Measured) -> dict[str, Any]:
     return {
         "arms": {name: arm_figures(measurements) for name, measurements in measured.items()},
         "ratios": {
-            f"{one}/{other}": asdict(speed_ratio(measured[one], measured[other]))
+            f"{one}/{other}": speed_ratio(measured[one], measured[other])
             for one in measured
             for other in measured
             if one != other

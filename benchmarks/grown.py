@@ -87,23 +87,18 @@ def check_growth(ref: str, size: str) -> Shape:
             "leave --grow-target and --grow-draft out"
         )
     base = Shape.of(LlamaConfig.from_dict(config))
-    if parameters < base.parameters:
-        raise InvalidSettings(
-            f"{ref} cannot be grown to {size}: it has {base.parameters / 1e6:.1f}M parameters already; name more"
-        )
     shape = plan(base, parameters)
     if shape is None:
         raise InvalidSettings(
-            f"no shape of {ref} has about {size} parameters; name more than {base.parameters / 1e6:.1f}M, "
-            "and at most a few hundred B"
+            f"{ref} cannot be grown to {size}: it has {base.parameters / 1e6:.1f}M parameters already; name more, and "
+            "at most a few hundred B"
         )
     in_float32 = config.get("dtype", config.get("torch_dtype")) == "float32"
     needed_bytes = shape.parameters * (4 if in_float32 else 2)
-    existing = next(folder for folder in (FOLDER.absolute(), *FOLDER.absolute().parents) if folder.exists())
-    free_bytes = shutil.disk_usage(existing).free
+    free_bytes = shutil.disk_usage(Path()).free
     if needed_bytes > free_bytes:
         raise InvalidSettings(
-            f"{ref} grown to {size} needs {needed_bytes / 1e9:.0f} GB in {existing}, where {free_bytes / 1e9:.0f} "
+            f"{ref} grown to {size} needs {needed_bytes / 1e9:.0f} GB in {FOLDER}, where {free_bytes / 1e9:.0f} "
             "GB are free; name a smaller size or make room"
         )
     return shape

@@ -32,23 +32,14 @@ Measured = Mapping[str, Sequence[Measurement]]
 """By arm, one measurement a task, in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class MedianInterval:
-    """A median and its 95 % bootstrap interval."""
-
-    median: float
-    low: float
-    high: float
-
-
-def median_interval(values: Sequence[float]) -> MedianInterval:
-    """The median of values, with its 95 % bootstrap interval.
+def median_interval(values: Sequence[float]) -> dict[str, float]:
+    """The median of values, and the "low" and "high" end of its 95 % bootstrap interval.
 
     Source: Efron 1979 (percentile bootstrap).
     """
     resamples = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values)))
     low, high = np.quantile(np.median(resamples, axis=1), (0.025, 0.975))
-    return MedianInterval(statistics.median(values), float(low), float(high))
+    return {"median": statistics.median(values), "low": float(low), "high": float(high)}
 
 
 def median_speed(measurements: Sequence[Measurement]) -> float:
@@ -56,7 +47,7 @@ def median_speed(measurements: Sequence[Measurement]) -> float:
     return statistics.median(each.tokens_per_second for each in measurements)
 
 
-def speed_ratio(numerator: Sequence[Measurement], denominator: Sequence[Measurement]) -> MedianInterval:
+def speed_ratio(numerator: Sequence[Measurement], denominator: Sequence[Measurement]) -> dict[str, float]:
     """How much faster one arm is than another, prompt by prompt.
 
     Args:

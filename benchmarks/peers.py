@@ -14,10 +14,11 @@ from sybil_engine.core.types import SamplingParams
 
 TUNED = "-tuned"
 _SEARCHED_TOKENS = 48
-_ASSISTANT_TOKENS = (3, 5, 8)
-_LOOKUP_TOKENS = (3, 5, 10)
-# The value in transformers' documentation; there is no default.
-_DOCUMENTED_LOOKUP_TOKENS = 10
+# What is each peer's own; the first is its default, or, for lookup, what transformers' documentation has.
+_OWN: dict[str, list[dict[str, Any]]] = {
+    "transformers-assisted": [{"assisted": True, "assistant_tokens": tokens} for tokens in (None, 3, 5, 8)],
+    "transformers-lookup": [{"lookup_tokens": tokens} for tokens in (10, 3, 5)],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,24 +136,18 @@ class PeerSearch:
 
     async def find(self, name: str) -> Found:
         """Search for the best setting of a peer."""
-        cores = os.cpu_count() or 1
-        default = PeerSetting(self.dtypes[0], threads=cores)
         if self._plain is None:
+            cores = os.cpu_count() or 1
             threads = (cores, max(1, cores // 2))
             places = [PeerSetting(dtype, count) for dtype in self.dtypes for count in threads]
-            self._plain = await self._search("transformers", default, places)
-        place = self._plain.best
-        if name == "transformers-assisted":
-            default = replace(default, assisted=True)
-            own = [replace(place, assisted=True, assistant_tokens=tokens) for tokens in (None, *_ASSISTANT_TOKENS)]
-        elif name == "transformers-lookup":
-            default = replace(default, lookup_tokens=_DOCUMENTED_LOOKUP_TOKENS)
-            own = [replace(place, lookup_tokens=tokens) for tokens in _LOOKUP_TOKENS]
-        else:
+            self._plain = await self._search("transformers", places)
+        if name not in _OWN:
             return self._plain
-        return await self._search(name, default, [default, *own])
+        default = replace(self._plain.default, **_OWN[name][0])
+        return await self._search(name, [default, *(replace(self._plain.best, **own) for own in _OWN[name])])
 
-    async def _search(self, name: str, default: PeerSetting, settings: Sequence[PeerSetting]) -> Found:
+    async def _search(self, name: str, settings: Sequence[PeerSetting]) -> Found:
+        """Time each setting; the first is the default."""
         searched = []
         settings = list(dict.fromkeys(settings))
         tokens = min(self.max_tokens, _SEARCHED_TOKENS)
@@ -163,4 +158,4 @@ class PeerSearch:
             timed = [await arm.complete(task, self.sampling, tokens) for task in (self.tasks[0], *self.tasks)]
             searched.append((setting, median_speed(timed[1:])))
         best, _ = max(searched, key=lambda pair: pair[1])
-        return Found(default, best, tuple(searched))
+        return Found(settings[0], best, tuple(searched))

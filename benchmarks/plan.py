@@ -54,7 +54,7 @@ class Plan:
             tuple(dict.fromkeys(settings.lockstep_windows)),
             tuple(dict.fromkeys(settings.temperatures)),
         )
-        for name, service in {"verifier": VerifierSettings, "drafter": DrafterSettings}.items():
+        for name, service in (("verifier", VerifierSettings), ("drafter", DrafterSettings)):
             try:
                 parse(service, getattr(settings, f"{name}_arguments"), {})
             except InvalidSettings as error:

@@ -156,7 +156,7 @@ def test_a_hosted_service_ends_with_its_block() -> None:
 
 def test_a_service_that_does_not_start_says_why() -> None:
     async def run() -> None:
-        plan = Plan.of(BenchSettings(verifier_arguments="--model,/no/such/model"))
+        plan = Plan.of(BenchSettings(verifier_arguments=("--model", "/no/such/model")))
         async with running_services(plan, lambda line: None):
             pass
 
