@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks.page import ReportedRun, write_report
 from benchmarks.peers import TUNED, Found, PeerModels, PeerSearch, TransformersArm
 from benchmarks.plan import Plan
 from benchmarks.progress import BenchProgress
+from benchmarks.settings import PEER_DTYPES
 from benchmarks.summary import summary
 from benchmarks.trace import trace_session
 from sybil_engine.core.errors import InvalidSettings
@@ -43,9 +45,8 @@ async def bench(plan: Plan, output: Console, remarks: Console) -> bool:
     with progress.bar:
         run = _Run.prepared(plan, output, progress)
         async with running_engine(plan, progress.say) as engine:
-            reported = [await run.measure(temperature, engine) for temperature in plan.temperatures]
-    document = run.document([each.figures for each in reported])
-    _write(plan, document, reported, output)
+            reported = [await run.measure(temperature, engine) for temperature in plan.settings.temperatures]
+    _write(plan, run.document([each.figures for each in reported]), reported, output)
     return not any(each.figures["differences"]["count"] for each in reported)
 
 
@@ -165,7 +166,8 @@ class _Run:
     async def _search_peers(self, sampling: SamplingParams) -> tuple[dict[str, Found], list[TransformersArm]]:
         """Each peer with its defaults and, if that is something else, with its best setting."""
         settings, tasks = self.plan.settings, self.tasks[:_SEARCHED_PROMPTS]
-        dtypes = (self.plan.peer_dtype, *settings.peer_dtypes)
+        # The target's type by default, if peers offer it.
+        dtypes = (settings.dtype if settings.dtype in PEER_DTYPES else "float32", *settings.peer_dtypes)
         search = PeerSearch(self.models, dtypes, tasks, sampling, settings.max_tokens, self.progress.say)
         found = {name: await search.find(name) for name in self.plan.peers}
         chosen = {name: each.default for name, each in found.items()}
@@ -219,7 +221,7 @@ class _Run:
             peers: arms whose tokens are expected to be the same, but not guaranteed.
         """
         reference = Speculation.OFF.value if Speculation.OFF.value in ours else ours[0]
-        margin = target_margin(self.models, sampling)
+        margin = partial(target_margin, self.models, sampling)
 
         def compared(names: Sequence[str]) -> dict[str, Any]:
             different = find_differences(measured, reference, names, self.tasks, margin)

@@ -1,11 +1,11 @@
 """Where arms disagree about tokens that must be the same, and how close the target's scores were."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from benchmarks.arms import BenchTask
-from benchmarks.measurement import Measurement
+from benchmarks.measurement import Measured
 from benchmarks.peers import PeerModels
 from sybil_engine.core.types import SamplingParams
 
@@ -33,11 +33,7 @@ class Difference:
 
 
 def find_differences(
-    measured: Mapping[str, Sequence[Measurement]],
-    reference: str,
-    names: Sequence[str],
-    tasks: Sequence[BenchTask],
-    margin: Margin,
+    measured: Measured, reference: str, names: Sequence[str], tasks: Sequence[BenchTask], margin: Margin
 ) -> list[Difference]:
     """Compare completions with the reference arm's."""
     differences = []
@@ -53,21 +49,19 @@ def find_differences(
     return differences
 
 
-def target_margin(models: PeerModels, sampling: SamplingParams) -> Margin:
-    """Score tokens with the target model as `transformers` runs it, in float32; it is loaded when first needed."""
+def target_margin(
+    models: PeerModels, sampling: SamplingParams, task: BenchTask, generated: tuple[int, ...], one: int, other: int
+) -> float:
+    """A `Margin` by the target model as `transformers` runs it, in float32; it is loaded when first needed."""
+    import torch
 
-    def margin(task: BenchTask, generated: tuple[int, ...], token_id: int, other_token_id: int) -> float:
-        import torch
+    from sybil_engine.core.noise import gumbel_noise
+    from sybil_engine.sampling.shaping import shape_logits
 
-        from sybil_engine.core.noise import gumbel_noise
-        from sybil_engine.sampling.shaping import shape_logits
-
-        token_ids = torch.tensor([[*task.prompt, *generated]], device=models.device)
-        with torch.inference_mode():
-            logits = models.model("target", "float32")(token_ids).logits[0, -1:].cpu()
-        scores = shape_logits(logits, sampling)
-        if not sampling.greedy:
-            scores = scores + gumbel_noise([task.seed], [token_ids.shape[1]], scores.shape[-1])
-        return abs(float(scores[0, token_id] - scores[0, other_token_id]))
-
-    return margin
+    token_ids = torch.tensor([[*task.prompt, *generated]], device=models.device)
+    with torch.inference_mode():
+        logits = models.model("target", "float32")(token_ids).logits[0, -1:].cpu()
+    scores = shape_logits(logits, sampling)
+    if not sampling.greedy:
+        scores = scores + gumbel_noise([task.seed], [token_ids.shape[1]], scores.shape[-1])
+    return abs(float(scores[0, one] - scores[0, other]))

@@ -6,7 +6,6 @@ nothing is left running however its parent dies.
 
 import asyncio
 import json
-import logging
 import os
 import sys
 import threading
@@ -14,39 +13,30 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-import uvloop
+from sybil_engine.serving.process import run_service
 
-from sybil_engine.core.errors import SybilError
-
-COORDINATOR = "coordinator"
 _HOST = "127.0.0.1"
 
 
 def main(argv: Sequence[str]) -> int:
     """Serve until stdin ends; returns the exit status."""
     kind, cores, *arguments = argv
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     if cores:
         # Before any library counts the cores.
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
-    try:
-        uvloop.run(_host(kind, arguments))
-    except SybilError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    return run_service(_host(kind, arguments), "error")
 
 
 async def _host(kind: str, arguments: Sequence[str]) -> None:
     loop = asyncio.get_running_loop()
     argv = (*arguments, "--host", _HOST, "--port", "0")
-    if kind == COORDINATOR:
-        hosting = asyncio.create_task(_host_coordinator(argv))
+    if kind == "coordinator":
+        service = _host_coordinator(argv)
     else:
-        # By name: only one service runs in a process.
+        # By name: only one service runs in a process. Without the environment: a run is what its flags say.
         serve = import_module(f"{kind}_service.__main__").serve
-        # Without the environment: a run is what its flags say.
-        hosting = asyncio.create_task(serve(argv, {}, lambda port: _say(address=f"{_HOST}:{port}")))
+        service = serve(argv, {}, lambda port: _say(address=f"{_HOST}:{port}"))
+    hosting = asyncio.create_task(service)
 
     def wait_for_the_end() -> None:
         # Not through sys.stdin, whose lock this thread would still hold when the interpreter ends.

@@ -18,7 +18,6 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #1d2327; }
 img { max-width: 100%; }
 pre { background: #f5f6f7; padding: 1rem; overflow-x: auto; font-size: 12px; }
-.label { font-weight: 600; }
 """
 
 
@@ -44,7 +43,7 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
     # Imports matplotlib, which only a report needs.
     from benchmarks.plots import draw_plots
 
-    parts = [f'<h1>sybil bench</h1><p class="label">{html.escape(label)}</p>']
+    parts = [f"<h1>sybil bench</h1><p><b>{html.escape(label)}</b></p>"]
     for run in runs:
         temperature = f"{run.figures['temperature']:g}"
         parts.append(f"<h2>Temperature {temperature}</h2>{_as_html(run.summary)}")

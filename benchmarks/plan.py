@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.environments import Environment, environment_of
 from benchmarks.prompts import read_prompts
-from benchmarks.settings import PEER_DTYPES, PEERS, BenchSettings
+from benchmarks.settings import PEERS, BenchSettings
 from drafter_service.settings import DrafterSettings
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import Speculation
@@ -25,7 +25,6 @@ class Plan:
 
     Attributes:
         peers: empty if there is no peer to compare with.
-        lockstep_windows: in tokens.
     """
 
     settings: BenchSettings
@@ -34,8 +33,6 @@ class Plan:
     prompts: tuple[Prompt, ...]
     peers: tuple[str, ...]
     speculations: tuple[Speculation, ...]
-    lockstep_windows: tuple[int, ...]
-    temperatures: tuple[float, ...]
 
     @classmethod
     def of(cls, settings: BenchSettings) -> "Plan":
@@ -51,8 +48,6 @@ class Plan:
             tuple(read_prompts(settings.prompts, settings.count)),
             _peers(settings),
             tuple(dict.fromkeys(map(Speculation, settings.arms))),
-            tuple(dict.fromkeys(settings.lockstep_windows)),
-            tuple(dict.fromkeys(settings.temperatures)),
         )
         for name, service in (("verifier", VerifierSettings), ("drafter", DrafterSettings)):
             try:
@@ -83,14 +78,9 @@ class Plan:
         return self.settings.draft_dtype or self.settings.dtype
 
     @property
-    def peer_dtype(self) -> str:
-        """Of a peer's weights by default: the target's, if peers offer it."""
-        return self.settings.dtype if self.settings.dtype in PEER_DTYPES else "float32"
-
-    @property
     def max_window_tokens(self) -> int:
         """The most drafted tokens that one pass may judge for a session."""
-        return max(VerifierSettings().max_window_tokens, self.settings.window, *self.lockstep_windows)
+        return max(VerifierSettings().max_window_tokens, self.settings.window, *self.settings.lockstep_windows)
 
     @property
     def verifier_arguments(self) -> tuple[str, ...]:
@@ -116,8 +106,9 @@ class Plan:
         return parse(VerifierSettings, self.verifier_arguments, {}), drafter
 
     def windows(self, speculation: Speculation) -> tuple[int, ...]:
-        """The windows to measure, in tokens, of a kind of speculation."""
-        return self.lockstep_windows if speculation is Speculation.LOCKSTEP else (self.settings.window,)
+        """The windows to measure of a kind of speculation, in tokens; 0: the policy's choice."""
+        lockstep = speculation is Speculation.LOCKSTEP
+        return tuple(dict.fromkeys(self.settings.lockstep_windows if lockstep else (self.settings.window,)))
 
     def _check_pair(self) -> None:
         settings = self.settings
@@ -170,8 +161,7 @@ def _check_outputs(settings: BenchSettings) -> None:
     """Refuse output files that could not be written."""
     if settings.json_file:
         file = Path(settings.json_file).absolute()
-        writable = os.access(file if file.exists() else file.parent, os.W_OK)
-        if file.is_dir() or not file.parent.is_dir() or not writable:
+        if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
             raise InvalidSettings(f"--json {settings.json_file} cannot be written; name a file in a folder that can be")
     if settings.report:
         if find_spec("matplotlib") is None:

@@ -9,7 +9,6 @@ class BenchProgress:
     """Shows what is being done, and the speeds so far; on a terminal while the context of `bar` lasts."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
         text = TextColumn("{task.description}", markup=False)
         self.bar = Progress(
             *(SpinnerColumn(), text, BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()),
@@ -26,8 +25,8 @@ class BenchProgress:
         """Show what is being waited for."""
         self.bar.update(self._task, description=step)
         what = step.split(" (")[0]
-        if what != self._said and not self._console.is_terminal:
-            self._console.print(Text(f"sybil: {step}"), soft_wrap=True)
+        if what != self._said and not self.bar.console.is_terminal:
+            self.bar.console.print(Text(f"sybil: {step}"), soft_wrap=True)
         self._said = what
 
     def begin(self, completions: int) -> None:

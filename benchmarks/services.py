@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, NoReturn
 
-from benchmarks.hosted import COORDINATOR
 from benchmarks.plan import Plan
 from coordinator.progress import Report
 from sybil_engine.core.errors import Unavailable
@@ -51,7 +50,7 @@ async def running_services(plan: Plan, report: Report) -> AsyncIterator[RunningS
         address, *drafters = [await each.address(report, processes) for each in processes]
         flags = ["--verifiers", address, "--start-s", str(_START_S), "--drafter-start-s", str(_START_S)]
         flags += ["--drafters", *drafters] if drafters else []
-        coordinator = await stack.enter_async_context(hosted(COORDINATOR, drafter_cores, flags))
+        coordinator = await stack.enter_async_context(hosted("coordinator", drafter_cores, flags))
         served = await coordinator.address(report, [*processes, coordinator])
         yield RunningServices(served, address, next(iter(drafters), None))
 

@@ -18,7 +18,7 @@ def summary(title: str, figures: Mapping[str, Any]) -> list[RenderableType]:
     """
     arms = figures["arms"]
     peers = [name for name in arms if name.startswith("transformers")]
-    fastest_peer = max(peers, key=lambda name: _speed(arms[name]), default="")
+    fastest_peer = max(peers, key=lambda name: arms[name]["tokens_per_second"]["median"], default="")
     wanted = (Speculation.OFF.value, Speculation.LOCKSTEP.value, fastest_peer)
     against = [name for name in wanted if name in arms] or [next(iter(arms))]
     parts: list[RenderableType] = [_arms_table(title, figures, against)]
@@ -33,7 +33,7 @@ def _arms_table(title: str, figures: Mapping[str, Any], against: Sequence[str]) 
     rates = {"acceptance_rate": ".2f", "tokens_per_pass": ".2f", "verifier_idle": ".1%", "overlap": ".2f"}
     shown = _table(title, ("tokens/s", *ratios, "acceptance", "tokens/pass", "verifier idle", "overlap", "gap p50"))
     for name, arm in figures["arms"].items():
-        cells = [f"{_speed(arm):.1f}"]
+        cells = [f"{arm['tokens_per_second']['median']:.1f}"]
         for other in against:
             ratio = figures["ratios"].get(f"{name}/{other}")
             cells.append(f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio else "")
@@ -51,7 +51,7 @@ def _category_table(categories: Mapping[str, Any], against: str) -> Table:
         cells = []
         for figures in categories.values():
             ratio = 1.0 if arm == against else figures["ratios"][f"{arm}/{against}"]["median"]
-            cells.append(f"{_speed(figures['arms'][arm]):.1f} ({ratio:.2f}x)")
+            cells.append(f"{figures['arms'][arm]['tokens_per_second']['median']:.1f} ({ratio:.2f}x)")
         shown.add_row(arm, *cells)
     return shown
 
@@ -62,11 +62,6 @@ def _table(title: str, headings: Sequence[str]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right")
     return table
-
-
-def _speed(arm: Mapping[str, Any]) -> float:
-    speed: float = arm["tokens_per_second"]["median"]
-    return speed
 
 
 def _remarks(figures: Mapping[str, Any]) -> Iterator[str]:

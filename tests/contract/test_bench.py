@@ -160,5 +160,5 @@ def test_a_service_that_does_not_start_says_why() -> None:
         async with running_services(plan, lambda line: None):
             pass
 
-    with pytest.raises(Unavailable, match="the verifier ended at its start: no folder /no/such/model"):
+    with pytest.raises(Unavailable, match="the verifier ended at its start: error: no folder /no/such/model"):
         asyncio.run(run())

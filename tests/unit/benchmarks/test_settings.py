@@ -125,7 +125,7 @@ def test_by_default_every_arm_and_every_peer_is_measured() -> None:
     assert tuple(each.value for each in default.speculations) == ARMS
     assert default.peers == ("transformers", "transformers-assisted", "transformers-lookup")
     assert {prompt.category for prompt in default.prompts} == {"code", "docstring", "doctest"}
-    assert default.temperatures == (0.0, 0.8)
+    assert default.settings.temperatures == (0.0, 0.8)
 
 
 def test_emulated_devices_are_the_services_own_flags() -> None:
