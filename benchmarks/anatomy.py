@@ -81,13 +81,11 @@ class Anatomy:
         # By fingerprint: the token drafted after it, and that token's block.
         self._children: dict[int, list[tuple[int, BlockEvent]]] = defaultdict(list)
         self.drafted = [token for event in trace.blocks for token in self._tokens(event)]
-        self.passes = [self._pass(event, first=number == 0) for number, event in enumerate(trace.commits)]
+        self.passes = [self._pass(event) for event in trace.commits]
 
-    def _pass(self, event: CommitEvent, *, first: bool) -> VerifyPass:
+    def _pass(self, event: CommitEvent) -> VerifyPass:
         commit, timings = event.commit, event.commit.timings
-        start_ns = self._pass_start_ns(event)
-        # Before the first pass comes the prefill.
-        wait_ns = 0 if first else timings.wait_ns
+        start_ns, wait_ns = self._pass_start_ns(event), timings.wait_ns
         last = self._last_judged(commit.prefix_fingerprint, commit.judged, start_ns)
         draft_wait_ns, wire_ns = self._waited(last, start_ns, wait_ns)
         return VerifyPass(
@@ -177,7 +175,7 @@ def acceptance_by_position(anatomies: Sequence[Anatomy]) -> list[tuple[int, int]
 
 
 def pass_parts(anatomies: Sequence[Anatomy]) -> dict[str, float]:
-    """Where the mean pass's time goes, by part, in nanoseconds; the first pass of a session is left out."""
+    """Where the mean pass's time goes, by part, in nanoseconds; first passes, which hold the prefill, are left out."""
     passes = [each for anatomy in anatomies for each in anatomy.passes[1:]]
     return {part: sum(getattr(each, part) for each in passes) / max(1, len(passes)) for part in PARTS}
 

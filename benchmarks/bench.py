@@ -28,8 +28,8 @@ from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.plan import HEDGED_DRAFT_ROWS
 from sybil_engine.core.types import ModelDescription, SamplingParams, Speculation
 
-_SEARCHED_PROMPTS = 3
-_TRACED_PROMPTS = 3
+# Enough to search for peers' best settings, and to trace.
+_FEW_PROMPTS = 3
 
 
 async def bench(plan: Plan, output: Console, remarks: Console) -> bool:
@@ -111,7 +111,6 @@ class _Run:
         windows = {arm.name: arm.window_tokens for arm in ours if arm.speculation is Speculation.LOCKSTEP}
         measured, best_window = with_best_lockstep(every, windows)
         anatomies = await self._trace(engine, ours, best_window, sampling) if plan.settings.report else {}
-        categories = by_category(measured, self.tasks)
         figures: dict[str, Any] = {
             "environment": plan.environment.description,
             "pair": self.pair,
@@ -126,7 +125,7 @@ class _Run:
                 [arm.name for arm in peers if arm.setting.dtype == plan.settings.dtype] if sampling.greedy else [],
                 sampling,
             ),
-            "categories": {name: measured_figures(each) for name, each in categories.items()},
+            "categories": {name: measured_figures(each) for name, each in by_category(measured, self.tasks).items()},
             "measurements": {name: measurement_figures(each) for name, each in every.items()},
             "traces": {name: anatomy_figures(each) for name, each in anatomies.items()},
         }
@@ -165,7 +164,7 @@ class _Run:
 
     async def _search_peers(self, sampling: SamplingParams) -> tuple[dict[str, Found], list[TransformersArm]]:
         """Each peer with its defaults and, if that is something else, with its best setting."""
-        settings, tasks = self.plan.settings, self.tasks[:_SEARCHED_PROMPTS]
+        settings, tasks = self.plan.settings, self.tasks[:_FEW_PROMPTS]
         # The target's type by default, if peers offer it.
         dtypes = (settings.dtype if settings.dtype in PEER_DTYPES else "float32", *settings.peer_dtypes)
         search = PeerSearch(self.models, dtypes, tasks, sampling, settings.max_tokens, self.progress.say)
@@ -208,7 +207,7 @@ class _Run:
                 self.progress.say(f"tracing {arm.name}")
                 anatomies[arm.speculation.value] = [
                     Anatomy(await trace_session(engine, arm, task, sampling, self.plan.settings.max_tokens))
-                    for task in self.tasks[:_TRACED_PROMPTS]
+                    for task in self.tasks[:_FEW_PROMPTS]
                 ]
         return anatomies
 
@@ -241,13 +240,9 @@ class _Run:
 
 
 def _model_figures(description: ModelDescription, ref: str, grown: str) -> dict[str, Any]:
-    return {
-        "model": f"{ref} grown to {grown}" if grown else ref,
-        "parameters": description.parameters,
-        "architecture": description.architecture,
-        "dtype": description.dtype,
-        "tokenizer_fingerprint": description.tokenizer_fingerprint,
-    }
+    described = ("parameters", "architecture", "dtype", "tokenizer_fingerprint")
+    figures = {name: getattr(description, name) for name in described}
+    return {"model": f"{ref} grown to {grown}" if grown else ref, **figures}
 
 
 def _tasks(plan: Plan, tokenizer: Tokenizer, context_tokens: int) -> list[BenchTask]:

@@ -39,13 +39,11 @@ def find_differences(
     differences = []
     for name in names:
         for number, (ours, theirs) in enumerate(zip(measured[name], measured[reference], strict=True)):
-            pairs = zip_longest(ours.token_ids, theirs.token_ids)
-            apart = next(((index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1]), None)
-            if apart:
-                index, pair = apart
-                ended = None in pair
-                scored = None if ended else margin(tasks[number], ours.token_ids[:index], *pair)
-                differences.append(Difference(name, number, index, *pair, scored))
+            for index, pair in enumerate(zip_longest(ours.token_ids, theirs.token_ids)):
+                if pair[0] != pair[1]:
+                    scored = None if None in pair else margin(tasks[number], ours.token_ids[:index], *pair)
+                    differences.append(Difference(name, number, index, *pair, scored))
+                    break
     return differences
 
 

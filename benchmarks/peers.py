@@ -63,17 +63,14 @@ class PeerModels:
     """The pair as `transformers` loads it, once for each dtype."""
 
     def __init__(self, target: Path, draft: Path | None, device: str) -> None:
-        self._folders = {"target": target, "draft": draft}
+        self._folders = {"target": target} | ({"draft": draft} if draft else {})
         self.device = device
         self.model = cache(self._load)
 
     def _load(self, role: str, dtype: str) -> Any:
-        import torch
         from transformers import AutoModelForCausalLM
 
-        folder = self._folders[role]
-        assert folder is not None
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(self._folders[role], dtype=dtype, use_safetensors=True)
         return model.to(self.device).eval()
 
 
