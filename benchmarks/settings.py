@@ -36,7 +36,7 @@ class BenchSettings(Settings):
     lockstep_windows: Annotated[
         tuple[Annotated[int, Field(ge=1, le=MOST_WINDOW_TOKENS)], ...],
         *(Split, Constraint(f"whole numbers from 1 to {MOST_WINDOW_TOKENS}", bool)),
-    ] = Field(default=(3, 5, 7), description="of the lockstep arm, in tokens; the fastest stands for it")
+    ] = Field(default=(3, 5, 7), description="windows of the lockstep arm, in tokens; the fastest stands for it")
     peers: Annotated[Words | None, _some_of((*PEERS, "none"))] = Field(
         default=None, description="others to measure beside them, or none; left out: all, but for --env emulated"
     )
