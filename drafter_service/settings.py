@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from sybil_engine.serving.service_settings import ServiceSettings
+from sybil_engine.serving.service_settings import MOST_THREADS, ServiceSettings
 from sybil_engine.settings import Port
 
 
@@ -17,7 +17,9 @@ class DrafterSettings(ServiceSettings):
     model: str = Field(default="embedded-draft", description="the draft model: a folder, a hub id or embedded-draft")
     port: Port = Field(default=50053, description="port to listen on; 0: a free one")
     # A small model gains nothing from more threads; this leaves the other cores to the target.
-    threads: int = Field(default=1, ge=0, description="processor threads of a pass; 0: all cores but one")
+    threads: int = Field(
+        default=1, ge=0, le=MOST_THREADS, description="processor threads of a pass; 0: all cores but one"
+    )
     # Output does not depend on the drafter: a draft pass that rounds differently only costs a little acceptance.
     numerics: Literal["exact", "fast"] = Field(
         default="fast", description="exact: every pass in shapes that agree bit for bit"

@@ -160,6 +160,11 @@ class LocalEngine:
             ContextExceeded: prompt and max_tokens do not fit the context.
             Unavailable: the engine is closed.
         """
+        _check_kind("a whole number", int, max_tokens=max_tokens, top_k=top_k, seed=seed, window_tokens=window_tokens)
+        _check_kind("a number", (int, float), temperature=temperature, top_p=top_p, min_p=min_p)
+        _check_kind("text", str, **{} if isinstance(stop, str) else _items("stop", stop))
+        _check_kind("a token id", int, **_items("stop_token_ids", stop_token_ids))
+        _check_kind("a token id", int, **{} if isinstance(prompt, str) else _items("prompt", prompt))
         request = GenerationRequest(
             prompt,
             SamplingParams(temperature, top_k, top_p, min_p),
@@ -227,6 +232,24 @@ async def _cancel_all() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+def _items(name: str, values: object) -> dict[str, object]:
+    """The items of a list, each with a name of its own.
+
+    Raises:
+        InvalidRequest: it is no list.
+    """
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise InvalidRequest(f"{name} is {values!r}; it must be a list")
+    return {f"{name}[{place}]": value for place, value in enumerate(values)}
+
+
+def _check_kind(kind: str, types: type | tuple[type, ...], **values: object) -> None:
+    """Raise InvalidRequest for the first value that has another type; None is left out."""
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
+            raise InvalidRequest(f"{name} is {value!r}; it must be {kind}")
 
 
 def _speculation(name: str) -> Speculation:

@@ -18,9 +18,8 @@ from drafter_service.settings import DrafterSettings
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.session import Advance, Commit, SessionOpen
 from sybil_engine.core.types import Block, ModelDescription
-from sybil_engine.models.finding import find_folder
 from sybil_engine.models.hosting import host_model
-from sybil_engine.models.loading import tokenizer_json
+from sybil_engine.models.loading import describe, tokenizer_json
 from sybil_engine.serving.engine_thread import EngineThread
 from sybil_engine.serving.sessions import RemoteSession
 from verifier_service.loading import load_verifier
@@ -43,9 +42,10 @@ class LocalServices:
         """
         self._threads: list[EngineThread[Any]] = []
         try:
-            # One after the other: while transformers loads a model, torch's defaults are another's.
             if drafter:
-                find_folder(drafter.model)  # missing: known before the target has been loaded
+                # Known before weights are loaded.
+                check_pair(describe(verifier.model, dtype=verifier.dtype), describe(drafter.model, dtype=drafter.dtype))
+            # One after the other: while transformers loads a model, torch's defaults are another's.
             # No other process waits for a core here while the drafter rests.
             alone_threads = verifier.alone_threads or (0 if verifier.threads else len(os.sched_getaffinity(0)))
             alone = verifier.model_copy(update={"alone_threads": alone_threads})
@@ -91,7 +91,6 @@ class LocalServices:
         return thread.start()
 
     def _checked(self, draft: ModelDescription) -> ModelDescription:
-        check_pair(self.target.description, draft)
         check_vocabulary(draft, self.target.tokenizer.size)
         return replace(draft, ready=True)
 

@@ -3,7 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from sybil_engine.serving.service_settings import ServiceSettings
+from sybil_engine.serving.service_settings import MOST_THREADS, ServiceSettings
 from sybil_engine.settings import Port
 
 
@@ -15,6 +15,9 @@ class VerifierSettings(ServiceSettings):
     model: str = Field(default="embedded-target", description="the target model: a folder, a hub id or embedded-target")
     port: Port = Field(default=50052, description="port to listen on; 0: a free one")
     alone_threads: int = Field(
-        default=0, ge=0, description="threads of a pass while no drafter works; 0: as many as at any time"
+        default=0,
+        ge=0,
+        le=MOST_THREADS,
+        description="threads of a pass while no drafter works; 0: as many as at any time",
     )
     max_window_tokens: int = Field(default=15, ge=0, description="drafted tokens that one pass may judge for a session")

@@ -1,10 +1,14 @@
 """The settings that drafter and verifier share."""
 
+import os
 from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from sybil_engine.settings import Port, Settings
+
+MOST_THREADS = 4 * (os.cpu_count() or 1)
+"""More than the machine can start would end the process."""
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 
@@ -18,7 +22,9 @@ class ServiceSettings(Settings):
         description="of the weights; int8 quantises them, and the output is then the quantised model's own",
     )
     device: str = Field(default="cpu", description="for example cpu, cuda, cuda:1")
-    threads: int = Field(default=0, ge=0, description="processor threads of a pass; 0: all cores but one")
+    threads: int = Field(
+        default=0, ge=0, le=MOST_THREADS, description="processor threads of a pass; 0: all cores but one"
+    )
     numerics: Literal["exact", "fast"] = Field(
         default="exact", description="exact: every pass in shapes that agree bit for bit; fast: near ties may flip"
     )

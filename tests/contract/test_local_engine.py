@@ -94,6 +94,14 @@ def test_threads_share_the_engine(engine: LocalEngine) -> None:
         ({"seed": -1}, InvalidRequest, "seed is -1; it must fit 64 bits without a sign"),
         ({"stop": [""]}, InvalidRequest, "a stop string is empty"),
         ({"window_tokens": 65}, InvalidRequest, "window_tokens is 65; it must be between 1 and 64"),
+        ({"max_tokens": 40.0}, InvalidRequest, "max_tokens is 40.0; it must be a whole number"),
+        ({"top_k": 1.5}, InvalidRequest, "top_k is 1.5; it must be a whole number"),
+        ({"window_tokens": True}, InvalidRequest, "window_tokens is True; it must be a whole number"),
+        ({"temperature": "hot"}, InvalidRequest, "temperature is 'hot'; it must be a number"),
+        ({"prompt": (1, "2")}, InvalidRequest, r"prompt\[1\] is '2'; it must be a token id"),
+        ({"prompt": b"x"}, InvalidRequest, "prompt is b'x'; it must be a list"),
+        ({"stop": [1]}, InvalidRequest, r"stop\[0\] is 1; it must be text"),
+        ({"stop_token_ids": [1.0]}, InvalidRequest, r"stop_token_ids\[0\] is 1.0; it must be a token id"),
         ({"speculation": "fast"}, InvalidRequest, "choose one of off, lockstep, pipelined, hedged, auto"),
     ],
 )
@@ -202,4 +210,6 @@ def test_models_that_cannot_be_served_are_named_and_nothing_is_left() -> None:
         LocalEngine(draft="./nowhere")
     with pytest.raises(InvalidRequest, match="choose one of off"):
         LocalEngine(speculation="sideways")
+    with pytest.raises(InvalidRequest, match="threads is 1000000; it must be between 0 and"):
+        LocalEngine(threads=10**6)
     assert set(threading.enumerate()) <= before
