@@ -1,6 +1,5 @@
 """`sybil`, and `python -m sybil_cli`: finds the subcommand, runs it, turns errors into messages and exit codes."""
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ import click
 
 from sybil_cli import exits
 from sybil_engine import __version__
-from sybil_engine.core.errors import SybilError
+from sybil_engine.core.errors import USER_MISTAKES, SybilError
 
 # A module of this package for each name, and a line of help, so that `sybil --help` imports none of them.
 _COMMANDS = {
@@ -27,29 +26,18 @@ _COMMANDS = {
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        command = getattr(import_module(f"sybil_cli.{cmd_name}"), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in _COMMANDS and not args[0].startswith("-"):
-            raise click.exceptions.NoSuchCommand(args[0], possibilities=_COMMANDS, ctx=ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, getattr(import_module(f"sybil_cli.{name}"), str(name)), rest
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    commands=[click.Command(name, short_help=line) for name, line in _COMMANDS.items()],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, "--version", prog_name="sybil", message="%(prog)s %(version)s")
 def sybil() -> None:
     """Exact speculative decoding made of services.
@@ -71,17 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = sybil.main(argv, prog_name="sybil", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return exits.USER_MISTAKE
-    except click.UsageError as error:
-        exits.report(_usage(error))
-        return exits.USER_MISTAKE
+        return error.exit_code
     except click.ClickException as error:
-        exits.report(error.format_message())
+        context = getattr(error, "ctx", None)
+        exits.report(error.format_message() + (f" See `{context.command_path} --help`." if context else ""))
         return error.exit_code
     except SybilError as error:
-        failure = exits.failure_of(error)
-        exits.report(failure.format_message())
-        return failure.exit_code
+        exits.report(str(error))
+        return exits.USER_MISTAKE if isinstance(error, USER_MISTAKES) else exits.FAILURE
     except click.Abort:
         exits.report("stopped")
         return exits.INTERRUPTED
@@ -90,25 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exits.FAILURE
     return result if isinstance(result, int) else exits.SUCCESS
-
-
-def _usage(error: click.UsageError) -> str:
-    context = error.ctx
-    if context is None:
-        return error.format_message()
-    path, command = context.command_path, context.command
-    match error:
-        case click.NoSuchOption(option_name=name):
-            options = [option for param in command.get_params(context) for option in param.opts if option[0] == "-"]
-            return f"{name} is not an option of `{path}`; the nearest one is {_nearest(name, options)}"
-        case click.exceptions.NoSuchCommand(command_name=name) if isinstance(command, click.Group):
-            known = command.list_commands(context)
-            return f"{name} is not a command of `{path}`; the nearest one is {_nearest(name, known)}"
-    return f"{error.format_message()} See `{path} --help`."
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    return difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
 
 
 if __name__ == "__main__":

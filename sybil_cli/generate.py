@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import click
 from rich.console import Console
 
-from sybil_cli.exits import SUCCESS, CommandFailed, UserMistake
+from sybil_cli.exits import SUCCESS
 from sybil_cli.options import model_options, models_chosen, pair_from, request_from, request_options
 from sybil_cli.parameters import SECONDS, Address
 from sybil_cli.printing import Printer, printer_for
@@ -17,7 +17,7 @@ from sybil_cli.progress import Progress
 from sybil_cli.running import run
 from sybil_engine.client import connected
 from sybil_engine.core.completion import Completion, Delta
-from sybil_engine.core.errors import SessionLost
+from sybil_engine.core.errors import InvalidRequest, InvalidSettings, SessionLost
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.startup import without_collection
 from sybil_engine.models.presets import Pair
@@ -41,7 +41,7 @@ def generate(prompt: str, address: str | None, timeout_s: float | None, as_json:
     remarks = Console(stderr=True, highlight=False)
     output = Console(highlight=False)
     if address and models_chosen(options):
-        raise UserMistake(
+        raise InvalidSettings(
             f"--preset, --target and --draft choose the models of this process, but the coordinator at {address} has "
             "its models already; leave them out, or leave out --address (and unset SYBIL_ADDRESS)"
         )
@@ -71,7 +71,7 @@ async def complete(
 
     Raises:
         SybilError: the request is refused.
-        CommandFailed: it is lost, or the completion takes too long.
+        ClickException: it is lost, or the completion takes too long.
     """
     try:
         async with asyncio.timeout(timeout_s), aclosing(engine.generate(request)) as stream:
@@ -83,12 +83,14 @@ async def complete(
                 deltas.append(delta)
                 printer.delta(delta)
     except TimeoutError:
-        raise CommandFailed(
+        raise click.ClickException(
             f"the completion was not done within {timeout_s:g} s; allow more with --timeout, "
             "or ask for less with --max-tokens"
         ) from None
     except SessionLost as error:
-        raise CommandFailed(f"{error}; run this again with --seed {request.seed} to get the same tokens") from error
+        raise click.ClickException(
+            f"{error}; run this again with --seed {request.seed} to get the same tokens"
+        ) from error
     completion = Completion.joined(deltas)
     printer.end(completion)
     return completion
@@ -124,4 +126,4 @@ def _read(prompt: str, remarks: Console) -> str:
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise UserMistake(f"stdin is not valid UTF-8 at byte {error.start}; convert the prompt first") from error
+        raise InvalidRequest(f"stdin is not valid UTF-8 at byte {error.start}; convert the prompt first") from error

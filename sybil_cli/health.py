@@ -4,7 +4,7 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sybil_cli.exits import FAILURE, SUCCESS, CommandFailed
+from sybil_cli.exits import FAILURE, SUCCESS
 from sybil_cli.parameters import SECONDS, Address
 
 
@@ -19,7 +19,7 @@ def health(address: str, service: str, timeout_s: float) -> int:
         try:
             response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout_s)
         except grpc.RpcError as error:
-            raise CommandFailed(_words(error.code(), address, service, timeout_s)) from error
+            raise click.ClickException(_words(error.code(), address, service, timeout_s)) from error
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
     click.echo(status)
     return SUCCESS if status == "SERVING" else FAILURE

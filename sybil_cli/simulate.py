@@ -10,9 +10,10 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from sybil_cli.exits import SUCCESS, UserMistake
+from sybil_cli.exits import SUCCESS
 from sybil_cli.options import Command, model_options, pair_from
 from sybil_cli.progress import Progress
+from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.models.presets import NO_DRAFTER
 from sybil_engine.prompts import built_in_prompts, mixed
 
@@ -32,7 +33,7 @@ def _temperatures(context: click.Context, option: click.Parameter, texts: tuple[
         except ValueError:
             temperature = -1.0
         if not 0 <= temperature < float("inf"):
-            raise UserMistake(f"{text!r} is not a temperature; write numbers from 0 on, such as --temperature 0,1")
+            raise InvalidSettings(f"{text!r} is not a temperature; write numbers from 0 on, such as --temperature 0,1")
         temperatures.append(temperature)
     return list(dict.fromkeys(temperatures))
 
@@ -83,7 +84,7 @@ def simulate(
     if context.invoked_subcommand:
         return None
     if trace_file is None:
-        raise UserMistake(
+        raise InvalidSettings(
             "no traces to play; name a file with --traces, or record one: `sybil simulate record --out FILE`"
         )
     given = [
@@ -91,7 +92,9 @@ def simulate(
     ]
     if bench_file and given:
         flags = ", ".join(given)
-        raise UserMistake(f"{flags} cannot be chosen with --against, which takes it from {bench_file}; leave it out")
+        raise InvalidSettings(
+            f"{flags} cannot be chosen with --against, which takes it from {bench_file}; leave it out"
+        )
     # NumPy, which `sybil --help` does not need.
     from simulator.storage import check_writable, load
 
@@ -132,7 +135,7 @@ def record(out_file: Path, temperatures: list[float], **options: Any) -> int:
 
         pair = pair_from(options)
         if pair.draft == NO_DRAFTER:
-            raise UserMistake("a trace needs a drafter's guesses; name a model with --draft")
+            raise InvalidSettings("a trace needs a drafter's guesses; name a model with --draft")
         recorder = Recorder(pair.target, pair.draft)
         tokenizer = Tokenizer.from_file(str(find_folder(pair.target) / "tokenizer.json"))
         tasks = [
@@ -159,7 +162,7 @@ def _play(recording: Any, trace_file: Path, temperatures: list[float], options: 
     for temperature in temperatures:
         if not recording.at(temperature):
             recorded = ", ".join(f"{each:g}" for each in recording.temperatures())
-            raise UserMistake(f"{trace_file} holds no traces at temperature {temperature:g}, only at {recorded}")
+            raise InvalidSettings(f"{trace_file} holds no traces at temperature {temperature:g}, only at {recorded}")
     output, progress = _output(), Progress()
     _describe(recording, output)
     places = [(temperature, point) for temperature in temperatures for point in points]

@@ -5,12 +5,13 @@ import os
 from collections.abc import Mapping
 from typing import Literal
 
+import click
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 from rich.console import Console
 
 from coordinator.settings import PlaceSettings
-from sybil_cli.exits import SUCCESS, CommandFailed
+from sybil_cli.exits import SUCCESS
 from sybil_cli.options import forwarding
 from sybil_cli.printing import described
 from sybil_cli.program import program
@@ -59,7 +60,7 @@ async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int
             try:
                 await _announce(fleet.address, output)
                 error = await fleet.broken()
-                raise CommandFailed(f"the fleet cannot go on: {error}; start it again with `{program()} up`")
+                raise click.ClickException(f"the fleet cannot go on: {error}; start it again with `{program()} up`")
             except asyncio.CancelledError:
                 output.print(f"Running completions have {placed.grace_s:g} s to end.")
                 raise

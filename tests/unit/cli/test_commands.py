@@ -10,7 +10,6 @@ import pytest
 
 from sybil_cli import serve as serve_module
 from sybil_cli.__main__ import main
-from sybil_cli.exits import failure_of
 from sybil_cli.fleet import check
 from sybil_cli.parameters import Address
 from sybil_engine.core.errors import InvalidRequest, ModelNotFound, PairMismatch, SybilError, Unavailable
@@ -22,10 +21,13 @@ from sybil_engine.prompts import Prompt, mixed
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["generate", "x", "--sede", "1"], "--sede is not an option of `sybil generate`; the nearest one is --seed"),
-        (["generate", "x", "--temprature=1"], "the nearest one is --temperature"),
-        (["genrate", "x"], "genrate is not a command of `sybil`; the nearest one is generate"),
-        (["serve", "verfier"], "verfier is not a command of `sybil serve`; the nearest one is verifier"),
+        (
+            ["generate", "x", "--sede", "1"],
+            "No such option '--sede'. Did you mean '--seed'? See `sybil generate --help`.",
+        ),
+        (["generate", "x", "--temprature=1"], "Did you mean one of: '--target', '--temperature'?"),
+        (["genrate", "x"], "No such command 'genrate'. Did you mean 'generate'? See `sybil --help`."),
+        (["serve", "verfier"], "No such command 'verfier'. Did you mean 'verifier'?"),
         (["up", "--prot", "1"], "--prot is not a flag; the nearest one is --port"),
         (["generate"], "Missing argument 'PROMPT'"),
         (["generate", ""], "the prompt is empty"),
@@ -83,8 +85,14 @@ def test_stdin_that_is_no_text_is_refused_by_its_first_bad_byte(
         (SybilError("m"), 1),
     ],
 )
-def test_the_kind_of_an_error_decides_the_exit_code(error: SybilError, exit_code: int) -> None:
-    assert failure_of(error).exit_code == exit_code
+def test_the_kind_of_an_error_decides_the_exit_code(
+    error: SybilError, exit_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(serve_module, "run_service", fail)
+    assert main(["serve", "drafter"]) == exit_code
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_every_player_is_reported_at_every_point(
         (["record", "--out", "/nowhere/traces.npz"], "/nowhere/traces.npz cannot be written"),
         (["record", "--out", "/tmp"], "/tmp is a folder"),
         (["record"], "Missing option '--out'"),
-        (["recrod"], "recrod is not a command of `sybil simulate`; the nearest one is record"),
+        (["recrod"], "No such command 'recrod'. Did you mean 'record'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
