@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from simulator.experience import Experience
-from simulator.measured import HOW_TO_MEASURE, MeasuredBench, MeasuredCompletion, UnusableBench
+from simulator.files import UnusableFile
+from simulator.measured import HOW_TO_MEASURE, MeasuredBench, MeasuredCompletion
 from simulator.players.player import Outcome
 from simulator.players.sybil import Sybil
 from simulator.point import Point
@@ -72,23 +73,23 @@ def check_same(recording: Recording, trace_file: Path, bench: MeasuredBench, tem
     """Refuse to compare different models, prompts or settings.
 
     Raises:
-        UnusableBench: names what differs, and how to correct it.
+        UnusableFile: names what differs, and how to correct it.
     """
     for temperature in temperatures:
-        if temperature not in bench.runs:
-            known = ", ".join(f"{each:g}" for each in bench.runs)
-            raise UnusableBench(
+        if temperature not in bench.arms:
+            known = ", ".join(f"{each:g}" for each in bench.arms)
+            raise UnusableFile(
                 f"{bench.file} holds nothing at temperature {temperature:g}, only at {known}; name one of these with "
                 "--temperature, or leave it out"
             )
     for what, recorded, measured in _compared(recording, bench, temperatures):
         if recorded != measured:
-            count, max_tokens, seed = len(bench.tasks), bench.settings["max_tokens"], bench.tasks[0][1]
-            raise UnusableBench(
+            count, max_tokens, seed = len(bench.tasks), bench.max_tokens, bench.tasks[0].seed
+            raise UnusableFile(
                 f"{trace_file} and {bench.file} do not hold the same: {what} is {recorded} in the first, {measured} in "
                 f"the second; measure with `{HOW_TO_MEASURE} {bench.file}`, and record the same models with `sybil "
                 f"simulate record --count {count} --max-tokens {max_tokens} --temperature "
-                f"{','.join(f'{each:g}' for each in bench.runs)} --seed {seed} --out {trace_file}`"
+                f"{','.join(f'{each:g}' for each in bench.arms)} --seed {seed} --out {trace_file}`"
             )
 
 
@@ -99,14 +100,14 @@ def _compared(
     about = recording.about
     for name, recorded in (_RECORDED | dict.fromkeys(_UNSET, "unset")).items():
         yield f"--{name.replace('_', '-')}", recorded, bench.settings.get(name) or recorded
-    yield "the target", about.get("target"), bench.target
-    yield "the draft model", about.get("draft"), bench.draft
-    yield "--max-tokens", about.get("max_tokens"), bench.settings["max_tokens"]
+    yield "the target", about.get("target"), str(bench.target)
+    yield "the draft model", about.get("draft"), str(bench.draft).lower()
+    yield "--max-tokens", about.get("max_tokens"), bench.max_tokens
     for temperature in temperatures:
         traces = recording.at(temperature)
         yield f"the number of prompts at temperature {temperature:g}", len(traces), len(bench.tasks)
         for number, (trace, task) in enumerate(zip(traces, bench.tasks, strict=True), start=1):
-            yield f"prompt {number} and its seed", (trace.prompt_id, trace.seed), task
+            yield f"prompt {number} and its seed", (trace.prompt_id, trace.seed), (task.prompt_id, task.seed)
 
 
 class EngineCheck:
@@ -123,27 +124,27 @@ class EngineCheck:
             traces: of the same prompts, see `check_same`.
 
         Raises:
-            UnusableBench: no recorded text equals the measured one, or texts are too short.
+            UnusableFile: no recorded text equals the measured one, or texts are too short.
         """
         file = self._bench.file
-        every = {name: each for name, each in self._bench.runs[temperature].items() if _ARM.fullmatch(name)}
+        every = {name: each for name, each in self._bench.arms[temperature].items() if _ARM.fullmatch(name)}
         same = [number for number, trace in enumerate(traces) if _is_measured(trace, number, every)]
         if not same:
-            raise UnusableBench(
+            raise UnusableFile(
                 f"at temperature {temperature:g} no text in {file} is the recorded one, so another version of this "
                 f"engine or of its models wrote it; measure again with `{HOW_TO_MEASURE} {file}`, then record again"
             )
         compared = {name: [completions[number] for number in same] for name, completions in every.items()}
         measured = {name: sum((each.outcome for each in own), Outcome()) for name, own in compared.items()}
-        draft_ms, round_trip_ms = drafting_in_place(compared, self._bench.point)
-        drafting = replace(self._bench.point, draft_ms=draft_ms, round_trip_ms=round_trip_ms)
+        draft_ms, rtt_ms = drafting_in_place(compared, self._bench.point)
+        drafting = replace(self._bench.point, draft_ms=draft_ms, rtt_ms=rtt_ms)
         # Each arm's passes take their measured mean. If rows cost time, those of `off` tell the time of one row.
         by_rows = drafting.row_ms > 0
         points = {name: replace(drafting, verify_ms=measured[OFF if by_rows else name].pass_ms) for name in measured}
         simulated = self._play(points, traces, same)
         for outcome in (*measured.values(), *simulated.values()):
             if outcome.tokens <= outcome.first_tokens or outcome.duration_ms <= outcome.first_ms:
-                raise UnusableBench(
+                raise UnusableFile(
                     f"the texts in {file} are so short that an arm is done after its first pass; measure and record "
                     "longer ones, with --max-tokens 96 for example"
                 )
@@ -174,7 +175,7 @@ class EngineCheck:
 
     def _player(self, name: str) -> Sybil:
         speculation, _, window_tokens = name.partition("-")
-        asked = int(window_tokens or self._bench.settings["window"])
+        asked = int(window_tokens or self._bench.window)
         return Sybil(Speculation(speculation), asked, self._bench.most_tokens, self._experience)
 
 
@@ -187,10 +188,10 @@ def drafting_in_place(measured: Mapping[str, Completions], point: Point) -> tupl
     """
     locksteps = {int(name.partition("-")[2]): each for name, each in measured.items() if "-" in name}
     if len(locksteps) < 2:
-        return point.draft_ms, point.round_trip_ms
+        return point.draft_ms, point.rtt_ms
     gaps_ms = [statistics.median(each.gap_p50_ns for each in completions) / 1e6 for completions in locksteps.values()]
-    draft_ms, round_trip_ms = statistics.linear_regression(list(locksteps), gaps_ms)
-    return max(point.draft_ms, draft_ms), max(point.round_trip_ms, round_trip_ms)
+    draft_ms, rtt_ms = statistics.linear_regression(list(locksteps), gaps_ms)
+    return max(point.draft_ms, draft_ms), max(point.rtt_ms, rtt_ms)
 
 
 def _is_measured(trace: Trace, number: int, arms: Mapping[str, Completions]) -> bool:

@@ -16,7 +16,6 @@ class Task:
     """One prompt to complete."""
 
     prompt_id: str
-    category: str
     token_ids: tuple[int, ...]
     seed: int
 
@@ -46,17 +45,14 @@ def judge(task: Task, params: SamplingParams, text: Tensor, target_logits: Tenso
     rejected_ids = _draw(excess, coins[:, 1])
     return Trace(
         prompt_id=task.prompt_id,
-        category=task.category,
         temperature=params.temperature,
         seed=task.seed,
         target_ids=text.numpy(),
         shared_ids=shared_ids.numpy(),
         shared_certainties=torch.softmax(scores, dim=-1).gather(1, shared_ids).numpy(),
         own_ids=own_ids.numpy(),
-        overlap=torch.minimum(draft_probabilities, target_probabilities).sum(dim=-1).numpy(),
         accepted=accepted.numpy(),
         own_draft_ids=torch.where(accepted, text, rejected_ids).numpy(),
-        bonus_chance=(draft_probabilities * target_probabilities).sum(dim=-1).numpy(),
         bonus_matched=(coins[:, 2] < drafted).numpy(),
     )
 

@@ -13,7 +13,7 @@ class Point:
     Attributes:
         verify_ms: a verify pass of one row.
         draft_ms: a draft pass, however many tokens it extends.
-        round_trip_ms: from drafter to verifier and back.
+        rtt_ms: from drafter to verifier and back.
         row_ms: time that each drafted token's row adds to a verify pass.
 
     Raises:
@@ -22,11 +22,11 @@ class Point:
 
     verify_ms: float
     draft_ms: float
-    round_trip_ms: float
+    rtt_ms: float
     row_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        times = {"verify": self.verify_ms, "draft": self.draft_ms, "round trip": self.round_trip_ms, "row": self.row_ms}
+        times = {"verify": self.verify_ms, "draft": self.draft_ms, "round trip": self.rtt_ms, "row": self.row_ms}
         for name, value in times.items():
             if not (math.isfinite(value) and value >= 0):
                 raise InvalidSettings(f"{name} is {value:g} ms; it must be a finite number, 0 or more")
@@ -35,7 +35,7 @@ class Point:
 
     @property
     def one_way_ms(self) -> float:
-        return self.round_trip_ms / 2
+        return self.rtt_ms / 2
 
     def pass_ms(self, drafted_rows: int) -> float:
         """Time of a verify pass that judges this many drafted tokens."""
@@ -52,7 +52,7 @@ class Point:
 
     def __str__(self) -> str:
         row = f", row {self.row_ms:g} ms" if self.row_ms else ""
-        return f"verify {self.verify_ms:g} ms, draft {self.draft_ms:g} ms, round trip {self.round_trip_ms:g} ms{row}"
+        return f"verify {self.verify_ms:g} ms, draft {self.draft_ms:g} ms, round trip {self.rtt_ms:g} ms{row}"
 
 
 DEFAULT_POINTS = ((30.0, 3.0, 1.0), (30.0, 1.5, 15.0), (12.0, 1.0, 0.2))
@@ -65,9 +65,9 @@ def parse_point(text: str, row_ms: float = 0.0) -> Point:
         InvalidSettings: not three numbers, or impossible ones.
     """
     try:
-        verify_ms, draft_ms, round_trip_ms = (float(part) for part in text.split(","))
+        verify_ms, draft_ms, rtt_ms = (float(part) for part in text.split(","))
     except ValueError:
         raise InvalidSettings(
             f"{text!r} is not a point; write three times in ms as verify,draft,rtt, for example 30,3,1"
         ) from None
-    return Point(verify_ms, draft_ms, round_trip_ms, row_ms)
+    return Point(verify_ms, draft_ms, rtt_ms, row_ms)

@@ -69,8 +69,7 @@ def trace_figures(traces: Sequence[Trace]) -> dict[str, float]:
         "tokens": tokens,
         "acceptance_rate_shared_noise": ranks.count(0) / tokens,
         "acceptance_rate_ratio_test": mean("accepted"),
-        "overlap": mean("overlap"),
-        "bonus_guessed_ratio_test": mean("bonus_chance"),
+        "bonus_guessed_ratio_test": mean("bonus_matched"),
         "correction_is_second_guess": corrections.count(1) / max(1, len(corrections)),
         "correction_is_second_to_fourth_guess": sum(rank <= 3 for rank in corrections) / max(1, len(corrections)),
     }
@@ -116,7 +115,7 @@ def check_table(run: CheckedRun) -> Table:
             "yes" if arm.agrees else "NO",
             f"{arm.measured.tokens_per_pass:.2f}",
             f"{arm.simulated.tokens_per_pass:.2f}",
-            f"{point.verify_ms:.1f}, {point.draft_ms:.1f}, {point.round_trip_ms:.1f}",
+            f"{point.verify_ms:.1f}, {point.draft_ms:.1f}, {point.rtt_ms:.1f}",
         )
     return table
 

@@ -32,25 +32,20 @@ class Trace:
         shared_ids: [tokens, 8], the drafter's guesses under the shared noise, best first.
         shared_certainties: [tokens, 8], its own probabilities for them under that noise; 0 if ruled out.
         own_ids: [tokens, 8], the drafter's most likely tokens, without noise.
-        overlap: [tokens], sum over tokens of min(draft_prob, target_prob): the ratio test's acceptance.
         accepted: [tokens], whether the ratio test accepted.
         own_draft_ids: [tokens], what the ratio test judged: the target's token where it accepted, else another.
-        bonus_chance: [tokens], sum over tokens of draft_prob * target_prob: that two independent draws agree.
         bonus_matched: [tokens], whether a token drawn freely from the target is the drafter's own independent guess.
     """
 
     prompt_id: str
-    category: str
     temperature: float
     seed: int
     target_ids: Ints
     shared_ids: Ints
     shared_certainties: Floats
     own_ids: Ints
-    overlap: Floats
     accepted: Bools
     own_draft_ids: Ints
-    bonus_chance: Floats
     bonus_matched: Bools
 
     def __len__(self) -> int:

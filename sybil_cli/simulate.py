@@ -96,7 +96,8 @@ def simulate(
             f"{flags} cannot be chosen with --against, which takes it from {bench_file}; leave it out"
         )
     # NumPy, which `sybil --help` does not need.
-    from simulator.storage import check_writable, load
+    from simulator.files import check_writable
+    from simulator.storage import load
 
     if json_file:
         check_writable(json_file)
@@ -121,7 +122,8 @@ def simulate(
 @model_options
 def record(out_file: Path, temperatures: list[float], **options: Any) -> int:
     """Let a pair of models complete the built-in prompts, and record what the target says and the drafter guesses."""
-    from simulator.storage import check_writable, save
+    from simulator.files import check_writable
+    from simulator.storage import save
 
     check_writable(out_file)
     progress = Progress()
@@ -139,7 +141,7 @@ def record(out_file: Path, temperatures: list[float], **options: Any) -> int:
         recorder = Recorder(pair.target, pair.draft)
         tokenizer = Tokenizer.from_file(str(find_folder(pair.target) / "tokenizer.json"))
         tasks = [
-            Task(prompt.id, prompt.category, tuple(tokenizer.encode(prompt.prompt).ids), options["seed"] + number)
+            Task(prompt.id, tuple(tokenizer.encode(prompt.prompt).ids), options["seed"] + number)
             for number, prompt in enumerate(mixed(built_in_prompts(), options["count"]))
         ]
         recording = recorder.record(tasks, temperatures, options["max_tokens"], progress.say)
@@ -183,7 +185,7 @@ def _check(recording: Any, trace_file: Path, bench_file: Path, temperatures: lis
     from simulator.report import check_figures, check_table, remarks_on
 
     bench = load_bench(bench_file)
-    temperatures = temperatures or list(bench.runs)
+    temperatures = temperatures or list(bench.arms)
     check_same(recording, trace_file, bench, temperatures)
     output, progress = _output(), Progress()
     check, runs = EngineCheck(bench), []

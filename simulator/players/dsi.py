@@ -37,8 +37,8 @@ class Dsi:
             if launches:
                 # The first pass starts at once. The drafter's speed decides whether the second starts before its end.
                 interval_ms = tokens_per_launch * point.draft_ms
-                idle_ms += max(0.0, point.round_trip_ms + interval_ms - point.verify_ms)
-                last_launch_ms = point.round_trip_ms + launches * interval_ms
+                idle_ms += max(0.0, point.rtt_ms + interval_ms - point.verify_ms)
+                last_launch_ms = point.rtt_ms + launches * interval_ms
             now_ms += last_launch_ms + point.pass_ms(tokens_per_launch if launches else 0)
             position += accepted + 1
             passes += launches + 1

@@ -13,7 +13,7 @@ class Lockstep(WindowPlayer):
 
     def play(self, trace: Trace, point: Point) -> Outcome:
         """See `Player.play`."""
-        waiting_ms = self.window_tokens * point.draft_ms + point.round_trip_ms
+        waiting_ms = self.window_tokens * point.draft_ms + point.rtt_ms
         position = passes = 0
         while position < len(trace):
             # The accepted tokens, and the target's own after them.

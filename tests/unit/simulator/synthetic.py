@@ -35,20 +35,16 @@ def synthetic_trace(
     guessed = ranks < RANKS
     guesses[guessed, ranks[guessed]] = target_ids[guessed]
     accepted = ranks == 0
-    acceptance = float(chances[0])
     matched = accepted if bonus_chance is None else generator.random(tokens) < bonus_chance
     return Trace(
         prompt_id=f"synthetic-{seed}",
-        category="synthetic",
         temperature=temperature,
         seed=seed,
         target_ids=target_ids,
         shared_ids=guesses,
         shared_certainties=np.tile(chances[:RANKS], (tokens, 1)),
         own_ids=guesses,
-        overlap=np.full(tokens, acceptance),
         accepted=accepted,
         own_draft_ids=np.where(accepted, target_ids, guesses[:, 0]),
-        bonus_chance=np.full(tokens, acceptance if bonus_chance is None else bonus_chance),
         bonus_matched=matched,
     )

@@ -63,9 +63,9 @@ def test_playing_again_changes_nothing(speculation: Speculation, point: Point) -
 
 
 @ARMS
-@pytest.mark.parametrize("round_trip_ms", [0, 1, 40])
-def test_time_is_passes_and_the_waits_between_them(speculation: Speculation, round_trip_ms: float) -> None:
-    outcome = play(speculation, synthetic_trace(150, [0.7, 0.1, 0.1]), Point(30, 3, round_trip_ms))
+@pytest.mark.parametrize("rtt_ms", [0, 1, 40])
+def test_time_is_passes_and_the_waits_between_them(speculation: Speculation, rtt_ms: float) -> None:
+    outcome = play(speculation, synthetic_trace(150, [0.7, 0.1, 0.1]), Point(30, 3, rtt_ms))
     assert outcome.tokens == 150
     assert outcome.duration_ms == pytest.approx(30 * outcome.passes + outcome.idle_ms)
 

@@ -115,11 +115,11 @@ def test_playing_again_changes_nothing(player: Player) -> None:
     assert first == again
 
 
-@pytest.mark.parametrize("round_trip_ms", [0, 1, 40])
+@pytest.mark.parametrize("rtt_ms", [0, 1, 40])
 # DSI's passes overlap.
 @pytest.mark.parametrize("player", PEERS[:-1], ids=lambda player: type(player).__name__)
-def test_time_is_passes_and_the_waits_between_them(player: Player, round_trip_ms: float) -> None:
-    outcome = player.play(synthetic_trace(500, [0.7, 0.1, 0.1]), Point(30, 3, round_trip_ms))
+def test_time_is_passes_and_the_waits_between_them(player: Player, rtt_ms: float) -> None:
+    outcome = player.play(synthetic_trace(500, [0.7, 0.1, 0.1]), Point(30, 3, rtt_ms))
     assert outcome.tokens == 500
     assert outcome.duration_ms == pytest.approx(30 * outcome.passes + outcome.idle_ms)
 
