@@ -1,7 +1,6 @@
 """The results of `sybil bench --env emulated` that a simulation can be checked against."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -82,8 +81,8 @@ class MeasuredBench(BaseModel):
     max_tokens: Whole = _at("settings", "max_tokens")
     window: Whole = _at("settings", "window")
     most_tokens: Whole = _at("limits", "max_window_tokens")
-    tasks: Sequence[_Task] = Field(min_length=1)
-    runs: Sequence[_Run] = Field(min_length=1)
+    tasks: list[_Task] = Field(min_length=1)
+    runs: list[_Run] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _is_whole(self) -> "MeasuredBench":

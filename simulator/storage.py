@@ -105,7 +105,7 @@ def _cut(completions: Sequence[_Completion], arrays: Mapping[str, NDArray[Any]])
     for name, array in arrays.items():
         if len(array) != tokens:
             raise ValueError(f"{name} has {len(array)} tokens, the header says {tokens}")
-    parts = {name: np.split(array, ends) for name, array in arrays.items()}
+    parts: dict[str, Any] = {name: np.split(array, ends) for name, array in arrays.items()}
     return [
         Trace(**completion.model_dump(exclude={"tokens"}), **{name: each[number] for name, each in parts.items()})
         for number, completion in enumerate(completions)

@@ -1,16 +1,15 @@
 """Plays each policy with its best setting at each point and temperature."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from simulator.players.amusd import Amusd
-from simulator.players.dsi import Dsi
-from simulator.players.lockstep import Lockstep
-from simulator.players.pearl import Pearl
-from simulator.players.player import Outcome, Player, play_all
-from simulator.players.ssd import Ssd, geometric_fan_outs, miss_exponent, uniform_fan_outs
+from simulator.players.amusd import amusd
+from simulator.players.dsi import dsi
+from simulator.players.pearl import pearl
+from simulator.players.player import Outcome, Player
+from simulator.players.ssd import geometric_fan_outs, miss_exponent, ssd, uniform_fan_outs
 from simulator.players.sybil import Sybil
 from simulator.point import Point
 from simulator.trace import Trace
@@ -46,28 +45,31 @@ class Match:
         return max(self.scores[name].outcome.tokens_per_second for name in LOCKSTEPS)
 
 
-def contenders(traces: Sequence[Trace], most_tokens: int, replicas: int) -> dict[str, Sequence[Player]]:
+def contenders(traces: Sequence[Trace], most_tokens: int, replicas: int) -> dict[str, dict[str, Player]]:
     """The contenders on the traces of one temperature: by name, a player for each setting to try.
 
     Args:
         most_tokens: the longest window.
         replicas: of the target, for DSI.
     """
-    windows = range(1, most_tokens + 1)
     tokens = sum(map(len, traces))
     acceptance_rate = min(sum(int(trace.accepted.sum()) for trace in traces) / tokens, 0.99)
     exponent = miss_exponent(traces)
     ours = partial(Sybil, most_tokens=most_tokens)
+
+    def by_window(player: Callable[[int], Player]) -> dict[str, Player]:
+        return {f"window {window}": player(window) for window in range(1, most_tokens + 1)}
+
     return {
-        OFF: [ours(Speculation.OFF)],
-        LOCKSTEPS[0]: [ours(Speculation.LOCKSTEP, window) for window in windows],
-        LOCKSTEPS[1]: [Lockstep(window) for window in windows],
-        "PEARL": [Pearl(window) for window in windows],
-        "AMUSD": [Amusd(window) for window in windows],
-        "SSD, uniform": [Ssd(window, uniform_fan_outs(window)) for window in windows],
-        "SSD, geometric": [Ssd(window, geometric_fan_outs(window, acceptance_rate, exponent)) for window in windows],
-        "DSI": [Dsi(replicas)],
-        **{each.value: [ours(each)] for each in (Speculation.PIPELINED, Speculation.HEDGED, Speculation.AUTO)},
+        OFF: {"": ours(Speculation.OFF).play},
+        LOCKSTEPS[0]: by_window(lambda window: ours(Speculation.LOCKSTEP, window).play),
+        LOCKSTEPS[1]: by_window(lambda window: partial(ssd, (0,) * (window + 1))),
+        "PEARL": by_window(lambda window: partial(pearl, window)),
+        "AMUSD": by_window(lambda window: partial(amusd, window)),
+        "SSD, uniform": by_window(lambda window: partial(ssd, uniform_fan_outs(window))),
+        "SSD, geometric": by_window(lambda window: partial(ssd, geometric_fan_outs(window, acceptance_rate, exponent))),
+        "DSI": {f"{replicas} targets": partial(dsi, replicas)},
+        **{each.value: {"": ours(each).play} for each in (Speculation.PIPELINED, Speculation.HEDGED, Speculation.AUTO)},
     }
 
 
@@ -78,6 +80,7 @@ def play_match(traces: Sequence[Trace], point: Point, most_tokens: int, replicas
     return Match(traces[0].temperature, point, scores)
 
 
-def _best(players: Sequence[Player], traces: Sequence[Trace], point: Point) -> Score:
-    played = [Score(player.setting, play_all(player, traces, point)) for player in players]
-    return max(played, key=lambda score: score.outcome.tokens_per_second)
+def _best(players: Mapping[str, Player], traces: Sequence[Trace], point: Point) -> Score:
+    outcomes = {setting: [play(trace, point) for trace in traces] for setting, play in players.items()}
+    scores = [Score(setting, sum(each, Outcome())) for setting, each in outcomes.items()]
+    return max(scores, key=lambda score: score.outcome.tokens_per_second)

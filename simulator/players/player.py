@@ -1,9 +1,8 @@
 """What every player is: a policy that turns a trace and a point into a time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from operator import add
-from typing import Protocol
 
 from simulator.point import Point
 from simulator.trace import Trace
@@ -54,28 +53,5 @@ class Outcome:
         return self.idle_ms / self.duration_ms
 
 
-class Player(Protocol):
-    """One policy with one setting."""
-
-    @property
-    def setting(self) -> str:
-        """What distinguishes it from the same policy's other settings."""
-
-    def play(self, trace: Trace, point: Point) -> Outcome:
-        """Produce the trace's text."""
-
-
-@dataclass(frozen=True, slots=True)
-class WindowPlayer:
-    """A policy that is set by the length of its window; a base for players."""
-
-    window_tokens: int
-
-    @property
-    def setting(self) -> str:
-        return f"window {self.window_tokens}"
-
-
-def play_all(player: Player, traces: Iterable[Trace], point: Point) -> Outcome:
-    """Produce the text of every trace, one after the other."""
-    return sum((player.play(trace, point) for trace in traces), Outcome())
+Player = Callable[[Trace, Point], Outcome]
+"""One policy with one setting: produces a trace's text at a point."""

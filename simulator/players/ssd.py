@@ -1,7 +1,6 @@
 """SSD, also called Saguaro: while a window is judged, a continuation is drafted for each of its likely outcomes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,8 +11,7 @@ from simulator.trace import RANKS, Trace
 UNIFORM_GUESSES = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Ssd:
+def ssd(fan_outs: Sequence[int], trace: Trace, point: Point) -> Outcome:
     """An outcome is the number of accepted tokens and the token after them. For each number of accepted tokens, the
     drafter prepares windows after its most likely next tokens. If the outcome is among them, its window is sent at
     once; if not, one is drafted while the verifier waits.
@@ -21,45 +19,37 @@ class Ssd:
     Preparing takes one pass that feeds the window in flight, and one for each token of the next windows, for all
     outcomes at once. A pass's time does not depend on the number of outcomes. A miss ends preparing at once.
 
+    Without guesses it is draft-then-verify: one model works while the other waits.
+
     Args:
         fan_outs: [window + 1], guesses prepared after each number of accepted tokens.
 
-    Source: Kumar, Dao, May 2026 (arXiv 2603.03251), without its sampling that trades acceptance for hits.
+    Source: Kumar, Dao, May 2026 (arXiv 2603.03251), without its sampling that trades acceptance for hits. Without
+        guesses: Leviathan, Kalman, Matias 2023 (arXiv 2211.17192); Chen et al. 2023 (arXiv 2302.01318).
     """
-
-    window_tokens: int
-    fan_outs: tuple[int, ...]
-
-    @property
-    def setting(self) -> str:
-        if len(set(self.fan_outs)) == 1:
-            return f"window {self.window_tokens}"
-        return f"window {self.window_tokens}, {'/'.join(map(str, self.fan_outs))}"
-
-    def play(self, trace: Trace, point: Point) -> Outcome:
-        """See `Player.play`."""
-        rejections = trace.own_rejections
-        drafting_ms = self.window_tokens * point.draft_ms
-        preparing_ms = drafting_ms + point.draft_ms
-        idle_ms = start_ms = drafting_ms + point.one_way_ms
-        end_ms = 0.0
-        position = passes = 0
-        while position < len(trace):
-            end_ms = start_ms + point.pass_ms(self.window_tokens)
-            passes += 1
-            accepted = min(rejections[position] - position, self.window_tokens)
-            position += accepted + 1
-            if position >= len(trace):
-                break
-            ranks = trace.bonus_ranks if accepted == self.window_tokens else trace.correction_ranks
-            told_ms = end_ms + point.one_way_ms
-            if ranks[position - 1] < self.fan_outs[accepted]:
-                sent_ms = max(told_ms, start_ms - point.one_way_ms + preparing_ms)
-            else:
-                sent_ms = told_ms + drafting_ms
-            start_ms = sent_ms + point.one_way_ms
-            idle_ms += start_ms - end_ms
-        return Outcome(len(trace), passes, end_ms, idle_ms)
+    window_tokens = len(fan_outs) - 1
+    rejections = trace.own_rejections
+    drafting_ms = window_tokens * point.draft_ms
+    preparing_ms = drafting_ms + point.draft_ms
+    idle_ms = start_ms = drafting_ms + point.one_way_ms
+    end_ms = 0.0
+    position = passes = 0
+    while position < len(trace):
+        end_ms = start_ms + point.pass_ms(window_tokens)
+        passes += 1
+        accepted = min(rejections[position] - position, window_tokens)
+        position += accepted + 1
+        if position >= len(trace):
+            break
+        ranks = trace.bonus_ranks if accepted == window_tokens else trace.correction_ranks
+        told_ms = end_ms + point.one_way_ms
+        if ranks[position - 1] < fan_outs[accepted]:
+            sent_ms = max(told_ms, start_ms - point.one_way_ms + preparing_ms)
+        else:
+            sent_ms = told_ms + drafting_ms
+        start_ms = sent_ms + point.one_way_ms
+        idle_ms += start_ms - end_ms
+    return Outcome(len(trace), passes, end_ms, idle_ms)
 
 
 def uniform_fan_outs(window_tokens: int) -> tuple[int, ...]:

@@ -30,12 +30,8 @@ class Sybil:
     most_tokens: int = 15
     experience: Experience = field(default_factory=Experience)
 
-    @property
-    def setting(self) -> str:
-        return f"window {self.window_tokens}" if self.window_tokens else ""
-
     def play(self, trace: Trace, point: Point) -> Outcome:
-        """See `Player.play`."""
+        """A player, see there."""
         commits = Simulation(self, trace, point).commits
         first_ns, last_ns = commits[0][0], commits[-1][0]
         return Outcome(

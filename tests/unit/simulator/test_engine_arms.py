@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 
 from drafter_service.growth import Growth
-from simulator.players.lockstep import Lockstep
-from simulator.players.player import Outcome, play_all
+from simulator.players.player import Outcome
+from simulator.players.ssd import ssd
 from simulator.players.sybil import Simulation, Sybil
 from simulator.point import Point
 from simulator.trace import Trace
@@ -107,9 +107,8 @@ def test_lockstep_is_draft_then_verify(window_tokens: int, acceptance_rate: floa
     point = Point(30, 3, 6, row_ms=0.5)
     arm = Sybil(Speculation.LOCKSTEP, window_tokens)
     # In synthetic traces the ratio test accepts what equality accepts. Only the text's end differs.
-    assert arm.play(trace, point).duration_ms == pytest.approx(
-        Lockstep(window_tokens).play(trace, point).duration_ms, rel=0.01
-    )
+    peer = ssd((0,) * (window_tokens + 1), trace, point)
+    assert arm.play(trace, point).duration_ms == pytest.approx(peer.duration_ms, rel=0.01)
 
 
 # ------------------------------------------------------------------------------------------------------------ hedges
@@ -246,7 +245,8 @@ def test_the_player_follows_the_engine_s_growth(monkeypatch: pytest.MonkeyPatch)
 def test_services_go_on_learning_from_trace_to_trace() -> None:
     traces = [synthetic_trace(60, [0.2], seed) for seed in range(8)]
     arm = Sybil(Speculation.AUTO)
-    play_all(arm, traces, NEAR)
+    for trace in traces:
+        arm.play(trace, NEAR)
     calibration = arm.experience.calibrations[True]
     assert arm.experience.pass_times.known
     assert calibration.chance(0, 0.2) != Sybil(Speculation.AUTO).experience.calibrations[True].chance(0, 0.2)
