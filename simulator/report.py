@@ -8,51 +8,23 @@ from rich.table import Table
 
 from simulator.check import TOLERANCE, CheckedRun
 from simulator.storage import Recording
-from simulator.tournament import Match
+from simulator.tournament import LOCKSTEPS, OFF, Match
 from simulator.trace import Trace
-
-
-def table_of(title: str, subject: str, figures: Sequence[str]) -> Table:
-    """A table without rows: a column for the subject, then the figures."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
-    table.add_column(subject, no_wrap=True)
-    for heading in figures:
-        table.add_column(heading, justify="right")
-    return table
 
 
 def match_table(match: Match) -> Table:
     """One point at one temperature, a contender a row."""
-    headings = ("/ off", "/ lockstep", "tokens/pass", "idle")
-    table = table_of(f"temperature {match.temperature:g}: {match.point}", "player", headings)
-    table.add_column("best setting", overflow="fold")
     players = _match_figures(match)["players"]
-    best = max(figures["tokens_per_second"] for figures in players.values())
-    for name, figures in players.items():
-        table.add_row(
-            name,
-            f"{figures['ratio_to_off']:.2f}",
-            f"{figures['ratio_to_best_lockstep']:.2f}",
-            f"{figures['tokens_per_pass']:.2f}",
-            f"{figures['verifier_idle']:.0%}",
-            figures["setting"],
-            style="bold" if figures["tokens_per_second"] == best else None,
-        )
-    return table
+    rows = [{"player": name, **figures} for name, figures in players.items()]
+    return _table(f"temperature {match.temperature:g}: {match.point}", rows)
 
 
 def traces_table(recording: Recording) -> Table:
-    """Properties of the traces, a column for each temperature."""
-    table = Table("temperature", box=None, header_style="bold", pad_edge=False)
-    columns = []
-    for temperature in recording.temperatures():
-        table.add_column(f"{temperature:g}", justify="right")
-        columns.append(trace_figures(recording.at(temperature)))
-    for name in columns[0]:
-        values = [column[name] for column in columns]
-        cells = (f"{value:,}" if isinstance(value, int) else f"{value:.2f}" for value in values)
-        table.add_row(name.replace("_", " "), *cells)
-    return table
+    """Properties of the traces, a temperature a row."""
+    temperatures = recording.temperatures()
+    return _table(
+        "traces", [{"temperature": f"{each:g}", **trace_figures(recording.at(each))} for each in temperatures]
+    )
 
 
 def trace_figures(traces: Sequence[Trace]) -> dict[str, float]:
@@ -86,38 +58,39 @@ def figures(recording: Recording, matches: Sequence[Match], settings: Mapping[st
 
 
 def _match_figures(match: Match) -> dict[str, Any]:
-    players = {}
-    for name, (setting, outcome) in match.scores.items():
-        players[name] = {
+    speeds = {name: score.outcome.tokens_per_second for name, score in match.scores.items()}
+    best_lockstep = max(speeds[name] for name in LOCKSTEPS)
+    players = {
+        name: {
             "setting": setting,
-            "tokens_per_second": outcome.tokens_per_second,
-            "ratio_to_off": outcome.tokens_per_second / match.off,
-            "ratio_to_best_lockstep": outcome.tokens_per_second / match.best_lockstep,
+            "tokens_per_second": speeds[name],
+            "ratio_to_off": speeds[name] / speeds[OFF],
+            "ratio_to_best_lockstep": speeds[name] / best_lockstep,
             "tokens_per_pass": outcome.tokens_per_pass,
             "verifier_idle": outcome.verifier_idle,
         }
+        for name, (setting, outcome) in match.scores.items()
+    }
     return {"temperature": match.temperature, "point": asdict(match.point), "players": players}
 
 
 def check_table(run: CheckedRun) -> Table:
     """One temperature, an arm a row."""
-    figures = ("tokens/s", "/ off", "simulated", "difference", f"within {TOLERANCE:.0%}")
-    passes = ("tokens/pass", "simulated", "pass, draft, trip in ms")
-    table = table_of(f"temperature {run.temperature:g}", "arm", (*figures, *passes))
-    for arm in run.arms:
-        point = arm.point
-        table.add_row(
-            arm.name,
-            f"{arm.measured.decode_tokens_per_second:.1f}",
-            f"{arm.ratio:.2f}",
-            f"{arm.simulated_ratio:.2f}",
-            f"{arm.difference:+.1%}",
-            "yes" if arm.agrees else "NO",
-            f"{arm.measured.tokens_per_pass:.2f}",
-            f"{arm.simulated.tokens_per_pass:.2f}",
-            f"{point.verify_ms:.1f}, {point.draft_ms:.1f}, {point.rtt_ms:.1f}",
-        )
-    return table
+    rows = [
+        {
+            "arm": arm.name,
+            "tokens/s": f"{arm.measured.decode_tokens_per_second:.1f}",
+            "/ off": f"{arm.ratio:.2f}",
+            "simulated / off": f"{arm.simulated_ratio:.2f}",
+            "difference": f"{arm.difference:+.1%}",
+            f"within {TOLERANCE:.0%}": "yes" if arm.agrees else "NO",
+            "tokens/pass": f"{arm.measured.tokens_per_pass:.2f}",
+            "simulated tokens/pass": f"{arm.simulated.tokens_per_pass:.2f}",
+            "pass, draft, trip in ms": f"{arm.point.verify_ms:.1f}, {arm.point.draft_ms:.1f}, {arm.point.rtt_ms:.1f}",
+        }
+        for arm in run.arms
+    ]
+    return _table(f"temperature {run.temperature:g}", rows)
 
 
 def remarks_on(runs: Sequence[CheckedRun]) -> list[str]:
@@ -143,3 +116,13 @@ def check_figures(runs: Sequence[CheckedRun], about: Mapping[str, Any]) -> dict[
         arms = {arm.name: asdict(arm) | {"difference": arm.difference, "agrees": arm.agrees} for arm in run.arms}
         checks.append({**asdict(run), "arms": arms})
     return {**about, "tolerance": TOLERANCE, "checks": checks}
+
+
+def _table(title: str, rows: Sequence[Mapping[str, str | float]]) -> Table:
+    """The keys of the rows are the headings; the first column says what a row is about."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
+    for number, heading in enumerate(rows[0]):
+        table.add_column(heading.replace("_", " "), justify="right" if number else "left", no_wrap=not number)
+    for row in rows:
+        table.add_row(*(f"{each:,.2f}" if isinstance(each, float) else str(each) for each in row.values()))
+    return table

@@ -34,16 +34,6 @@ class Match:
     point: Point
     scores: Mapping[str, Score]
 
-    @property
-    def off(self) -> float:
-        """Tokens per second of plain decoding."""
-        return self.scores[OFF].outcome.tokens_per_second
-
-    @property
-    def best_lockstep(self) -> float:
-        """Tokens per second of lockstep, under shared noise or the ratio test, whichever is faster."""
-        return max(self.scores[name].outcome.tokens_per_second for name in LOCKSTEPS)
-
 
 def contenders(traces: Sequence[Trace], most_tokens: int, replicas: int) -> dict[str, dict[str, Player]]:
     """The contenders on the traces of one temperature: by name, a player for each setting to try.
