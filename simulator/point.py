@@ -55,10 +55,7 @@ class Point:
         return f"verify {self.verify_ms:g} ms, draft {self.draft_ms:g} ms, round trip {self.rtt_ms:g} ms{row}"
 
 
-DEFAULT_POINTS = ((30.0, 3.0, 1.0), (30.0, 1.5, 15.0), (12.0, 1.0, 0.2))
-
-
-def parse_point(text: str, row_ms: float = 0.0) -> Point:
+def parse_point(text: str, row_ms: float) -> Point:
     """Read `verify,draft,rtt`, in milliseconds.
 
     Raises:

@@ -1,13 +1,13 @@
 """What to type to run this program again."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 
 def program() -> str:
-    """`sybil` if the shell finds it, else its path: from here if it lies below."""
+    """`sybil` if the shell finds it, else its path from here."""
     if shutil.which("sybil"):
         return "sybil"
-    path = Path(sys.executable).parent / "sybil"
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    return os.path.relpath(Path(sys.executable).parent / "sybil")

@@ -51,7 +51,9 @@ def _temperature_option(**settings: Any) -> Callable[[Command], Command]:
     "points",
     multiple=True,
     metavar="VERIFY,DRAFT,RTT",
-    help="Times in ms, for example 30,3,1; may be repeated. [default: 30,3,1 and 30,1.5,15 and 12,1,0.2]",
+    default=("30,3,1", "30,1.5,15", "12,1,0.2"),
+    show_default=True,
+    help="Times in ms, for example 30,3,1; may be repeated.",
 )
 @click.option("--row-ms", type=float, default=0.0, show_default=True, help="What each judged token adds to a pass.")
 @_temperature_option(help="[default: all recorded]")
@@ -153,13 +155,11 @@ def record(out_file: Path, temperatures: list[float], **options: Any) -> int:
 
 def _play(recording: Any, trace_file: Path, temperatures: list[float], options: dict[str, Any]) -> dict[str, Any]:
     """Play every policy at every point; returns every figure."""
-    from simulator.point import DEFAULT_POINTS, Point, parse_point
+    from simulator.point import parse_point
     from simulator.report import figures, match_table
     from simulator.tournament import play_match
 
-    row_ms = options["row_ms"]
-    points = [parse_point(text, row_ms) for text in options["points"]]
-    points = points or [Point(*times, row_ms) for times in DEFAULT_POINTS]
+    points = [parse_point(text, options["row_ms"]) for text in options["points"]]
     temperatures = temperatures or recording.temperatures()
     for temperature in temperatures:
         if not recording.at(temperature):
