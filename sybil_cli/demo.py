@@ -43,7 +43,8 @@ def demo(**options: Any) -> int:
 
 async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
     # Imports torch and Ray, which `sybil --help` does not need.
-    from sybil_cli.fleet import own_fleet
+    from coordinator.settings import PlaceSettings
+    from sybil_cli.fleet import placed_fleet
     from sybil_cli.local import local_engine
 
     progress = Progress(remarks)
@@ -52,7 +53,8 @@ async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
         await _show(engine, prompts[0], output, progress)
     output.print(_title("Starting drafter, verifier and coordinator on this machine, under Ray"))
     started_s = time.monotonic()
-    async with own_fleet(pair, progress) as fleet, connected(fleet.address) as client:
+    settings = PlaceSettings(port=0, target=pair.target, draft=pair.draft)
+    async with placed_fleet(settings, progress) as fleet, connected(fleet.address) as client:
         ready_s = time.monotonic() - started_s
         output.print(f"Ready after {ready_s:.0f} s: {described(await client.describe())}", soft_wrap=True)
         comparison = await _compare(client, mixed(prompts, _PROMPTS), progress)

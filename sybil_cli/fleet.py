@@ -14,19 +14,12 @@ from sybil_engine.models.presets import Pair
 
 
 @asynccontextmanager
-async def own_fleet(pair: Pair, progress: Progress) -> AsyncIterator[Supervisor]:
-    """Start a fleet on a free port; leaving the block stops it.
+async def placed_fleet(settings: PlaceSettings, progress: Progress) -> AsyncIterator[Supervisor]:
+    """Start the fleet that the settings describe; leaving the block stops it.
 
     Raises:
         SybilError: a model is missing, the pair does not match, or the fleet does not come up.
     """
-    async with placed_fleet(PlaceSettings(port=0, target=pair.target, draft=pair.draft), progress) as fleet:
-        yield fleet
-
-
-@asynccontextmanager
-async def placed_fleet(settings: PlaceSettings, progress: Progress) -> AsyncIterator[Supervisor]:
-    """Start the fleet that the settings describe, after checking that its models match."""
 
     def report(waiting: str) -> None:
         take_sigterm_back()

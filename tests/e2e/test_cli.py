@@ -290,7 +290,7 @@ def test_health_without_a_server_exits_1(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_demo_shows_speed_and_exactness_and_what_to_try_next(
     coordinator: ScriptedCoordinator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sybil_cli.fleet.own_fleet", fleet_at(coordinator))
+    monkeypatch.setattr("sybil_cli.fleet.placed_fleet", fleet_at(coordinator))
     assert main(["demo"]) == 0
     shown = capsys.readouterr().out
     assert "by the engine in this process\ndef nsmallest(" in shown
@@ -306,7 +306,7 @@ def test_the_demo_shows_speed_and_exactness_and_what_to_try_next(
 def test_a_demo_that_is_not_exact_fails(
     coordinator: ScriptedCoordinator, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sybil_cli.fleet.own_fleet", fleet_at(coordinator))
+    monkeypatch.setattr("sybil_cli.fleet.placed_fleet", fleet_at(coordinator))
     coordinator.wrong_when_pipelined = True
     assert main(["demo"]) == 1
     assert "10 differences" in capsys.readouterr().out
@@ -316,10 +316,10 @@ def fleet_at(coordinator: ScriptedCoordinator) -> Callable[..., AbstractAsyncCon
     """Something that looks like an own fleet."""
 
     @asynccontextmanager
-    async def own_fleet(*_: object) -> AsyncIterator[ScriptedCoordinator]:
+    async def placed_fleet(*_: object) -> AsyncIterator[ScriptedCoordinator]:
         yield coordinator
 
-    return own_fleet
+    return placed_fleet
 
 
 @dataclass(frozen=True)
