@@ -1,5 +1,6 @@
 """What a rule is: after each commit, it decides what drafting does next."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from sybil_engine.core.plan import DraftPlan
@@ -41,7 +42,7 @@ class PassOutcome:
     plain_pass_ns: float
 
 
-class Rule:
+class Rule(ABC):
     """How one session speculates. Chosen once, when the session opens.
 
     Attributes:
@@ -56,11 +57,11 @@ class Rule:
         """Why it speculates as it does, if it chose that itself; else empty."""
         return ""
 
+    @abstractmethod
     def next(self, state: State) -> DraftPlan:
         """Decide what drafting does next, and what the next pass waits for. Called once a commit; changes nothing."""
-        raise NotImplementedError
 
-    def learn(self, outcome: PassOutcome) -> None:
+    def learn(self, outcome: PassOutcome) -> None:  # noqa: B027  a rule may have nothing to learn
         """Learn from a pass. Most rules learn nothing: the pace holds the measurements that they use."""
 
 
