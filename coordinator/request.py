@@ -88,8 +88,11 @@ async def check(
 
 async def _prompt(prompt: str | Sequence[int], target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:
     context_tokens = target.context_tokens
-    token_ids = await _encode(prompt, target, tokenizer) if isinstance(prompt, str) else tuple(prompt)
-    check_token_ids("prompt.token_ids", token_ids, target.vocabulary_size)
+    if isinstance(prompt, str):
+        token_ids = await _encode(prompt, target, tokenizer)  # the target's own tokenizer: it knows them all
+    else:
+        token_ids = tuple(prompt)
+        check_token_ids("prompt.token_ids", token_ids, target.vocabulary_size)
     if not token_ids:
         raise InvalidRequest("the prompt has no tokens; give at least one to continue")
     if len(token_ids) >= context_tokens:

@@ -1,6 +1,7 @@
 """What a program imports: one object that generates, from any thread, with or without `await`."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import Future
@@ -106,6 +107,7 @@ class LocalEngine:
         self._thread.start()
         self._closed = False
         self._closing = threading.Lock()
+        self._process = os.getpid()
 
     @property
     def target(self) -> ModelDescription:
@@ -162,9 +164,10 @@ class LocalEngine:
         """
         _check_kind("a whole number", int, max_tokens=max_tokens, top_k=top_k, seed=seed, window_tokens=window_tokens)
         _check_kind("a number", (int, float), temperature=temperature, top_p=top_p, min_p=min_p)
-        _check_kind("text", str, **{} if isinstance(stop, str) else _items("stop", stop))
-        _check_kind("a token id", int, **_items("stop_token_ids", stop_token_ids))
-        _check_kind("a token id", int, **{} if isinstance(prompt, str) else _items("prompt", prompt))
+        _check_items("text", str, "stop", [stop] if isinstance(stop, str) else stop)
+        _check_items("a token id", int, "stop_token_ids", stop_token_ids)
+        if not isinstance(prompt, str):
+            _check_items("a token id", int, "prompt", prompt)
         request = GenerationRequest(
             prompt,
             SamplingParams(temperature, top_k, top_p, min_p),
@@ -196,8 +199,13 @@ class LocalEngine:
         """Run a coroutine on the engine's event loop.
 
         Raises:
-            Unavailable: the engine is closed.
+            Unavailable: the engine is closed, or belongs to the process that forked this one.
         """
+        if os.getpid() != self._process:
+            coroutine.close()
+            raise Unavailable(
+                "this engine's threads stayed in the process that forked this one; make another LocalEngine"
+            )
         with self._closing:
             if self._closed:
                 coroutine.close()
@@ -205,7 +213,9 @@ class LocalEngine:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
-        """End what is running and free both models; closing it again changes nothing."""
+        """End what is running and free both models; closing it again, or in a forked process, changes nothing."""
+        if os.getpid() != self._process:
+            return
         with self._closing:
             if self._closed:
                 return
@@ -234,22 +244,20 @@ async def _cancel_all() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-def _items(name: str, values: object) -> dict[str, object]:
-    """The items of a list, each with a name of its own.
-
-    Raises:
-        InvalidRequest: it is no list.
-    """
-    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
-        raise InvalidRequest(f"{name} is {values!r}; it must be a list")
-    return {f"{name}[{place}]": value for place, value in enumerate(values)}
-
-
 def _check_kind(kind: str, types: type | tuple[type, ...], **values: object) -> None:
     """Raise InvalidRequest for the first value that has another type; None is left out."""
     for name, value in values.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
             raise InvalidRequest(f"{name} is {value!r}; it must be {kind}")
+
+
+def _check_items(kind: str, item_type: type, name: str, values: object) -> None:
+    """Raise InvalidRequest if this is no list, or for the first item that has another type."""
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise InvalidRequest(f"{name} is {values!r}; it must be a list")
+    for place, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, item_type):
+            raise InvalidRequest(f"{name}[{place}] is {value!r}; it must be {kind}")
 
 
 def _speculation(name: str) -> Speculation:

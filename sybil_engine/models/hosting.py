@@ -51,7 +51,7 @@ def host_model(
         traced=settings.traced,
         most_rows=most_rows,
         prefill_lanes=_prefill_lanes(cores) if wide_prefill and on_processor else 1,
-        alone_threads=alone_threads,
+        alone_threads=alone_threads if on_processor else 0,
     )
     runner: Runner = (
         EmulatedRunner(loaded, options, pass_ms=settings.emulate_pass_ms, row_ms=settings.emulate_row_ms)

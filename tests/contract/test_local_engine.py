@@ -177,6 +177,24 @@ def test_closing_the_engine_tells_everyone_who_waits_for_it_and_leaves_nothing()
     assert set(threading.enumerate()) <= before
 
 
+def test_a_forked_process_is_told_to_make_an_engine_of_its_own(engine: LocalEngine) -> None:
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            engine.generate(PROMPT)
+        except Unavailable as error:
+            os.write(write, str(error).encode())
+        finally:
+            engine.close()
+            os._exit(0)
+    os.close(write)
+    assert os.waitpid(child, 0)[1] == 0
+    assert b"make another LocalEngine" in os.read(read, 1_000)
+    os.close(read)
+    assert len(engine.generate(PROMPT, max_tokens=5).tokens) == 5
+
+
 def test_each_way_to_call_has_its_own_name_and_the_same_parameters() -> None:
     ways = (LocalEngine.generate, LocalEngine.stream, LocalEngine.agenerate, LocalEngine.astream)
     assert [way.__name__ for way in ways] == ["generate", "stream", "agenerate", "astream"]
