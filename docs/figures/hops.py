@@ -10,9 +10,9 @@ LANES += ("drafter: engine thread",)
 COLOURS = {"message (gRPC)": "#c44e52", "thread hand-over": "#dd8452", "Python in place": "#4c72b0"}
 
 # From lane, to lane, median microseconds: from a commit to the first draft pass, on two AMD cores.
-TO_THE_DRAFTER = ((0, 1, 110), (1, 2, 380), (2, 2, 120), (2, 3, 500), (3, 4, 100), (4, 4, 150))
+TO_THE_DRAFTER = ((0, 1, 120), (1, 2, 315), (2, 2, 155), (2, 3, 250), (3, 4, 140), (4, 4, 185))
 # From the last draft pass to the next verify pass.
-TO_THE_VERIFIER = ((4, 4, 65), (4, 3, 95), (3, 2, 300), (2, 2, 65), (2, 1, 270), (1, 0, 95), (0, 0, 105))
+TO_THE_VERIFIER = ((4, 4, 65), (4, 3, 90), (3, 2, 240), (2, 2, 80), (2, 1, 210), (1, 0, 170), (0, 0, 90))
 # In reality several milliseconds.
 PASS_WIDTH = 330
 
