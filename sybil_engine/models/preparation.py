@@ -59,7 +59,8 @@ class Preparation:
     def tree(self, batch: Sequence[TreeRows], shape: Shape) -> PassInputs:
         """Prepare a pass of exactly this shape whose rows see only their paths; padding takes the slot's last cell."""
         sessions, rows = shape
-        span = whole_spans(max(max(member.cells) for member in batch) + 1)
+        # A row's own cell may lie before those of its path.
+        span = whole_spans(max(int(np.flatnonzero(member.visible.any(axis=0))[-1]) for member in batch) + 1)
         # Of each row: its token, position and cell.
         numbers = np.zeros((3, sessions, rows), dtype=np.int64)
         numbers[2] = self._cache.cells - 1

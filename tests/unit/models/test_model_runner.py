@@ -154,3 +154,17 @@ def test_a_tree_may_lie_in_any_of_its_cells_to_the_last() -> None:
     # What lies in the padding's cell is no part of any tree.
     runner.cache.keys[:, :, :, -1] = 9
     torch.testing.assert_close(logits(runner.tree_cells - 2), logits(0), atol=1e-5, rtol=1e-5)
+
+
+def test_a_row_of_a_tree_sees_all_of_its_path_wherever_the_cells_lie() -> None:
+    """A row whose cell was freed by another branch may lie hundreds of cells before its own path."""
+    loaded = random_model("llama")
+    runner = ModelRunner(loaded, RunnerOptions(max_sessions=1, context_tokens=512, numerics="fast"))
+    text = random_tokens(6, 7)
+    expected = plain_logits(loaded, text)
+    visible = np.zeros((1, runner.tree_cells), dtype=np.bool_)
+    for position, cell in enumerate((500, 3, 260, 130, 511, 0)):
+        visible[0, cell] = True
+        tree = TreeRows(0, (text[position],), (position,), (cell,), visible)
+        logits = runner.forward_tree(runner.prepare_tree([tree]))
+        torch.testing.assert_close(logits[0], expected[position], atol=1e-4, rtol=1e-4)
