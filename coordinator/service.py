@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from coordinator.addresses import reachable
@@ -20,7 +20,7 @@ from sybil_engine.rpc.v1.generation_service_pb2_grpc import add_GenerationServic
 from sybil_engine.serving.server import RunningServer, running_server
 
 # A verifier that broke a session is asked again at once. It is reported as gone only if it stays away for longer.
-_OUTAGE_S = 0.3
+_OUTAGE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,12 @@ class Coordinator:
         """
         await self._started.wait()
         while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_OUTAGE_S):
+                    while not self.router.has_verifier:
+                        changed.clear()
+                        await changed.wait()
             changed.clear()
-            if not self.router.has_verifier:
-                await asyncio.sleep(_OUTAGE_S)
             await self._server.set_serving(self.router.has_verifier)
             await changed.wait()
 
