@@ -137,10 +137,17 @@ class EngineCheck:
         compared = {name: [completions[number] for number in same] for name, completions in every.items()}
         measured = {name: sum((each.outcome for each in own), Outcome()) for name, own in compared.items()}
         draft_ms, rtt_ms = drafting_in_place(compared, self._bench.point)
-        drafting = replace(self._bench.point, draft_ms=draft_ms, rtt_ms=rtt_ms)
         # Each arm's passes take their measured mean. If rows cost time, those of `off` tell the time of one row.
-        by_rows = drafting.row_ms > 0
-        points = {name: replace(drafting, verify_ms=measured[OFF if by_rows else name].pass_ms) for name in measured}
+        by_rows = self._bench.point.row_ms > 0
+        points = {
+            name: replace(
+                self._bench.point,
+                verify_ms=measured[OFF if by_rows else name].pass_ms,
+                draft_ms=max(draft_ms, ahead_draft_ms(compared, name)),
+                rtt_ms=rtt_ms,
+            )
+            for name in measured
+        }
         simulated = self._play(points, traces, same)
         for outcome in (*measured.values(), *simulated.values()):
             if outcome.tokens <= outcome.first_tokens or outcome.duration_ms <= outcome.first_ms:
@@ -192,6 +199,18 @@ def drafting_in_place(measured: Mapping[str, Completions], point: Point) -> tupl
     gaps_ms = [statistics.median(each.gap_p50_ns for each in completions) / 1e6 for completions in locksteps.values()]
     draft_ms, rtt_ms = statistics.linear_regression(list(locksteps), gaps_ms)
     return max(point.draft_ms, draft_ms), max(point.rtt_ms, rtt_ms)
+
+
+def ahead_draft_ms(measured: Mapping[str, Completions], name: str) -> float:
+    """The time of a draft step beside verify passes, in milliseconds; 0 for an arm that does not draft ahead.
+
+    An arm that drafts ahead pushes after nearly every step. `auto` does so only for a part of the time, in which it
+    drafts as `hedged` does.
+    """
+    ahead = measured.get("hedged" if name == "auto" else name, ())
+    if name not in ("pipelined", "hedged", "auto") or not ahead:
+        return 0.0
+    return statistics.median(each.push_p50_ns for each in ahead) / 1e6
 
 
 def _is_measured(trace: Trace, number: int, arms: Mapping[str, Completions]) -> bool:

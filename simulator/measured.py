@@ -32,6 +32,7 @@ class MeasuredCompletion(BaseModel):
     total_ns: Whole
     verify_ns: Whole
     gap_p50_ns: Whole
+    push_p50_ns: Whole
 
     @property
     def outcome(self) -> Outcome:

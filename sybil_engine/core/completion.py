@@ -24,6 +24,7 @@ class Usage:
     draft_ns: int = 0
     relay_p50_ns: int = 0
     gap_p50_ns: int = 0
+    push_p50_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -47,8 +48,10 @@ def arms(windows: Sequence[int], experience: Experience) -> dict[str, Sybil]:
 
 def measurement(player: Sybil, trace: Trace, point: Point) -> dict[str, Any]:
     """What the benchmark would write if the engine were the simulator, after a prompt that takes 100 ms."""
-    commits = Simulation(player, trace, point).commits
+    simulation = Simulation(player, trace, point)
+    commits = simulation.commits
     starts_ns = [end_ns - commit.timings.forward_ns for end_ns, commit in commits]
+    pushed_ns = [arrived_ns for arrived_ns, _ in simulation.blocks]
     gaps_ns = [start_ns - end_ns for (end_ns, _), start_ns in zip(commits, starts_ns[1:], strict=False)]
     return {
         "text_fingerprint": f"{Ledger(map(int, trace.target_ids), 0).fingerprint(len(trace)):016x}",
@@ -59,6 +62,7 @@ def measurement(player: Sybil, trace: Trace, point: Point) -> dict[str, Any]:
         "total_ns": 10**8 + commits[-1][0],
         "verify_ns": sum(commit.timings.forward_ns for _, commit in commits),
         "gap_p50_ns": median_low(gaps_ns or [0]),
+        "push_p50_ns": median_low([late - early for early, late in pairwise(pushed_ns)] or [0]),
     }
 
 
