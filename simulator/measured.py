@@ -59,7 +59,7 @@ class _Task(BaseModel):
     seed: Whole
 
 
-class _Run(BaseModel):
+class _MeasuredRun(BaseModel):
     temperature: float
     measurements: Arms
 
@@ -83,7 +83,7 @@ class MeasuredBench(BaseModel):
     window: Whole = _at("settings", "window")
     most_tokens: Whole = _at("limits", "max_window_tokens")
     tasks: list[_Task] = Field(min_length=1)
-    runs: list[_Run] = Field(min_length=1)
+    runs: list[_MeasuredRun] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _is_whole(self) -> "MeasuredBench":

@@ -15,7 +15,7 @@ from drafter_service.engine import BRANCH_CELLS as DRAFT_BRANCH_CELLS
 from drafter_service.engine import Drafter
 from drafter_service.session import DrafterSession
 from drafter_service.settings import DrafterSettings
-from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.errors import SessionLost, Unavailable
 from sybil_engine.core.session import Advance, Commit, SessionOpen
 from sybil_engine.core.types import Block, ModelDescription
 from sybil_engine.models.hosting import host_model
@@ -109,9 +109,10 @@ class LocalVerifierStream:
         self._send(cast(Sequence[Block], blocks))
 
     async def commits(self) -> AsyncIterator[Commit]:
-        async for commits in self._session.events():
-            for commit in commits:
-                yield commit
+        with _losing():
+            async for commits in self._session.events():
+                for commit in commits:
+                    yield commit
 
 
 class LocalDrafterStream:
@@ -129,9 +130,19 @@ class LocalDrafterStream:
             self._send(commit.advance)
 
     async def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
-        async for pushes in self._session.events():
-            for blocks in pushes:
-                yield blocks
+        with _losing():
+            async for pushes in self._session.events():
+                for blocks in pushes:
+                    yield blocks
+
+
+@contextmanager
+def _losing() -> Iterator[None]:
+    """Turn an engine's failure into the loss of the session, as services' clients do: after a few, nobody tries again."""
+    try:
+        yield
+    except Unavailable as error:
+        raise SessionLost(str(error)) from error
 
 
 def _offer(session: VerifierSession, blocks: Sequence[Block], arrived_ns: int) -> None:

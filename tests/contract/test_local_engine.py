@@ -14,6 +14,7 @@ import pytest
 
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest, ModelNotFound, Unavailable
 from sybil_engine.core.types import FinishReason, Speculation, TokenOrigin
+from sybil_engine.models.model_runner import ModelRunner
 from sybil_local import Completion, LocalEngine
 
 PROMPT = "def fibonacci(n):\n"
@@ -74,6 +75,20 @@ def test_threads_share_the_engine(engine: LocalEngine) -> None:
             lambda seed: engine.generate(PROMPT, max_tokens=20, temperature=1.0, seed=seed).token_ids, range(6)
         )
         assert list(together) == alone
+
+
+def test_a_pass_that_fails_every_time_is_told_soon_and_leaves_the_engine_usable(
+    engine: LocalEngine, plain: dict[float, Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("no such kernel")
+
+    start_s = time.monotonic()
+    with monkeypatch.context() as patch, pytest.raises(Unavailable, match="no such kernel.*5 streams broke"):
+        patch.setattr(ModelRunner, "forward", broken)
+        engine.generate(PROMPT, max_tokens=8, speculation="off")
+    assert time.monotonic() - start_s < 10
+    assert engine.generate(PROMPT, max_tokens=40, seed=7).token_ids == plain[0.0].token_ids
 
 
 @pytest.mark.parametrize(

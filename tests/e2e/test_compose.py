@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(BUILD_TIMEOUT_S + START_T
 
 
 @dataclass(frozen=True)
-class Stack:
+class ComposeProject:
     """A running compose project of its own name, on a port of its own."""
 
     project: str
@@ -69,7 +69,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Generation:
+class TimedCompletion:
     token_ids: tuple[int, ...]
     completion: generation_service_pb2.Completion
     arrivals_s: tuple[float, ...]
@@ -100,8 +100,8 @@ def image() -> str:
 
 
 @pytest.fixture(scope="module")
-def stack(image: str) -> Iterator[Stack]:
-    stack = Stack(project=f"sybil-test-{os.getpid()}", port=free_port())
+def stack(image: str) -> Iterator[ComposeProject]:
+    stack = ComposeProject(project=f"sybil-test-{os.getpid()}", port=free_port())
     try:
         try:
             stack.compose("up", "--detach", "--no-build", "--wait", patience_s=START_TIMEOUT_S)
@@ -114,7 +114,7 @@ def stack(image: str) -> Iterator[Stack]:
 
 
 @pytest.fixture(autouse=True)
-def logs(stack: Stack) -> Iterator[None]:
+def logs(stack: ComposeProject) -> Iterator[None]:
     """Print what the services said, which pytest shows where the test failed."""
     yield
     print(stack.said())
@@ -131,7 +131,9 @@ def request(max_tokens: int = MAX_TOKENS) -> generation_service_pb2.GenerateRequ
     )
 
 
-def generate(stack: Stack, max_tokens: int = MAX_TOKENS, once_it_runs: Callable[[], None] = lambda: None) -> Generation:
+def generate(
+    stack: ComposeProject, max_tokens: int = MAX_TOKENS, once_it_runs: Callable[[], None] = lambda: None
+) -> TimedCompletion:
     """Generate through the published port, noting when each response arrived; call `once_it_runs` at the first."""
     token_ids: list[int] = []
     arrivals_s: list[float] = []
@@ -145,16 +147,16 @@ def generate(stack: Stack, max_tokens: int = MAX_TOKENS, once_it_runs: Callable[
             arrivals_s.append(time.monotonic())
             completion = response.completion
         meanwhile.result()
-    return Generation(tuple(token_ids), completion, tuple(arrivals_s))
+    return TimedCompletion(tuple(token_ids), completion, tuple(arrivals_s))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(stack: Stack) -> Generation:
+def undisturbed(stack: ComposeProject) -> TimedCompletion:
     return generate(stack)
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_runs_without_privileges_on_a_read_only_file_system(stack: Stack, service: str) -> None:
+def test_a_service_runs_without_privileges_on_a_read_only_file_system(stack: ComposeProject, service: str) -> None:
     assert stack.compose("exec", "-T", service, "id", "-u").strip() == "10001"
     status = stack.compose("exec", "-T", service, "cat", "/proc/1/status")
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -165,7 +167,7 @@ def test_a_service_runs_without_privileges_on_a_read_only_file_system(stack: Sta
     assert "ro" in root_options.split(",")
 
 
-def test_only_the_coordinators_port_is_published_and_on_loopback(stack: Stack) -> None:
+def test_only_the_coordinators_port_is_published_and_on_loopback(stack: ComposeProject) -> None:
     published = {service: docker("port", stack.container(service)).split() for service in SERVICES}
     assert published == {
         "drafter": [],
@@ -174,13 +176,13 @@ def test_only_the_coordinators_port_is_published_and_on_loopback(stack: Stack) -
     }
 
 
-def test_the_published_port_generates_with_tokens_from_the_drafter(undisturbed: Generation) -> None:
+def test_the_published_port_generates_with_tokens_from_the_drafter(undisturbed: TimedCompletion) -> None:
     assert len(undisturbed.token_ids) == MAX_TOKENS
     assert undisturbed.completion.finish_reason == types_pb2.FINISH_REASON_LENGTH
     assert undisturbed.completion.usage.accepted_tokens > 0
 
 
-def test_a_killed_drafter_costs_speed_and_changes_no_token(stack: Stack, undisturbed: Generation) -> None:
+def test_a_killed_drafter_costs_speed_and_changes_no_token(stack: ComposeProject, undisturbed: TimedCompletion) -> None:
     drafter = stack.container("drafter")
     killed_s: list[float] = []
 
@@ -194,20 +196,22 @@ def test_a_killed_drafter_costs_speed_and_changes_no_token(stack: Stack, undistu
     assert survived.completion.usage.accepted_tokens < undisturbed.completion.usage.accepted_tokens
 
 
-def test_without_a_drafter_generation_goes_on_with_the_same_tokens(stack: Stack, undisturbed: Generation) -> None:
+def test_without_a_drafter_generation_goes_on_with_the_same_tokens(
+    stack: ComposeProject, undisturbed: TimedCompletion
+) -> None:
     alone = generate(stack, max_tokens=50)
     assert alone.token_ids == undisturbed.token_ids[:50]
     assert alone.completion.usage.accepted_tokens == 0
 
 
-def test_a_drafter_that_is_started_again_is_used_again(stack: Stack, undisturbed: Generation) -> None:
+def test_a_drafter_that_is_started_again_is_used_again(stack: ComposeProject, undisturbed: TimedCompletion) -> None:
     docker("start", stack.container("drafter"))
     assert_drafting_resumes(stack, undisturbed)
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_crashed_process_is_restarted_and_the_stack_recovers(
-    stack: Stack, undisturbed: Generation, service: str
+    stack: ComposeProject, undisturbed: TimedCompletion, service: str
 ) -> None:
     since = stack.started_at(service)
     stack.crash(service)
@@ -215,7 +219,7 @@ def test_a_crashed_process_is_restarted_and_the_stack_recovers(
     assert_drafting_resumes(stack, undisturbed)
 
 
-def assert_drafting_resumes(stack: Stack, undisturbed: Generation, patience_s: float = 300) -> None:
+def assert_drafting_resumes(stack: ComposeProject, undisturbed: TimedCompletion, patience_s: float = 300) -> None:
     """Wait until generation uses the drafter again; its tokens are the same all along."""
     deadline = time.monotonic() + patience_s
     while True:

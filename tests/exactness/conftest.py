@@ -18,7 +18,7 @@ from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.models import attention
 from sybil_engine.models.finding import find_folder
 from sybil_engine.models.loading import LoadedModel, load
-from tests.exactness.engines import Pair, describe_in_memory, perturbed
+from tests.exactness.engines import LoadedPair, describe_in_memory, perturbed
 
 CONTEXT_TOKENS = 512
 
@@ -76,7 +76,7 @@ def _in_memory(model: PreTrainedModel) -> LoadedModel:
 STOCK_PAIRS = ("embedded-float32", "embedded-bfloat16", "llama-float32", "gpt2-float32", "llama-bfloat16")
 PAIRS = (*STOCK_PAIRS, "embedded-int8")
 _RANDOM = {"llama": _random_llama, "gpt2": _random_gpt2}
-_MADE: dict[str, Pair] = {}
+_MADE: dict[str, LoadedPair] = {}
 
 
 @pytest.fixture(scope="session", params=PAIRS)
@@ -85,17 +85,17 @@ def pair_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def pair(pair_name: str) -> Pair:
+def pair(pair_name: str) -> LoadedPair:
     """The embedded pair, and random ones whose drafter is the target with noise on its weights."""
     if pair_name not in _MADE:
         attention.register()
         kind, dtype = pair_name.split("-")
         if kind == "embedded":
-            _MADE[pair_name] = Pair(load("embedded-target", dtype), load("embedded-draft", _draft_dtype(dtype)))
+            _MADE[pair_name] = LoadedPair(load("embedded-target", dtype), load("embedded-draft", _draft_dtype(dtype)))
         else:
             target = _RANDOM[kind](getattr(torch, dtype), attention.IMPLEMENTATION)
             draft = perturbed(target, type(target), noise=0.03, seed=3)
-            _MADE[pair_name] = Pair(_in_memory(target), _in_memory(draft))
+            _MADE[pair_name] = LoadedPair(_in_memory(target), _in_memory(draft))
     return _MADE[pair_name]
 
 

@@ -63,7 +63,7 @@ class Continuation:
         self.blocks += pushed
 
 
-class Pair:
+class LoadedPair:
     """A target and a draft model, each run by its engine."""
 
     def __init__(self, target: LoadedModel, draft: LoadedModel, *, draft_numerics: str = "fast") -> None:

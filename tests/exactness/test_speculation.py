@@ -15,7 +15,7 @@ from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import SamplingParams, Speculation
 from sybil_engine.models.loading import load
-from tests.exactness.engines import Pair, reopened_at
+from tests.exactness.engines import LoadedPair, reopened_at
 
 EMBEDDED = Path(sybil_engine.__file__).parent / "models" / "embedded"
 SAMPLINGS = (
@@ -79,7 +79,7 @@ _PLAIN: dict[str, list[list[int]]] = {}
 
 
 @pytest.fixture
-def plain(pair: Pair, pair_name: str, openings: Openings) -> list[list[int]]:
+def plain(pair: LoadedPair, pair_name: str, openings: Openings) -> list[list[int]]:
     """What the target commits without drafts."""
     if pair_name not in _PLAIN:
         done = pair.complete(openings(Speculation.OFF), together=8)
@@ -90,7 +90,7 @@ def plain(pair: Pair, pair_name: str, openings: Openings) -> list[list[int]]:
 
 @pytest.mark.parametrize("speculation", [Speculation.LOCKSTEP, Speculation.PIPELINED])
 def test_speculation_changes_no_token(
-    pair: Pair, openings: Openings, plain: Sequence[list[int]], speculation: Speculation
+    pair: LoadedPair, openings: Openings, plain: Sequence[list[int]], speculation: Speculation
 ) -> None:
     # A lockstep verifier waits a tenth of a second for a block that is lost.
     lost_blocks = 0.0 if speculation is Speculation.LOCKSTEP else 0.1
@@ -102,7 +102,7 @@ def test_speculation_changes_no_token(
 
 
 def test_branches_judged_beside_the_trunk_change_no_token(
-    pair: Pair, pair_name: str, openings: Openings, plain: Sequence[list[int]]
+    pair: LoadedPair, pair_name: str, openings: Openings, plain: Sequence[list[int]]
 ) -> None:
     branch_rows = max((rows for rows in range(2, MOST_BRANCH_ROWS + 1) if pair.target_runner.fit(2, rows)), default=0)
     if not branch_rows:
@@ -115,7 +115,7 @@ def test_branches_judged_beside_the_trunk_change_no_token(
     assert pair.branches_kept - kept > 2
 
 
-def test_company_changes_no_token(pair: Pair, openings: Openings, plain: Sequence[list[int]]) -> None:
+def test_company_changes_no_token(pair: LoadedPair, openings: Openings, plain: Sequence[list[int]]) -> None:
     order = random.Random(1).sample(range(len(plain)), SOME_PROMPTS)
     ways = list(Speculation)
     mixed = [openings(ways[number % len(ways)])[number] for number in order]
@@ -124,7 +124,7 @@ def test_company_changes_no_token(pair: Pair, openings: Openings, plain: Sequenc
 
 
 def test_a_session_cut_anywhere_and_reopened_goes_on_with_the_same_tokens(
-    pair: Pair, openings: Openings, plain: Sequence[list[int]]
+    pair: LoadedPair, openings: Openings, plain: Sequence[list[int]]
 ) -> None:
     chance = random.Random(7)
     plain = plain[:SOME_PROMPTS]
@@ -139,7 +139,7 @@ def test_a_session_cut_anywhere_and_reopened_goes_on_with_the_same_tokens(
 
 def test_a_target_that_drafts_for_itself_is_always_accepted() -> None:
     target = load("embedded-target")
-    pair = Pair(target, target, draft_numerics="exact")
+    pair = LoadedPair(target, target, draft_numerics="exact")
     done = pair.complete(
         openings_of(prompts("embedded-float32"), Speculation.PIPELINED)[:10], together=2, schedule_seed=3
     )

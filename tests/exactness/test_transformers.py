@@ -8,7 +8,7 @@ from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import Speculation
 from tests.exactness.conftest import STOCK_PAIRS
-from tests.exactness.engines import Pair
+from tests.exactness.engines import LoadedPair
 from tests.exactness.test_speculation import prompts
 
 PROMPTS = 8
@@ -41,7 +41,7 @@ def _generate(model: PreTrainedModel, prompt: tuple[int, ...]) -> tuple[list[int
 
 @pytest.mark.parametrize("pair_name", STOCK_PAIRS)
 def test_greedy_tokens_are_those_of_generate(
-    pair: Pair, pair_name: str, reference: PreTrainedModel, capsys: pytest.CaptureFixture[str]
+    pair: LoadedPair, pair_name: str, reference: PreTrainedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dtype = pair_name.split("-")[1]
     openings = [

@@ -40,7 +40,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Stack:
+class KilledServices:
     """Two verifiers, a drafter, and a client of their coordinator."""
 
     verifiers: tuple[Service, Service]
@@ -84,7 +84,7 @@ def _service(module: str, *arguments: str) -> Iterator[Service]:
 
 
 @asynccontextmanager
-async def _stack() -> AsyncIterator[Stack]:
+async def _stack() -> AsyncIterator[KilledServices]:
     with ExitStack() as processes:
         verifiers = [processes.enter_context(_service("verifier_service", "--max-sessions", "2")) for _ in range(2)]
         drafter = processes.enter_context(_service("drafter_service", "--max-sessions", "2"))
@@ -93,7 +93,7 @@ async def _stack() -> AsyncIterator[Stack]:
         async with running_coordinator(settings, table, lambda waiting: None) as coordinator:
             await _both_live(verifiers)
             async with grpc.aio.insecure_channel(coordinator.address) as channel:
-                yield Stack(
+                yield KilledServices(
                     (verifiers[0], verifiers[1]), drafter, generation_service_pb2_grpc.GenerationServiceStub(channel)
                 )
 

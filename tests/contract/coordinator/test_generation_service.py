@@ -34,7 +34,7 @@ SEED = 7
 
 
 @dataclass
-class Scene:
+class ServedCoordinator:
     """A coordinator, its services, and a client."""
 
     coordinator: Coordinator
@@ -71,7 +71,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(*services: ToyVerifier | ToyDrafter, settings: CoordinatorSettings = SETTINGS) -> AsyncIterator[Scene]:
+async def scene(
+    *services: ToyVerifier | ToyDrafter, settings: CoordinatorSettings = SETTINGS
+) -> AsyncIterator[ServedCoordinator]:
     async with serving(*services) as running:
         table = RoutingTable(
             drafters=tuple(each.address for each in running if isinstance(each.servicer, ToyDrafter)),
@@ -82,7 +84,7 @@ async def scene(*services: ToyVerifier | ToyDrafter, settings: CoordinatorSettin
             grpc.aio.insecure_channel(coordinator.address) as channel,
         ):
             stub: GenerationServiceAsyncStub = GenerationServiceStub(channel)
-            yield Scene(
+            yield ServedCoordinator(
                 coordinator,
                 stub,
                 [each for each in services if isinstance(each, ToyVerifier)],
@@ -92,7 +94,7 @@ async def scene(*services: ToyVerifier | ToyDrafter, settings: CoordinatorSettin
 
 
 @asynccontextmanager
-async def health(here: Scene) -> AsyncIterator[list[int]]:
+async def health(here: ServedCoordinator) -> AsyncIterator[list[int]]:
     """Every status that a watcher of the coordinator's health has seen."""
     seen: list[int] = []
 

@@ -66,7 +66,7 @@ class EchoEngine:
 
 
 @dataclass(frozen=True)
-class Said:
+class EchoMessage:
     """A request message that is no opening, unless it says so."""
 
     word: str
@@ -75,25 +75,25 @@ class Said:
         return self.word == field_name
 
 
-def echo(session: EchoSession, message: Said, arrived_ns: int) -> None:
+def echo(session: EchoSession, message: EchoMessage, arrived_ns: int) -> None:
     if message.word == "gap":
         raise CommitGap("tokens are missing; reopen the session")
     session.emit(message.word)
 
 
-async def saying(words: Sequence[str], then_forever: bool = False) -> AsyncIterator[Said]:
+async def saying(words: Sequence[str], then_forever: bool = False) -> AsyncIterator[EchoMessage]:
     for word in words:
-        yield Said(word)
+        yield EchoMessage(word)
     if then_forever:
         await asyncio.Event().wait()
 
 
-async def broken_stream() -> AsyncIterator[Said]:
-    yield Said("one")
+async def broken_stream() -> AsyncIterator[EchoMessage]:
+    yield EchoMessage("one")
     raise RuntimeError("a message that cannot be decoded")
 
 
-def understood(message: Said) -> Said:
+def understood(message: EchoMessage) -> EchoMessage:
     if message.word == "nonsense":
         raise InvalidRequest("that says nothing")
     return message
@@ -101,7 +101,9 @@ def understood(message: Said) -> Said:
 
 @asynccontextmanager
 async def stream_of(
-    thread: EngineThread[Any], messages: AsyncIterator[Said], handle: Callable[[EchoSession, Said, int], None]
+    thread: EngineThread[Any],
+    messages: AsyncIterator[EchoMessage],
+    handle: Callable[[EchoSession, EchoMessage, int], None],
 ) -> AsyncIterator[RemoteSession[Any, Any]]:
     async with session_stream(thread, OPENING, messages, understood, handle) as (_, remote):
         yield remote
@@ -276,15 +278,15 @@ async def arrivals(thread: EngineThread[Any], words: Sequence[str], release: thr
     """When messages arrived, by what `handle` is told, that are sent during a pass; it ends when all are here."""
     told: list[int] = []
 
-    async def sent_during_a_pass() -> AsyncIterator[Said]:
+    async def sent_during_a_pass() -> AsyncIterator[EchoMessage]:
         thread.post(lambda engine: release.wait(SOON_S))
         for word in words:
-            yield Said(word)
+            yield EchoMessage(word)
             await asyncio.sleep(0.002)
         release.set()
         await asyncio.Event().wait()
 
-    def note(session: EchoSession, message: Said, arrived_ns: int) -> None:
+    def note(session: EchoSession, message: EchoMessage, arrived_ns: int) -> None:
         told.append(arrived_ns)
         session.emit(message.word)
 
@@ -376,7 +378,7 @@ def test_an_outbox_whose_loop_is_gone_takes_events_silently() -> None:
 def test_a_stream_that_does_not_begin_with_open_is_refused(words: list[str]) -> None:
     with pytest.raises(InvalidRequest, match="begins with `open`"):
         asyncio.run(first_message(saying(words)))
-    assert asyncio.run(first_message(saying(["open", "block"]))) == Said("open")
+    assert asyncio.run(first_message(saying(["open", "block"]))) == EchoMessage("open")
 
 
 class AbortedCall:

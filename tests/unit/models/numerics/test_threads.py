@@ -22,7 +22,7 @@ def one_thread() -> Iterator[None]:
         yield
 
 
-class Machine:
+class ThreadedMachine:
     """Computes a row from its token and position, plus an error that depends on the threads, in passes of one shape."""
 
     def __init__(self, wrong: Shape, *, in_cells: bool) -> None:
@@ -43,14 +43,14 @@ class Machine:
 @pytest.mark.parametrize("in_cells", [False, True])
 @pytest.mark.parametrize("shape", SHAPES.shapes)
 def test_one_shape_that_differs_rules_more_threads_out(shape: Shape, in_cells: bool) -> None:
-    machine = Machine(shape, in_cells=in_cells)
+    machine = ThreadedMachine(shape, in_cells=in_cells)
     assert not threads_agree(machine, SHAPES, 2)
     assert threads_agree(machine, SHAPES, 1)
     assert not machine.cache.keys.any()
 
 
 def test_shapes_that_all_agree_allow_more_threads() -> None:
-    assert threads_agree(Machine((3, 3), in_cells=False), SHAPES, 2)
+    assert threads_agree(ThreadedMachine((3, 3), in_cells=False), SHAPES, 2)
 
 
 @pytest.mark.parametrize(("agree", "used"), [(True, 2), (False, 1)])
