@@ -138,7 +138,7 @@ class LocalDrafterStream:
 
 @contextmanager
 def _losing() -> Iterator[None]:
-    """Turn an engine's failure into the loss of the session, as services' clients do: after a few, nobody tries again."""
+    """Turn an engine's failure into a lost session, as services' clients do: after a few, nobody tries again."""
     try:
         yield
     except Unavailable as error:

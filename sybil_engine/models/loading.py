@@ -119,7 +119,7 @@ def _check_settings(dtype: str, device: str) -> None:
     if dtype == INT8 and (device_kind(device) != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines):
         raise InvalidSettings(f"dtype is {INT8!r}, whose products run on x86 processors only; choose another dtype")
     try:
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise InvalidSettings(f"device is {device!r}, which this machine does not offer: {error}") from error
 

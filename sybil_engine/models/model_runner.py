@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sybil_engine.core.errors import ContextExceeded, InexactDevice
+from sybil_engine.core.errors import ContextExceeded, InexactDevice, InvalidSettings
 from sybil_engine.models import attention
 from sybil_engine.models.cache import SlottedCache, Turn
 from sybil_engine.models.kernels.wavefront import Wavefront
@@ -74,6 +74,7 @@ class ModelRunner:
 
         Raises:
             InexactDevice: exact mode, and no two shapes agree.
+            InvalidSettings: the cache does not fit into memory.
             UnsupportedModel: the model does not compute over a slotted cache what it computes without one.
         """
         self.device = loaded.model.device
@@ -85,9 +86,15 @@ class ModelRunner:
         cell_shape, plain_logits = plain_pass(loaded)
         # Near the context's end padding is written beyond it; the padding rows of trees go to the last cell.
         cells = whole_spans(self.context_tokens + self.chunk_tokens + options.branch_cells + 1)
-        self.cache = SlottedCache(
-            cell_shape, slots=options.max_sessions, cells=cells, dtype=loaded.model.dtype, device=self.device
-        )
+        try:
+            self.cache = SlottedCache(
+                cell_shape, slots=options.max_sessions, cells=cells, dtype=loaded.model.dtype, device=self.device
+            )
+        except RuntimeError as error:
+            raise InvalidSettings(
+                f"max_sessions is {options.max_sessions}, and so many KV caches of {self.context_tokens} tokens do not "
+                "fit into memory; lower max_sessions or context_tokens"
+            ) from error
         heads = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads)
         groups = heads // cell_shape.kv_heads
         ours = loaded.attention == attention.IMPLEMENTATION

@@ -84,7 +84,7 @@ def test_a_pass_that_fails_every_time_is_told_soon_and_leaves_the_engine_usable(
         raise ZeroDivisionError("no such kernel")
 
     start_s = time.monotonic()
-    with monkeypatch.context() as patch, pytest.raises(Unavailable, match="no such kernel.*5 streams broke"):
+    with monkeypatch.context() as patch, pytest.raises(Unavailable, match=r"no such kernel.*5 streams broke"):
         patch.setattr(ModelRunner, "forward", broken)
         engine.generate(PROMPT, max_tokens=8, speculation="off")
     assert time.monotonic() - start_s < 10
@@ -243,6 +243,12 @@ def test_models_that_cannot_be_served_are_named_and_nothing_is_left() -> None:
         LocalEngine(draft="./nowhere")
     with pytest.raises(InvalidRequest, match="choose one of off"):
         LocalEngine(speculation="sideways")
+    with pytest.raises(InvalidRequest, match="context_tokens is 1; it must be at least 16, or 0 for the model's own"):
+        LocalEngine(context_tokens=1)
+    with pytest.raises(InvalidRequest, match="device is 'meta', which this machine does not offer"):
+        LocalEngine(device="meta")
+    with pytest.raises(InvalidRequest, match="max_sessions is 1000000000, and so many KV caches of 1024 tokens do not"):
+        LocalEngine(max_sessions=10**9)
     with pytest.raises(InvalidRequest, match="threads is 1000000; it must be between 0 and"):
         LocalEngine(threads=10**6)
     assert set(threading.enumerate()) <= before
