@@ -1,11 +1,8 @@
 """The verifier's engine: feeds prompts, and runs ragged passes over the sessions that are due."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
@@ -14,10 +11,9 @@ from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import ModelDescription, PassTimings
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
-from sybil_engine.sampling.draw import Draw, draw_rows
 from sybil_engine.sampling.judges import judge_for
-from sybil_engine.sampling.judges.judge import Verdict, Window
 from sybil_engine.serving.opening import check_opening
+from verifier_service.judging import Judged, SessionShares, judge_rows
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.pace import Pace
 from verifier_service.policy.rows import CELLS_A_BRANCH, MOST_BRANCHES, RowControl, Share
@@ -25,22 +21,6 @@ from verifier_service.policy.rules import rule_for
 from verifier_service.session import SessionLimits, VerifierSession
 
 BRANCH_CELLS = MOST_BRANCHES * CELLS_A_BRANCH
-
-SessionShares = Sequence[Share[VerifierSession]]
-"""One session's shares in a pass, its trunk's first."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A share and its verdict.
-
-    Attributes:
-        shaped: [drawn rows, vocabulary].
-    """
-
-    share: Share[VerifierSession]
-    shaped: Tensor
-    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +39,7 @@ class _UncommittedPass:
     """
 
     shares: Sequence[SessionShares]
-    judged: list[list[_Judged]]
+    judged: list[list[Judged]]
     waits_ns: list[int]
     start_ns: int
     end_ns: int
@@ -186,7 +166,7 @@ class Verifier:
         beside_drafter = any(session.plan.speculation.drafts_ahead for session in self._sessions.values())
         logits = self._runner.forward(batch, alone=not beside_drafter)
         forward_ns = time.monotonic_ns() - start_ns
-        judged = iter(_judge([share for share in every if share.drawn_rows], *_draw(every, logits)))
+        judged = iter(judge_rows(every, logits))
         made = _UncommittedPass(
             shares,
             [[next(judged) for share in own if share.drawn_rows] for own in shares],
@@ -230,7 +210,7 @@ class Verifier:
         times.add(made.padded_rows, made.end_ns - made.start_ns + self._last_pass_end_ns - since_ns)
 
     def _commit_session(
-        self, made: _UncommittedPass, shares: SessionShares, judged: list[_Judged], wait_ns: int
+        self, made: _UncommittedPass, shares: SessionShares, judged: list[Judged], wait_ns: int
     ) -> None:
         session = shares[0].session
         trunk = judged[0]
@@ -244,7 +224,7 @@ class Verifier:
         commit = session.commit(
             best.share.path or (),
             best.verdict,
-            _logprobs(best) if session.opening.logprobs else (),
+            best.logprobs() if session.opening.logprobs else (),
             PassTimings(wait_ns, made.gap_ns, made.forward_ns, now_ns - made.start_ns - made.forward_ns),
             now_ns,
             made.prefill_ns + session.pace.alone_times.expected_ns(plain_rows),
@@ -262,57 +242,3 @@ class Verifier:
     def _yield_turn(self, session: VerifierSession) -> None:
         """Move a session that was served to the end of the queue, so that none starves."""
         self._sessions[session.slot] = self._sessions.pop(session.slot)
-
-
-def _draw(shares: SessionShares, logits: Tensor) -> tuple[list[int], Tensor]:
-    """Draw the target's own token at each row that draws one.
-
-    Args:
-        logits: [rows of all shares, vocabulary].
-
-    Returns:
-        [drawn rows] and [drawn rows, vocabulary], the shaped logits.
-    """
-    rows: list[int] = []
-    draws: list[Draw] = []
-    end = 0
-    for share in shares:
-        end += share.rows
-        if share.drawn_rows:
-            session = share.session
-            rows += range(end - share.drawn_rows, end)
-            draws.append(Draw(session.opening.sampling, session.noise, len(session.ledger), share.drawn_rows))
-    if not draws:
-        return [], logits[:0]
-    drawn, shaped = draw_rows(logits if len(rows) == len(logits) else logits[rows], draws)
-    return drawn.tolist(), shaped
-
-
-def _judge(shares: SessionShares, drawn: Sequence[int], shaped: Tensor) -> Iterator[_Judged]:
-    """Judge each share's path.
-
-    Args:
-        drawn, shaped: from `_draw`.
-    """
-    start = 0
-    for share in shares:
-        rows = slice(start, start + share.drawn_rows)
-        start = rows.stop
-        session, path = share.session, share.path or ()
-        window = Window(
-            session.opening.seed,
-            len(session.ledger),
-            [node.token_id for node in path],
-            [node.distribution for node in path if node.distribution],
-            drawn[rows],
-            shaped[rows],
-        )
-        yield _Judged(share, window.shaped, session.judge.judge(window))
-
-
-def _logprobs(judged: _Judged) -> list[float]:
-    """The log-probability of each token that a share commits."""
-    token_ids = torch.tensor(judged.verdict.token_ids, device=judged.shaped.device).unsqueeze(-1)
-    logprobs = torch.log_softmax(judged.shaped[: len(token_ids)], dim=-1)
-    result: list[float] = logprobs.gather(-1, token_ids).squeeze(-1).tolist()
-    return result
