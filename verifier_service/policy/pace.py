@@ -34,7 +34,7 @@ class Pace:
     # P(the target draws a given hedge | it rejects the trunk's token), if the drafter reports no chance.
     _HEDGE_RATE = 0.3
     # How much worse (Brier score) the drafter's chances may be than measured ones before they are ignored. An honest
-    # drafter stayed below 0.1 in 56 sessions of the embedded pair (by a script that was not kept).
+    # drafter stayed below 0.1 in 56 sessions of the embedded pair.
     _TRUSTED_ERROR = 0.15
 
     def __init__(self, pass_times: PassTimes, alone_times: PassTimes | None = None) -> None:
