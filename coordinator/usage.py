@@ -48,13 +48,12 @@ class Meter:
         self._verifying: list[Interval] = []
         self._relays_ns: list[int] = []
         self._gaps_ns: list[int] = []
-        self._pushed_ns: list[int] = []
+        self._pushes_ns: dict[int, None] = {}
         self._way: Speculation | None = None
 
     def drafted(self, block: DraftedBlock, arrived_ns: int) -> None:
         """Count a block; its draft passes ended when it arrived. Blocks of one push arrive together."""
-        if self._pushed_ns[-1:] != [arrived_ns]:
-            self._pushed_ns.append(arrived_ns)
+        self._pushes_ns[arrived_ns] = None
         self._drafted_tokens += len(block.token_ids)
         # A drafter may report anything, but it cannot have drafted for longer than the request exists.
         draft_ns = min(block.draft_ns, arrived_ns - self._arrived_ns)
@@ -106,7 +105,7 @@ class Meter:
             draft_ns=length_ns(self._drafting),
             relay_p50_ns=median_low(self._relays_ns or [0]),
             gap_p50_ns=median_low(self._gaps_ns or [0]),
-            push_p50_ns=median_low([late - early for early, late in pairwise(self._pushed_ns)] or [0]),
+            push_p50_ns=median_low([late - early for early, late in pairwise(self._pushes_ns)] or [0]),
         )
 
 

@@ -136,17 +136,11 @@ class EngineCheck:
             )
         compared = {name: [completions[number] for number in same] for name, completions in every.items()}
         measured = {name: sum((each.outcome for each in own), Outcome()) for name, own in compared.items()}
-        draft_ms, rtt_ms = drafting_in_place(compared, self._bench.point)
         # Each arm's passes take their measured mean. If rows cost time, those of `off` tell the time of one row.
         by_rows = self._bench.point.row_ms > 0
         points = {
-            name: replace(
-                self._bench.point,
-                verify_ms=measured[OFF if by_rows else name].pass_ms,
-                draft_ms=max(draft_ms, ahead_draft_ms(compared, name)),
-                rtt_ms=rtt_ms,
-            )
-            for name in measured
+            name: replace(point, verify_ms=measured[OFF if by_rows else name].pass_ms)
+            for name, point in drafting_in_place(compared, self._bench.point).items()
         }
         simulated = self._play(points, traces, same)
         for outcome in (*measured.values(), *simulated.values()):
@@ -186,31 +180,23 @@ class EngineCheck:
         return Sybil(Speculation(speculation), asked, self._bench.most_tokens, self._experience)
 
 
-def drafting_in_place(measured: Mapping[str, Completions], point: Point) -> tuple[float, float]:
-    """The times of a draft step and of a round trip, in milliseconds, that lockstep was measured under.
+def drafting_in_place(measured: Mapping[str, Completions], point: Point) -> dict[str, Point]:
+    """A point with the times of draft steps and round trips that each arm was measured under.
 
-    Between two lockstep passes lie a round trip and the draft steps of a window, so two windows tell both apart. With
-    fewer windows, and as lower bounds, the requested times are taken: if a time seems shorter, other work disturbed the
-    measurement.
+    Between two lockstep passes lie a round trip and the draft steps of a window, so two windows tell both apart. An arm
+    that drafts ahead pushes after nearly every step; `auto` does so for a part of the time only, and then drafts as
+    `hedged` does. The requested times are lower bounds: if one seems shorter, other work disturbed the measurement.
     """
     locksteps = {int(name.partition("-")[2]): each for name, each in measured.items() if "-" in name}
-    if len(locksteps) < 2:
-        return point.draft_ms, point.rtt_ms
-    gaps_ms = [statistics.median(each.gap_p50_ns for each in completions) / 1e6 for completions in locksteps.values()]
-    draft_ms, rtt_ms = statistics.linear_regression(list(locksteps), gaps_ms)
-    return max(point.draft_ms, draft_ms), max(point.rtt_ms, rtt_ms)
-
-
-def ahead_draft_ms(measured: Mapping[str, Completions], name: str) -> float:
-    """The time of a draft step beside verify passes, in milliseconds; 0 for an arm that does not draft ahead.
-
-    An arm that drafts ahead pushes after nearly every step. `auto` does so only for a part of the time, in which it
-    drafts as `hedged` does.
-    """
-    ahead = measured.get("hedged" if name == "auto" else name, ())
-    if name not in ("pipelined", "hedged", "auto") or not ahead:
-        return 0.0
-    return statistics.median(each.push_p50_ns for each in ahead) / 1e6
+    draft_ms, rtt_ms = point.draft_ms, point.rtt_ms
+    if len(locksteps) > 1:
+        gaps_ms = [statistics.median(each.gap_p50_ns for each in own) / 1e6 for own in locksteps.values()]
+        draft_ms, rtt_ms = map(max, statistics.linear_regression(list(locksteps), gaps_ms), (draft_ms, rtt_ms))
+    steps_ms = dict.fromkeys(measured, draft_ms)
+    for name in {"pipelined", "hedged", "auto"} & measured.keys():
+        pushes_ns = [each.push_p50_ns for each in measured.get("hedged" if name == "auto" else name, ())]
+        steps_ms[name] = max(draft_ms, statistics.median(pushes_ns or [0]) / 1e6)
+    return {name: replace(point, draft_ms=step_ms, rtt_ms=rtt_ms) for name, step_ms in steps_ms.items()}
 
 
 def _is_measured(trace: Trace, number: int, arms: Mapping[str, Completions]) -> bool:

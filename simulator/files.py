@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from sybil_engine.core.errors import InvalidRequest
 
+_BROKEN = (OSError, ValueError, LookupError, TypeError, RecursionError, EOFError, zipfile.BadZipFile, zlib.error)
+
 
 class UnusableFile(InvalidRequest):
     """A file is missing, cannot be read or written, or holds something else."""
@@ -39,16 +41,7 @@ def reading(file: Path, kind: str, writer: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise UnusableFile(f"no {kind} {file}; write one with `{writer} {file}`") from None
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        RecursionError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _BROKEN as error:
         raise UnusableFile(
             f"{file} is not a {kind} that can be used ({_sentence(error)}); check the path, or write another with "
             f"`{writer} FILE`"

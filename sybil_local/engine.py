@@ -164,22 +164,15 @@ class LocalEngine:
         """
         _check_kind("a whole number", int, max_tokens=max_tokens, top_k=top_k, seed=seed, window_tokens=window_tokens)
         _check_kind("a number", (int, float), temperature=temperature, top_p=top_p, min_p=min_p)
-        _check_items("text", str, "stop", [stop] if isinstance(stop, str) else stop)
+        stops = (stop,) if isinstance(stop, str) else stop
+        _check_items("text", str, "stop", stops)
         _check_items("a token id", int, "stop_token_ids", stop_token_ids)
         if not isinstance(prompt, str):
             _check_items("a token id", int, "prompt", prompt)
-        request = GenerationRequest(
-            prompt,
-            SamplingParams(temperature, top_k, top_p, min_p),
-            seed,
-            max_tokens,
-            (stop,) if isinstance(stop, str) else stop,
-            stop_token_ids,
-            ignore_end_tokens,
-            None if speculation is None else _speculation(speculation),
-            window_tokens,
-            logprobs=logprobs,
-        )
+        sampling = SamplingParams(temperature, top_k, top_p, min_p)
+        way = None if speculation is None else _speculation(speculation)
+        limits = seed, max_tokens, stops, stop_token_ids, ignore_end_tokens
+        request = GenerationRequest(prompt, sampling, *limits, way, window_tokens, logprobs=logprobs)
         async with aclosing(self._generation.stream(request)) as deltas:
             async for delta in deltas:
                 yield delta

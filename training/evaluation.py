@@ -88,11 +88,6 @@ class TextLoss:
     bits_per_byte: float
     tokens: int
 
-    @property
-    def mean_of_modules(self) -> float:
-        """Mean over modules in nats per token, each module counting the same."""
-        return statistics.fmean(self.nats_per_token_by_module.values())
-
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

@@ -75,8 +75,9 @@ def probe(
         for group in _agreeing(measured)
         if group[-1].total >= LEAST_ROWS and (keep_total is None or keep_total in [one.total for one in group])
     ]
+    groups.sort(key=lambda group: (-sum(each.total in SINGLE_SESSION_TOTALS for each in group), group[0].total))
     try:
-        for group in sorted(groups, key=_preference):
+        for group in groups:
             shapes = _verify(runner, group, generator)
             if shapes and max(rows for _, rows in shapes) >= LEAST_ROWS:
                 return ShapeClass(shapes)
@@ -136,11 +137,6 @@ def _alike(one: _Measured, other: _Measured) -> bool:
     return one.fed.agrees(other.fed, min(one.total, other.total)) and all(
         torch.equal(mine, yours) for mine, yours in zip(one.products, other.products, strict=True)
     )
-
-
-def _preference(group: Sequence[_Measured]) -> tuple[int, int]:
-    """See the rule of `probe`; the least is chosen."""
-    return -sum(one.total in SINGLE_SESSION_TOTALS for one in group), group[0].total
 
 
 def _verify(runner: ProbedRunner, group: Sequence[_Measured], generator: torch.Generator) -> list[Shape]:

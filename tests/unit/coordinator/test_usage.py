@@ -43,6 +43,14 @@ def test_the_median_is_a_value_that_was_measured(gaps_ns: list[int], middle_ns: 
     assert meter.usage(prompt_tokens=1).gap_p50_ns == middle_ns
 
 
+@pytest.mark.parametrize(("arrivals_ns", "middle_ns"), [([], 0), ([7], 0), ([7, 7, 10, 10, 15, 40], 5)])
+def test_blocks_that_arrive_together_are_one_push(arrivals_ns: list[int], middle_ns: int) -> None:
+    meter = Meter()
+    for arrived_ns in arrivals_ns:
+        meter.drafted(Block(1, 0, (5,), draft_ns=1), arrived_ns)
+    assert meter.usage(prompt_tokens=1).push_p50_ns == middle_ns
+
+
 def test_passes_whose_commits_arrive_together_last_as_long_as_they_lasted() -> None:
     meter = Meter()
     for position in (1, 2):
