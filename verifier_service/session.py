@@ -14,8 +14,8 @@ from sybil_engine.core.types import Block, BlockOrigin, CommittedToken, FinishRe
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.sampling.judges.judge import Verdict
 from verifier_service.policy.pace import Pace
-from verifier_service.policy.plan import PassOutcome, Rule, State, patience_ns
 from verifier_service.policy.rows import Path
+from verifier_service.policy.rule import PassOutcome, Rule, State, patience_ns
 
 # Chances come in single precision. The verifier must not wait for more where the drafter has stopped.
 _ROUNDING = 1.001

@@ -6,7 +6,7 @@ from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.types import Speculation
 from verifier_service.policy.choice import WAYS, Choice
 from verifier_service.policy.pace import MovingMean, Pace
-from verifier_service.policy.plan import PassOutcome, Rule, State
+from verifier_service.policy.rule import PassOutcome, Rule, State
 from verifier_service.policy.windows import BestWindow, FixedPlan, LearnedWindow
 
 

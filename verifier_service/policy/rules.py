@@ -1,4 +1,4 @@
-"""The rule that a session asks for."""
+"""Which rule a session asks for."""
 
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.session import SessionOpen
@@ -6,7 +6,7 @@ from sybil_engine.core.types import Speculation
 from verifier_service.policy.adaptive import Adaptive
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.pace import Pace
-from verifier_service.policy.plan import Rule
+from verifier_service.policy.rule import Rule
 from verifier_service.policy.windows import FixedPlan, LearnedWindow
 
 

@@ -5,7 +5,7 @@ import math
 from sybil_engine.core.plan import HEDGED_DRAFT_ROWS, DraftPlan
 from sybil_engine.core.types import Speculation
 from verifier_service.policy.pace import Pace
-from verifier_service.policy.plan import Rule, State
+from verifier_service.policy.rule import Rule, State
 
 
 class FixedPlan(Rule):

@@ -21,8 +21,8 @@ from sybil_engine.sampling.judges.judge import Verdict
 from tests.unit.simulator.synthetic import synthetic_trace
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.pace import Pace
-from verifier_service.policy.plan import State
 from verifier_service.policy.rows import RowControl, Share
+from verifier_service.policy.rule import State
 from verifier_service.policy.rules import rule_for
 from verifier_service.policy.windows import LearnedWindow
 from verifier_service.session import SessionLimits, VerifierSession

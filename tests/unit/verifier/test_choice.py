@@ -11,7 +11,7 @@ from sybil_engine.core.types import Speculation
 from tests.unit.verifier.paces import pace_of
 from verifier_service.policy.adaptive import Adaptive
 from verifier_service.policy.choice import WAYS, Choice
-from verifier_service.policy.plan import PassOutcome, State
+from verifier_service.policy.rule import PassOutcome, State
 
 PASS_NS = 1e7
 # Tokens a pass without drafts would take time for.

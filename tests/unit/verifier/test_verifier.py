@@ -40,7 +40,7 @@ from tests.unit.messages import block_after, some_prompt
 from verifier_service import servicer
 from verifier_service.engine import Verifier
 from verifier_service.policy.choice import Choice
-from verifier_service.policy.plan import State
+from verifier_service.policy.rule import State
 from verifier_service.session import VerifierSession
 
 pytestmark = pytest.mark.usefixtures("one_thread", "clock")

@@ -13,7 +13,7 @@ from sybil_engine.core.types import Speculation
 from tests.unit.verifier.paces import pace_of
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.pace import Pace
-from verifier_service.policy.plan import PassOutcome, Rule, State, patience_ns
+from verifier_service.policy.rule import PassOutcome, Rule, State, patience_ns
 from verifier_service.policy.rules import rule_for
 from verifier_service.policy.windows import BestWindow, LearnedWindow
 

@@ -1,4 +1,4 @@
-"""What a rule is: after each commit, it decides what drafting does next."""
+"""What a rule is: it decides, after each commit, what drafting does next; and how long a pass waits for that."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
