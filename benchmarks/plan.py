@@ -12,8 +12,9 @@ from benchmarks.prompts import read_prompts
 from benchmarks.settings import PEERS, BenchSettings
 from drafter_service.settings import DrafterSettings
 from sybil_engine.core.errors import InvalidSettings
+from sybil_engine.core.references import NO_DRAFTER
 from sybil_engine.core.types import Speculation
-from sybil_engine.models.presets import NO_DRAFTER, Pair, pair_of
+from sybil_engine.models.presets import Pair, pair_of
 from sybil_engine.prompts import Prompt
 from sybil_engine.settings import parse
 from verifier_service.settings import VerifierSettings

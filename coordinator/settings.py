@@ -3,6 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import Dtype
 from sybil_engine.settings import Port, Settings, Words
@@ -51,8 +52,10 @@ class CoordinatorSettings(ServingSettings):
 class PlaceSettings(ServingSettings):
     """Start drafters and verifiers as Ray actors, on this machine or on the cluster at RAY_ADDRESS."""
 
-    target: str = Field(default="embedded-target", description="target model: embedded-target, a folder or a hub id")
-    draft: str = Field(default="embedded-draft", description="draft model: embedded-draft, a folder, a hub id, or none")
+    target: str = Field(default=EMBEDDED_TARGET, description=f"target model: {EMBEDDED_TARGET}, a folder or a hub id")
+    draft: str = Field(
+        default=EMBEDDED_DRAFT, description=f"draft model: {EMBEDDED_DRAFT}, a folder, a hub id, or {NO_DRAFTER}"
+    )
     dtype: Dtype | None = Field(default=None, description="of both models; left out: each service's own choice")
     draft_dtype: Dtype | None = Field(default=None, description="of the draft model; left out: as --dtype says")
     device: str = Field(default="", description="of both models; empty: each service's own choice")

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from sybil_engine.core.references import EMBEDDED_DRAFT
 from sybil_engine.serving.service_settings import MOST_THREADS, ServiceSettings
 from sybil_engine.settings import Port
 
@@ -14,7 +15,7 @@ class DrafterSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="SYBIL_DRAFTER_")
 
-    model: str = Field(default="embedded-draft", description="the draft model: a folder, a hub id or embedded-draft")
+    model: str = Field(default=EMBEDDED_DRAFT, description=f"the draft model: a folder, a hub id or {EMBEDDED_DRAFT}")
     port: Port = Field(default=50053, description="port to listen on; 0: a free one")
     # A small model gains nothing from more threads; this leaves the other cores to the target.
     threads: int = Field(

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 from sybil_cli.fleet import check
 from sybil_cli.progress import Progress
-from sybil_engine.models.presets import NO_DRAFTER, Pair
+from sybil_engine.core.references import NO_DRAFTER
+from sybil_engine.models.presets import Pair
 from sybil_local import LocalEngine
 
 

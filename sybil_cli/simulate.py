@@ -14,7 +14,7 @@ from sybil_cli.exits import SUCCESS
 from sybil_cli.options import Command, model_options, pair_from
 from sybil_cli.progress import Progress
 from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.models.presets import NO_DRAFTER
+from sybil_engine.core.references import NO_DRAFTER
 from sybil_engine.prompts import built_in_prompts, mixed
 
 _FILE = click.Path(path_type=Path)

@@ -18,9 +18,9 @@ from coordinator.request import Defaults
 from drafter_service.settings import DrafterSettings
 from sybil_engine.core.completion import Completion, Delta
 from sybil_engine.core.errors import InvalidRequest, Unavailable
+from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import ModelDescription, SamplingParams, Speculation
-from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.serving.service_settings import Dtype
 from sybil_local import twins
 from sybil_local.services import LocalServices

@@ -3,6 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from sybil_engine.core.references import EMBEDDED_TARGET
 from sybil_engine.serving.service_settings import MOST_THREADS, ServiceSettings
 from sybil_engine.settings import Port
 
@@ -12,7 +13,9 @@ class VerifierSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="SYBIL_VERIFIER_")
 
-    model: str = Field(default="embedded-target", description="the target model: a folder, a hub id or embedded-target")
+    model: str = Field(
+        default=EMBEDDED_TARGET, description=f"the target model: a folder, a hub id or {EMBEDDED_TARGET}"
+    )
     port: Port = Field(default=50052, description="port to listen on; 0: a free one")
     alone_threads: int = Field(
         default=0,

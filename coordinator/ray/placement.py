@@ -9,6 +9,7 @@ from coordinator.ray.cluster import on_a_cluster
 from coordinator.ray.hosting import ServiceActor
 from coordinator.settings import PlaceSettings
 from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.references import NO_DRAFTER
 from sybil_engine.serving.service_settings import Dtype
 
 _ENTRIES = {"verifier": "verifier_service.__main__:serve", "drafter": "drafter_service.__main__:serve"}
@@ -45,7 +46,7 @@ def place(settings: PlaceSettings) -> list[PlacedService]:
         Unavailable: the cluster has no room.
     """
     services = [_verifier(settings) for _ in range(settings.verifiers)]
-    if settings.draft != "none":
+    if settings.draft != NO_DRAFTER:
         services += [_drafter(settings) for _ in range(settings.drafters)]
     group = _reserve([service.bundle for service in services], settings.start_s)
     for index, service in enumerate(services):
@@ -55,7 +56,7 @@ def place(settings: PlaceSettings) -> list[PlacedService]:
 
 def logical_cpus(settings: PlaceSettings) -> int:
     """How many processors to tell Ray that this machine has, so that these services fit even if it has fewer."""
-    drafters = 0 if settings.draft == "none" else settings.drafters
+    drafters = 0 if settings.draft == NO_DRAFTER else settings.drafters
     cpus = settings.verifiers * settings.target_cpus + drafters * settings.draft_cpus
     return max(math.ceil(cpus + 0.01), 1)
 

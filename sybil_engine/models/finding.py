@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from sybil_engine.core.errors import ModelNotFound, NoSafetensors
-from sybil_engine.models.presets import EMBEDDED_DRAFT, EMBEDDED_TARGET
+from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.models.tokenizer import TOKENIZER_FILE
 
 _EMBEDDED = {

@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from sybil_engine.core.errors import InvalidSettings
+from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
 from sybil_engine.core.types import ModelDescription
-
-EMBEDDED_TARGET = "embedded-target"
-EMBEDDED_DRAFT = "embedded-draft"
-NO_DRAFTER = "none"
 
 
 @dataclass(frozen=True, slots=True)

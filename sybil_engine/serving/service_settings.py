@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
+from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.settings import Port, Settings
 
 MOST_THREADS = 4 * (os.cpu_count() or 1)
@@ -16,7 +17,7 @@ Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 class ServiceSettings(Settings):
     """A process that hosts one model."""
 
-    model: str = Field(description="a folder, a hub id, embedded-target or embedded-draft")
+    model: str = Field(description=f"a folder, a hub id, {EMBEDDED_TARGET} or {EMBEDDED_DRAFT}")
     dtype: Dtype = Field(
         default="float32",
         description="of the weights; int8 quantises them, and the output is then the quantised model's own",
