@@ -131,30 +131,40 @@ class Verifier:
             made, self._made = self._made, None
             self._commit(made)
             return 0
-        before_ns = time.monotonic_ns()
         self._feed_prompt()
         now_ns = time.monotonic_ns()
-        self._prefill_ns += now_ns - before_ns
-        decoding = [session for session in self._sessions.values() if session.prefill_tokens <= 0]
-        due = [session for session in decoding if session.due_in_ns(now_ns) <= 0]
-        if due:
-            due = due[: self._runner.max_rows]
+        if due := self._schedule(now_ns):
             self._made = self._run(due, self._row_control.choose(due))
-        if due or len(decoding) < len(self._sessions):
             return 0
-        return min((session.due_in_ns(now_ns) for session in decoding), default=0) / 1e9 if decoding else None
+        return self._idle_s(now_ns)
+
+    def _schedule(self, now_ns: int) -> list[VerifierSession]:
+        """Choose the sessions of the next pass: those that are due, the one served longest ago first."""
+        due = [each for each in self._sessions.values() if each.prefill_tokens <= 0 and each.due_in_ns(now_ns) <= 0]
+        return due[: self._runner.max_rows]
+
+    def _idle_s(self, now_ns: int) -> float | None:
+        """Time until a session is due; 0 while there is a prompt to feed, None without sessions."""
+        sessions = self._sessions.values()
+        if any(session.prefill_tokens > 0 for session in sessions):
+            return 0
+        return min(session.due_in_ns(now_ns) for session in sessions) / 1e9 if sessions else None
 
     def _feed_prompt(self) -> None:
+        """Feed a part of one prompt, if there is one to feed."""
         session = next((session for session in self._sessions.values() if session.prefill_tokens > 0), None)
         if session is None:
             return
+        before_ns = time.monotonic_ns()
         tokens = min(self._runner.prefill_tokens, session.prefill_tokens)
         part = session.ledger[session.fed_tokens :][:tokens]
         self._runner.prefill(Rows(session.slot, session.fed_tokens, tuple(part)))
         session.fed_tokens += tokens
         self._yield_turn(session)
+        now_ns = time.monotonic_ns()
+        self._prefill_ns += now_ns - before_ns
         if not session.prefill_tokens:
-            session.start_waiting(time.monotonic_ns())
+            session.start_waiting(now_ns)
 
     def _run(self, due: Sequence[VerifierSession], shares: Sequence[SessionShares]) -> _UncommittedPass:
         """Run one pass, draw, and judge."""
