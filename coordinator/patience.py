@@ -13,7 +13,7 @@ class Patience:
 
     Attributes:
         reopen_s: how long to wait for a service.
-        attempts: how many streams in a row may break.
+        attempts: how many streams may break in a row: a pass that fails every time must not be tried for `reopen_s`.
     """
 
     reopen_s: float = 30.0
@@ -36,7 +36,10 @@ class Retries:
         self._pause_s = 0.0
 
     async def pause(self, error: SybilError) -> None:
-        """Wait before the next attempt. If `error` is Unavailable, there was no service to try.
+        """Wait before the next attempt.
+
+        Args:
+            error: if it is Unavailable, there was no service to try: that is waited for, and is no broken stream.
 
         Raises:
             Exhausted: every slot has been taken for too long.
@@ -48,10 +51,15 @@ class Retries:
         waited_s = now_s - self._failing_since_s
         if not isinstance(error, Unavailable):
             self._broken += 1
-        if waited_s >= self._patience.reopen_s or self._broken >= self._patience.attempts:
+        if self._broken >= self._patience.attempts:
+            raise Unavailable(
+                f"the session broke {self._broken} times in a row without a new token, at last with: {error}; "
+                "see the service's log, and go on with resume_token_ids once it is mended"
+            ) from error
+        if waited_s >= self._patience.reopen_s:
             kind = Exhausted if isinstance(error, Exhausted) else Unavailable
             raise kind(
-                f"the session could not go on: {error} ({self._broken} streams broke, {waited_s:.1f} s were waited); "
+                f"the session could not go on within {waited_s:.1f} s: {error}; "
                 "try again: with resume_token_ids nothing is lost"
             ) from error
         await asyncio.sleep(self._pause_s)

@@ -36,7 +36,7 @@ class ToyVerifier(verifier_service_pb2_grpc.VerifierServiceServicer):
     Attributes:
         pass_s: how long a pass takes.
         refuse_with: status of every new session.
-        break_after: passes after which every session breaks with UNAVAILABLE; 0 never.
+        break_after: passes after which every session breaks with UNAVAILABLE; None: never.
         plans: what its rule decides.
         blocks: those that arrived, as they came.
     """
@@ -44,7 +44,7 @@ class ToyVerifier(verifier_service_pb2_grpc.VerifierServiceServicer):
     description: ModelDescription = field(default_factory=lambda: toy_description("toy-target"))
     pass_s: float = 0.002
     refuse_with: grpc.StatusCode | None = None
-    break_after: int = 0
+    break_after: int | None = None
     plans: Plans = ahead
     sessions: int = 0
     most_sessions: int = 0
@@ -101,7 +101,7 @@ class ToyVerifier(verifier_service_pb2_grpc.VerifierServiceServicer):
             await asyncio.sleep(self.pass_s)
             commit = verification.commit(drafted, int(self.pass_s * 1e9))
             passes += 1
-            if self.break_after and passes > self.break_after:
+            if self.break_after is not None and passes > self.break_after:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the toy breaks here")
             await context.write(verifier_service_pb2.VerifyResponse(commit=convert.commit_to_wire(commit)))
             if commit.finish_reason:
@@ -121,7 +121,7 @@ class ToyDrafter(drafter_service_pb2_grpc.DrafterServiceServicer):
 
     Attributes:
         step_s: how long a draft pass takes.
-        break_after: blocks after which every session breaks with UNAVAILABLE; 0 never.
+        break_after: blocks after which every session breaks with UNAVAILABLE; None: never.
         spoil: changes each message before it is sent, and is told how many blocks the session sent before.
         advances: those that arrived.
         blocks: those that were sent, as they went.
@@ -129,7 +129,7 @@ class ToyDrafter(drafter_service_pb2_grpc.DrafterServiceServicer):
 
     description: ModelDescription = field(default_factory=lambda: toy_description("toy-draft"))
     step_s: float = 0.0003
-    break_after: int = 0
+    break_after: int | None = None
     spoil: Callable[[types_pb2.Block, int], types_pb2.Block] = lambda block, sent: block
     sessions: int = 0
     openings: list[SessionOpen] = field(default_factory=list)
@@ -162,7 +162,7 @@ class ToyDrafter(drafter_service_pb2_grpc.DrafterServiceServicer):
             while True:
                 block = await session.next_block(int(self.step_s * 1e9))
                 await asyncio.sleep(self.step_s)
-                if self.break_after and sent >= self.break_after:
+                if self.break_after is not None and sent >= self.break_after:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the toy breaks here")
                 message = self.spoil(convert.block_to_wire(block), sent)
                 self.blocks.append(message.SerializeToString())

@@ -318,6 +318,16 @@ async def test_a_verifier_that_breaks_is_replaced_and_the_tokens_are_the_same() 
 
 
 @asynchronous
+async def test_a_verifier_that_fails_in_every_pass_is_told_soon_in_its_own_words() -> None:
+    settings = SETTINGS.model_copy(update={"reopen_s": 60})
+    async with scene(ToyVerifier(break_after=0), settings=settings) as here, asyncio.timeout(10):
+        with pytest.raises(grpc.aio.AioRpcError, match=r"broke 5 times in a row .* the toy breaks here"):
+            await generated(here.stub, request())
+        assert len(here.verifiers[0].openings) == 5
+        assert await here.slots_free()
+
+
+@asynchronous
 async def test_the_only_verifier_may_crash_and_come_back() -> None:
     async with scene(ToyVerifier(pass_s=0.005), ToyDrafter()) as here:
         call = asyncio.create_task(generated(here.stub, request(max_tokens=200)))
