@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.emulation import EmulatedRunner
 from sybil_engine.models.loading import device_kind, load
@@ -17,8 +16,6 @@ from sybil_engine.models.runner import Runner
 from sybil_engine.serving.service_settings import ServiceSettings
 
 _MOST_PREFILL_LANES = 4
-# Fewer than a model's trial feeds are of no use.
-_LEAST_CONTEXT_TOKENS = 16
 # Containers of one machine read the same here.
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -38,14 +35,9 @@ def host_model(
         wide_prefill: on a processor with enough cores for it, feed several chunks of a prompt at the same time.
 
     Raises:
-        InvalidSettings: a context of a few tokens, or a cache that does not fit into memory.
+        InvalidSettings: no such dtype or device, or a cache that does not fit into memory.
         ModelError: see `load` and `ModelRunner`.
     """
-    if 0 < settings.context_tokens < _LEAST_CONTEXT_TOKENS:
-        raise InvalidSettings(
-            f"context_tokens is {settings.context_tokens}; it must be at least {_LEAST_CONTEXT_TOKENS}, or 0 for the "
-            "model's own context"
-        )
     # A thread that waits for a busy core stalls its pass, so one core stays free for the other services.
     cores = len(os.sched_getaffinity(0))
     on_processor = device_kind(settings.device) == "cpu"

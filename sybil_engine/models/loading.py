@@ -11,7 +11,7 @@ from sybil_engine.core.types import ModelDescription
 from sybil_engine.models import attention
 from sybil_engine.models.configs import model_class, read_config, refuse_unsupported
 from sybil_engine.models.description import description_of
-from sybil_engine.models.finding import find_config, find_tokenizer, find_weights
+from sybil_engine.models.finding import find_config, find_tokenizer, find_weights, first_line
 from sybil_engine.models.kernels.fused_llama import fuse_llama
 from sybil_engine.models.kernels.fused_norm import fuse_norms
 from sybil_engine.models.kernels.int8 import quantize_linear_layers
@@ -121,7 +121,10 @@ def _check_settings(dtype: str, device: str) -> None:
     try:
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise InvalidSettings(f"device is {device!r}, which this machine does not offer: {error}") from error
+        raise InvalidSettings(
+            f"device is {device!r}, which this machine does not offer; choose cpu, or cuda if there is a GPU "
+            f"({first_line(error)})"
+        ) from error
 
 
 def device_kind(device: str) -> str:

@@ -92,8 +92,8 @@ class ModelRunner:
             )
         except RuntimeError as error:
             raise InvalidSettings(
-                f"max_sessions is {options.max_sessions}, and so many KV caches of {self.context_tokens} tokens do not "
-                "fit into memory; lower max_sessions or context_tokens"
+                f"max_sessions is {options.max_sessions}, and the memory does not hold that many KV caches of "
+                f"{self.context_tokens} tokens; lower max_sessions or context_tokens"
             ) from error
         heads = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads)
         groups = heads // cell_shape.kv_heads

@@ -1,15 +1,21 @@
 """The settings that drafter and verifier share."""
 
 import os
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET
-from sybil_engine.settings import Port, Settings
+from sybil_engine.settings import Constraint, Port, Settings
 
 MOST_THREADS = 4 * (os.cpu_count() or 1)
 """More than the machine can start would end the process."""
+
+MOST_SESSIONS = 65536
+"""Far more than fit into any machine's memory; what fits into this one's shows when the model is loaded."""
+
+LEAST_CONTEXT_TOKENS = 16
+"""Holds the tokens of a model's trial, see `sybil_engine.models.trial`."""
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 
@@ -36,8 +42,14 @@ class ServiceSettings(Settings):
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: Port = Field(default=0, description="port to listen on; 0: a free one")
-    max_sessions: int = Field(default=16, ge=1, description="sessions at the same time")
-    context_tokens: int = Field(default=0, ge=0, description="most tokens of a session; 0: the model's context")
+    max_sessions: int = Field(default=16, ge=1, le=MOST_SESSIONS, description="sessions at the same time")
+    context_tokens: Annotated[
+        int,
+        Constraint(
+            f"at least {LEAST_CONTEXT_TOKENS}, or 0 for the model's own context",
+            lambda tokens: tokens == 0 or tokens >= LEAST_CONTEXT_TOKENS,
+        ),
+    ] = Field(default=0, description="most tokens of a session")
     packed: bool = Field(
         default=True, description="keep linear layers packed where nothing is lost by it (x86, float32)"
     )

@@ -3,13 +3,18 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
+from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.hosting import host_model
+from sybil_engine.serving.service_settings import LEAST_CONTEXT_TOKENS
+from sybil_engine.settings import parse
 from tests.unit.models.random_models import save_folder
+from verifier_service.engine import BRANCH_CELLS
 from verifier_service.settings import VerifierSettings
 
 
@@ -34,6 +39,31 @@ def test_services_on_one_machine_name_its_cores_alike(folder: Path) -> None:
     assert first.processors == second.processors
     assert len(set(first.processors)) == len(os.sched_getaffinity(0))
     assert (first.threads, second.threads) == (1, 2)
+
+
+@pytest.mark.parametrize("numerics", ["exact", "fast"])
+def test_the_least_context_that_settings_allow_is_served(folder: Path, numerics: Literal["exact", "fast"]) -> None:
+    settings = VerifierSettings(model=str(folder), numerics=numerics, context_tokens=LEAST_CONTEXT_TOKENS)
+    assert host_model(settings, BRANCH_CELLS)[1].context_tokens == LEAST_CONTEXT_TOKENS
+
+
+def test_more_sessions_than_memory_holds_are_refused_in_one_sentence(folder: Path) -> None:
+    settings = VerifierSettings(model=str(folder)).model_copy(update={"max_sessions": 10**12})
+    with pytest.raises(InvalidSettings, match=r"max_sessions is 10+, and .*; lower max_sessions or context_tokens$"):
+        host_model(settings)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [
+        ("--context-tokens", 1, "at least 16, or 0 for the model's own context"),
+        ("--context-tokens", -16, "at least 16, or 0 for the model's own context"),
+        ("--max-sessions", 10**9, "between 1 and 65536"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused_before_torch_is_imported(flag: str, value: int, allowed: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"^{flag} is '?{value}'?; it must be {allowed}$"):
+        parse(VerifierSettings, [flag, str(value)], {})
 
 
 def test_an_emulated_device_takes_time_from_nobody(folder: Path) -> None:
