@@ -24,11 +24,11 @@ def run_service(service: Coroutine[Any, Any, None], program: str) -> int:
         service: drains when it is cancelled.
 
     Returns:
-        The exit status: 0 after a drain, 2 if settings or models cannot be used, 1 for any other failure.
+        The exit status: 0 after a drain or `--help`, 2 if settings or models cannot be used, 1 for any other failure.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
-        uvloop.run(_until_signal(service))
+        status = uvloop.run(_until_signal(service))
     except SybilError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return 2 if isinstance(error, USER_MISTAKES) else 1
@@ -36,11 +36,12 @@ def run_service(service: Coroutine[Any, Any, None], program: str) -> int:
         # A model that is still loading would abort the process while the interpreter ends.
         logging.shutdown()
         os._exit(0)
-    return 0
+    return status
 
 
-async def _until_signal(service: Coroutine[Any, Any, None]) -> None:
-    running = asyncio.create_task(service)
+async def _until_signal(service: Coroutine[Any, Any, None]) -> int:
+    """Returns the exit status."""
+    running = asyncio.create_task(_exit_status(service))
 
     def drain() -> None:
         # Another signal must not interrupt it.
@@ -51,5 +52,13 @@ async def _until_signal(service: Coroutine[Any, Any, None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, drain)
     await asyncio.wait((running,))
-    if not running.cancelled():
-        running.result()
+    return 0 if running.cancelled() else running.result()
+
+
+async def _exit_status(service: Coroutine[Any, Any, None]) -> int:
+    """Run a service. `--help` ends it with SystemExit, which would leave a task with a traceback."""
+    try:
+        await service
+    except SystemExit as request:
+        return int(request.code or 0)
+    return 0
