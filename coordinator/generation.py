@@ -97,13 +97,15 @@ class Generation:
             if ended:
                 passages.put_nowait(ended)
                 return
-            async with self._admission.place(), aclosing(self._pipeline(request, target, meter).run()) as session:
-                async for new in session:
-                    for passage in transcript.take(new):
-                        meter.delivered(len(passage.tokens))
-                        passages.put_nowait(passage)
-                        if passage.finish_reason:
-                            return
+            async with self._admission.place():
+                meter.admitted()
+                async with aclosing(self._pipeline(request, target, meter).run()) as session:
+                    async for new in session:
+                        for passage in transcript.take(new):
+                            meter.delivered(len(passage.tokens))
+                            passages.put_nowait(passage)
+                            if passage.finish_reason:
+                                return
         except Exception as error:
             if not isinstance(error, SybilError):
                 logger.exception("session %s failed", opening.session_id)

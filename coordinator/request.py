@@ -81,6 +81,7 @@ async def check(
         window_tokens=request.window_tokens or defaults.window_tokens,
         acceptance_rule=request.acceptance_rule,
         logprobs=request.logprobs,
+        priority=request.priority,
         session_id=uuid4().hex[:12],
     )
     return CheckedRequest(opening, request.speculation or defaults.speculation, tuple(request.stop), resumed)

@@ -44,12 +44,18 @@ class Meter:
         self._tested_tokens = 0
         self._accepted_tokens = 0
         self._reopened_streams = 0
+        self._cached_prompt_tokens = 0
+        self._queue_ns = 0
         self._drafting: list[Interval] = []
         self._verifying: list[Interval] = []
         self._relays_ns: list[int] = []
         self._gaps_ns: list[int] = []
         self._pushes_ns: dict[int, None] = {}
         self._way: Speculation | None = None
+
+    def admitted(self) -> None:
+        """Note that the request has got its place."""
+        self._queue_ns = self.now_ns() - self._arrived_ns
 
     def drafted(self, block: DraftedBlock, arrived_ns: int) -> None:
         """Count a block; its draft passes ended when it arrived. Blocks of one push arrive together."""
@@ -70,6 +76,7 @@ class Meter:
         self.passes[self._way or commit.plan.speculation] += 1
         self._way = commit.plan.speculation
         self.reason = commit.reason or self.reason
+        self._cached_prompt_tokens = max(self._cached_prompt_tokens, commit.cached_prompt_tokens)
 
     def delivered(self, tokens: int) -> None:
         """Count tokens that the client gets."""
@@ -106,6 +113,8 @@ class Meter:
             relay_p50_ns=median_low(self._relays_ns or [0]),
             gap_p50_ns=median_low(self._gaps_ns or [0]),
             push_p50_ns=median_low([late - early for early, late in pairwise(self._pushes_ns)] or [0]),
+            cached_prompt_tokens=self._cached_prompt_tokens,
+            queue_ns=self._queue_ns,
         )
 
 

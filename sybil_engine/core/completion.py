@@ -25,6 +25,8 @@ class Usage:
     relay_p50_ns: int = 0
     gap_p50_ns: int = 0
     push_p50_ns: int = 0
+    cached_prompt_tokens: int = 0
+    queue_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class GenerationRequest:
         max_tokens: None: 128, or as many as fit.
         speculation: None: the service's default.
         window_tokens: the most drafted tokens that one pass may judge; 0: the service's own choice.
+        priority: higher ones are served first.
 
     Raises:
         InvalidRequest: a value is out of range.
@@ -38,6 +39,7 @@ class GenerationRequest:
     acceptance_rule: AcceptanceRule = AcceptanceRule.SHARED_NOISE
     logprobs: bool = False
     resume_token_ids: Sequence[int] = ()
+    priority: int = 0
 
     def __post_init__(self) -> None:
         _check_prompt(self.prompt)
@@ -46,6 +48,8 @@ class GenerationRequest:
             raise InvalidRequest(f"seed is {self.seed}; it must fit 64 bits without a sign")
         if self.max_tokens is not None and not 1 <= self.max_tokens <= _MOST_TOKENS:
             raise InvalidRequest(f"max_tokens is {self.max_tokens}; it must be at least 1 and at most {_MOST_TOKENS}")
+        if not -(2**31) <= self.priority < 2**31:
+            raise InvalidRequest(f"priority is {self.priority}; it must fit 32 bits with a sign")
         if not 0 <= self.window_tokens <= MOST_WINDOW_TOKENS:
             raise InvalidRequest(
                 f"window_tokens is {self.window_tokens}; it must be between 1 and {MOST_WINDOW_TOKENS}, or 0 "

@@ -29,6 +29,7 @@ class Commit:
         plan: what drafting should do next.
         finish_reason: set on a session's last commit.
         reason: under AUTO, on the last commit: what was chosen, and why.
+        cached_prompt_tokens: prompt tokens that were not fed, since their cells were kept from earlier sessions.
     """
 
     position: int
@@ -40,6 +41,7 @@ class Commit:
     timings: PassTimings = NO_TIMINGS
     finish_reason: FinishReason | None = None
     reason: str = ""
+    cached_prompt_tokens: int = 0
 
     @cached_property
     def token_ids(self) -> tuple[int, ...]:
@@ -81,6 +83,7 @@ class SessionOpen:
     logprobs: bool = False
     session_id: str = ""
     shares_processor: bool = False
+    priority: int = 0
 
     def __post_init__(self) -> None:
         if not self.token_ids:

@@ -195,6 +195,7 @@ def commit_to_wire(commit: Commit) -> wire.Commit:
         ),
         finish_reason=ENUM_TO_WIRE[commit.finish_reason],
         reason=commit.reason,
+        cached_prompt_tokens=commit.cached_prompt_tokens,
     )
 
 
@@ -210,6 +211,7 @@ def commit_from_wire(message: wire.Commit) -> Commit:
         timings=PassTimings(timings.wait_ns, timings.gap_ns, timings.forward_ns, timings.sampling_ns),
         finish_reason=finish_reason_from_wire(message.finish_reason),
         reason=message.reason,
+        cached_prompt_tokens=message.cached_prompt_tokens,
     )
 
 

@@ -242,6 +242,7 @@ class SessionOpen(_message.Message):
     ACCEPTANCE_RULE_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     SHARES_PROCESSOR_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """For logs; need not be unique."""
     prompt_tokens: _builtins.int
@@ -259,6 +260,8 @@ class SessionOpen(_message.Message):
     """Read by the verifier under AUTO: whether drafting takes time from verify passes, because both run on the same
     processors.
     """
+    priority: _builtins.int
+    """See GenerateRequest.priority."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Every token committed so far, prompt first. At least one."""
@@ -290,10 +293,11 @@ class SessionOpen(_message.Message):
         acceptance_rule: Global___AcceptanceRule.ValueType = ...,
         logprobs: _builtins.bool = ...,
         shares_processor: _builtins.bool = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "logprobs", b"logprobs", "max_position", b"max_position", "plan", b"plan", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "stop_token_ids", b"stop_token_ids", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "logprobs", b"logprobs", "max_position", b"max_position", "plan", b"plan", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "stop_token_ids", b"stop_token_ids", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -485,6 +489,7 @@ class Commit(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the first committed token."""
     prefix_fingerprint: _builtins.int
@@ -498,6 +503,8 @@ class Commit(_message.Message):
     """Set on a session's last commit."""
     reason: _builtins.str
     """Under AUTO, on a session's last commit: what was chosen and the figures that decided."""
+    cached_prompt_tokens: _builtins.int
+    """Prompt tokens that were not fed for this session, since their cells were kept from earlier ones."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___CommittedToken]: ...
     @_builtins.property
@@ -518,10 +525,11 @@ class Commit(_message.Message):
         timings: Global___PassTimings | None = ...,
         finish_reason: Global___FinishReason.ValueType = ...,
         reason: _builtins.str = ...,
+        cached_prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "finish_reason", b"finish_reason", "judged", b"judged", "plan", b"plan", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "reason", b"reason", "timings", b"timings", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_prompt_tokens", b"cached_prompt_tokens", "finish_reason", b"finish_reason", "judged", b"judged", "plan", b"plan", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "reason", b"reason", "timings", b"timings", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
