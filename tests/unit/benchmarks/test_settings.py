@@ -43,7 +43,10 @@ def planned(*argv: str) -> Plan:
             "--verify-ms is '1e300'; it must be between 0.001 and 1000000",
         ),
         (["--verifier-arguments=--nope"], "--verifier-arguments: --nope is not a flag"),
-        (["--drafter-arguments=--max-sessions,0"], "--drafter-arguments: --max-sessions is '0'; it must be at least 1"),
+        (
+            ["--drafter-arguments=--max-sessions,0"],
+            "--drafter-arguments: --max-sessions is '0'; it must be between 1 and 65536",
+        ),
         (["--rtt-ms", "1"], "--rtt-ms is for --env emulated, but --env is native"),
         (["--peers", "vllm"], "--peers is 'vllm'; it must be one or more of transformers"),
         (["--env", "emulated", "--peers", "transformers"], "cannot run under --env emulated"),
