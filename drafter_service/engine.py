@@ -12,7 +12,6 @@ from drafter_service.share import MOST_GUESSES, DraftShare, choose_rows
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
-from sybil_engine.core.plan import HEDGED_DRAFT_ROWS
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import AcceptanceRule, Block, ModelDescription
 from sybil_engine.models.rows import Rows
@@ -28,7 +27,6 @@ class Drafter:
 
     def __init__(self, runner: Runner, description: ModelDescription) -> None:
         self._runner = runner
-        self._runner.warm_up_trees(HEDGED_DRAFT_ROWS)
         self._pass_times = PassTimes()
         # Greedy and sampled sessions apart, and by acceptance rule: each makes certainty mean something else.
         self._calibrations = {kind: Calibration() for kind in product((False, True), AcceptanceRule)}

@@ -21,17 +21,8 @@ ANY_TOKEN = 2**31
 """A vocabulary that holds every token id of a trace."""
 
 _NOT_READ = empty(0)
-
-
-class Unpadded:
-    """A device whose passes need no padding; see `PassShapes`."""
-
-    def __init__(self, max_rows: int) -> None:
-        self.max_rows = max_rows
-
-    def fit(self, sessions: int, rows: int) -> tuple[int, int] | None:
-        """See `PassShapes.fit`."""
-        return (sessions, rows) if rows <= self.max_rows else None
+# As in the verifier: the most rows of a pass, branches included.
+MOST_ROWS = 64
 
 
 class Verifying:
@@ -69,7 +60,7 @@ class Verifying:
             lambda _: None,
             now_ns=0,
         )
-        self._row_control = RowControl(Unpadded(most_tokens + 1), experience.pass_times)
+        self._row_control = RowControl(MOST_ROWS, experience.pass_times)
         self._running = False
 
     def hear(self, blocks: Sequence[Block]) -> None:

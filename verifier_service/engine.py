@@ -68,7 +68,7 @@ class Verifier:
         # Passes during which drafters work ahead are measured apart from the others.
         self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
         self._max_window_tokens = min(max_window_tokens, runner.max_rows - 1)
-        self._row_control = RowControl(runner, self._pass_times)
+        self._row_control = RowControl(runner.max_rows, self._pass_times)
         # Kept apart: what is learned where drafters take time from verify passes does not hold elsewhere.
         self._choices = {
             shared: Choice(shares_processor=shared, pass_times=self._pass_times) for shared in (False, True)

@@ -1,6 +1,7 @@
 """Attention over a slotted cache: a row gets the same bits whatever else is in its pass.
 
-Two things change a row's last bits in stock attention, and both are avoided here:
+Rows of sessions that generate are computed one by one (`kernels.seen_cells`), each over the cells that its mask lists.
+Chunks of prompts are matrix products, in which two things would change a row's last bits:
 - Query heads that share a key head become rows of one query ("folded"), so that keys are never repeated. They are
   padded to `LEAST_FOLDED_ROWS`, because libraries use other kernels for matrix products of a few rows.
 - When values are summed over more than 384 cells, MKL's float32 products split the sum into equal parts, so the split
@@ -16,16 +17,17 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from sybil_engine.core.errors import UnsupportedModel
+from sybil_engine.models.kernels import seen_cells
 
-IMPLEMENTATION = "sybil_ragged"
+IMPLEMENTATION = "sybil_cells"
 TILE_CELLS = 256
 LEAST_FOLDED_ROWS = 8
 _UNKNOWN_EXTRAS = ("softcap", "s_aux", "position_bias", "head_mask")
 
 
 def register() -> None:
-    """Make `attn_implementation="sybil_ragged"` known to transformers."""
-    AttentionInterface.register(IMPLEMENTATION, ragged_attention)
+    """Make `attn_implementation="sybil_cells"` known to transformers."""
+    AttentionInterface.register(IMPLEMENTATION, cell_attention)
 
 
 def visibility(positions: Tensor, span: int, *, groups: int, kv_heads: int, dtype: torch.dtype) -> Tensor:
@@ -62,7 +64,7 @@ def fold_mask(hidden: Tensor, *, groups: int, kv_heads: int, dtype: torch.dtype)
     return folded if sessions == 1 else folded.contiguous()
 
 
-def ragged_attention(
+def cell_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -71,15 +73,16 @@ def ragged_attention(
     scaling: float | None = None,
     **extras: Any,
 ) -> tuple[Tensor, None]:
-    """Attend from ragged rows to their sessions' cells.
+    """Attend from the rows of a pass to cells.
 
     Args:
-        query: [sessions, heads, rows, head_dim].
-        key, value: [sessions, kv_heads, span, head_dim].
-        attention_mask: from `visibility`.
+        query: [1, heads, rows, head_dim].
+        key, value: [1, kv_heads, span, head_dim] of a chunk; [cells, kv_heads, head_dim] of the whole cache otherwise.
+        attention_mask: for a chunk from `visibility`; otherwise [1, 1, rows, 1 + most cells], int32, the lists of
+            `seen_cells.attend`.
 
     Returns:
-        [sessions, rows, heads, head_dim], and no weights.
+        [1, rows, heads, head_dim], and no weights.
 
     Raises:
         UnsupportedModel: the model's attention has a feature that this one lacks.
@@ -88,13 +91,15 @@ def ragged_attention(
         if extras.get(name) is not None:
             raise UnsupportedModel(f"attention with {name!r} is not supported; use a model without it")
     assert attention_mask is not None, "a pass over a slotted cache always carries its mask"
-    # In a trace, arithmetic with sizes costs time: heads are made plain numbers, other sizes are left to torch.
-    groups = int(query.shape[1]) // int(key.shape[1])
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    if attention_mask.dtype == torch.int32:
+        rows = seen_cells.attend(query[0].transpose(0, 1), key, value, attention_mask[0, 0], scale)
+        return rows.unsqueeze(0), None
+    groups = query.shape[1] // key.shape[1]
     folded = query.unflatten(1, (-1, groups)).flatten(2, 3)
     folded_rows = folded.shape[2]
     if folded_rows < LEAST_FOLDED_ROWS:
         folded = functional.pad(folded, (0, 0, 0, LEAST_FOLDED_ROWS - folded_rows))
-    scale = query.shape[3] ** -0.5 if scaling is None else scaling
     if query.is_cuda:
         output = functional.scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scale)
     else:

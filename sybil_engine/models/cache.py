@@ -6,7 +6,6 @@ which lives for one pass.
 """
 
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -16,7 +15,7 @@ from transformers import Cache
 
 from sybil_engine.core.errors import Exhausted
 
-ViewKind = Literal["plain", "scattered", "gathered", "ordered"]
+ViewKind = Literal["chunk", "listed", "ordered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +33,10 @@ class CacheView:
     """The cells that one pass writes and sees.
 
     Attributes:
-        kind: `plain`: one session, adjacent cells; `scattered`: adjacent slots, any cells; `gathered`: any slots, any
-            cells; `ordered`: any slots, whose cells are seen in a given order.
-        tensors: keys and values to see; if they differ, keys and values to write to; then, unless plain, [sessions, 1]
-            slots and [sessions, rows] cells to write to; if ordered, [sessions, span] cells to see.
+        kind: `chunk`: adjacent cells of one session, seen up to a span; `listed`: any cells of the whole cache, of which
+            the attention mask names those that each row sees; `ordered`: any cells, seen in a given order.
+        tensors: of a chunk, keys and values to see, then keys and values to write to. Else keys and values of the whole
+            cache, [layers, cells, kv_heads, dim], and [rows], the cells to write to; if ordered, [span], those to see.
     """
 
     kind: ViewKind
@@ -45,7 +44,7 @@ class CacheView:
 
 
 class SlottedCache:
-    """Keys and values as [layers, slots + 1, kv_heads, cells, head_dim]; the last slot is scratch for padding.
+    """Keys and values as [layers, slots + 1, cells, kv_heads, dim]; the last slot is scratch for padding.
 
     It holds zeros until written, so that a masked cell is always a finite number.
     """
@@ -56,7 +55,7 @@ class SlottedCache:
         self.slots = slots
         self.cells = cells
         self.scratch_slot = slots
-        axes = (shape.layers, slots + 1, shape.kv_heads, cells)
+        axes = (shape.layers, slots + 1, cells, shape.kv_heads)
         self.keys = torch.zeros(*axes, shape.key_dim, dtype=dtype, device=device)
         self.values = torch.zeros(*axes, shape.value_dim, dtype=dtype, device=device)
         self._free = list(range(slots))
@@ -77,35 +76,31 @@ class SlottedCache:
             raise ValueError(f"slot {slot} is not taken; release each allocated slot once")
         heapq.heappush(self._free, slot)
 
-    def view(self, slots: Sequence[int], cells: Tensor | range, span: int, order: Tensor | None = None) -> CacheView:
-        """The cells that a pass writes and sees.
+    def chunk(self, slot: int, cells: range, span: int) -> CacheView:
+        """A slot's first `span` cells, of which a pass writes some.
 
         Args:
-            slots: one for each session of the pass.
-            cells: [sessions, rows] int64, or the range of its cells for a single session.
-            span: the pass sees the first `span` cells of each slot.
-            order: [sessions, span] int64, the cells it sees instead, in this order.
+            cells: to write to.
         """
-        keys, values = self.keys, self.values
-        window = slice(slots[0], slots[0] + len(slots))
-        if isinstance(cells, range):
-            visible = keys[:, window, :, :span], values[:, window, :, :span]
-            written = slice(cells.start, cells.stop)
-            return CacheView("plain", (*visible, keys[:, window, :, written], values[:, window, :, written]))
-        if order is None and all(slot == slots[0] + place for place, slot in enumerate(slots)):
-            visible = keys[:, window, :, :span], values[:, window, :, :span]
-            places = torch.arange(len(slots), device=keys.device).unsqueeze(1)
-            return CacheView("scattered", (*visible, keys[:, window], values[:, window], places, cells))
-        slot_index = torch.tensor(slots, device=keys.device).unsqueeze(1)
-        if order is not None:
-            return CacheView("ordered", (keys, values, slot_index, cells, order))
-        visible = keys[:, :, :, :span], values[:, :, :, :span]
-        return CacheView("gathered", (*visible, keys, values, slot_index, cells))
+        sides = [side[:, slot : slot + 1].transpose(2, 3) for side in (self.keys, self.values)]
+        seen = [side[:, :, :, :span] for side in sides]
+        written = [side[:, :, :, cells.start : cells.stop] for side in sides]
+        return CacheView("chunk", (*seen, *written))
+
+    def listed(self, cells: Tensor, order: Tensor | None = None) -> CacheView:
+        """Any cells, by their numbers in the whole cache: `cells` of a slot follow those of the slot before it.
+
+        Args:
+            cells: [rows] int64, to write to.
+            order: [span] int64, the cells that all rows may see, in this order; None: the mask names them.
+        """
+        whole = self.keys.flatten(1, 2), self.values.flatten(1, 2), cells
+        return CacheView("listed", whole) if order is None else CacheView("ordered", (*whole, order))
 
     def move(self, slot: int, start: int, to: int, count: int) -> None:
         """Copy cells of a slot to another place in it that they do not overlap."""
         for side in (self.keys, self.values):
-            side[:, slot, :, to : to + count] = side[:, slot, :, start : start + count]
+            side[:, slot, to : to + count] = side[:, slot, start : start + count]
 
 
 class Turn(Protocol):
@@ -120,40 +115,37 @@ class PassCache(Cache):
 
     def __init__(self, view: CacheView, turn: Turn | None = None) -> None:
         super().__init__(layers=[])
-        sides = 2 if view.kind == "ordered" else 4
+        sides = 4 if view.kind == "chunk" else 2
         self._layers = [side.unbind(0) for side in view.tensors[:sides]]
-        self._index = view.tensors[sides:]
-        self._kind = view.kind
+        self._cells = view.tensors[sides:]
         self._turn = turn
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write a layer's new cells and return the cells in view.
+        """Write a layer's new cells and return those in view.
 
         Args:
             key_states, value_states: [sessions, kv_heads, rows, head_dim].
 
         Returns:
-            Keys and values, each [sessions, kv_heads, span, head_dim].
+            Keys and values: [1, kv_heads, span, head_dim], or, if the mask lists cells, those of the whole layer,
+            [cells, kv_heads, head_dim].
         """
         keys, values, *written = (side[layer_idx] for side in self._layers)
-        to_keys, to_values = written or (keys, values)
-        if self._kind == "plain":
-            to_keys.copy_(key_states)
-            to_values.copy_(value_states)
+        if written:
+            for side, states in zip(written, (key_states, value_states), strict=True):
+                side.copy_(states)
             if self._turn:
                 self._turn.take(layer_idx)
             return keys, values
-        slots, cells, *order = self._index
-        # `to_keys[slots, :, cells] = ...` would make sizes constants in a trace.
-        to_keys.transpose(1, 2).index_put_((slots, cells), key_states.transpose(1, 2))
-        to_values.transpose(1, 2).index_put_((slots, cells), value_states.transpose(1, 2))
-        if self._kind == "ordered":
-            return keys[slots, :, order[0]].transpose(1, 2), values[slots, :, order[0]].transpose(1, 2)
-        if self._kind == "gathered":
-            return keys.index_select(0, slots.squeeze(1)), values.index_select(0, slots.squeeze(1))
-        return keys, values
+        cells, *order = self._cells
+        keys.index_copy_(0, cells, key_states[0].transpose(0, 1))
+        values.index_copy_(0, cells, value_states[0].transpose(0, 1))
+        if not order:
+            return keys, values
+        ordered = (side.index_select(0, order[0]).transpose(0, 1).unsqueeze(0) for side in (keys, values))
+        return next(ordered), next(ordered)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Zero: transformers does not need it, because positions and mask are always explicit."""

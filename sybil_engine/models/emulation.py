@@ -8,7 +8,7 @@ from torch import Tensor
 from sybil_engine.core.timing import sleep_until
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
-from sybil_engine.models.rows import Rows, Shape, TreeRows
+from sybil_engine.models.rows import Rows, TreeRows, count_rows
 from sybil_engine.models.runner import PreparedTree
 
 
@@ -23,11 +23,11 @@ class EmulatedRunner(ModelRunner):
         self._pass_s = pass_ms / 1e3
         self._row_s = row_ms / 1e3
 
-    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
+    def run(self, batch: Sequence[Rows], total: int) -> Tensor:
         """See `ModelRunner.run`."""
         start_s = time.monotonic()
-        logits = super().run(batch, shape)
-        self._sleep(start_s, sum(len(member.token_ids) for member in batch))
+        logits = super().run(batch, total)
+        self._sleep(start_s, count_rows(batch))
         return logits
 
     def prepare_tree(self, batch: Sequence[TreeRows]) -> PreparedTree:

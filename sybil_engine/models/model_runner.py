@@ -1,10 +1,9 @@
 """The ragged forward pass: rows of many sessions through one model, over a slotted cache."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,20 +14,18 @@ from sybil_engine.models.kernels.wavefront import Wavefront
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.numerics.probe import TOTALS, probe
 from sybil_engine.models.numerics.products import products_of
-from sybil_engine.models.numerics.shape_class import AnyShape, ShapeClass
+from sybil_engine.models.numerics.row_class import AnyRows, RowClass
 from sybil_engine.models.numerics.threads import threads_agree, threads_set
 from sybil_engine.models.passes.eager import EagerPasses
 from sybil_engine.models.passes.execution import Execution, feed
 from sybil_engine.models.passes.traced import TracedPasses
 from sybil_engine.models.preparation import Preparation, whole_spans
-from sybil_engine.models.rows import Pass, Rows, Shape, TreeRows, pack
+from sybil_engine.models.rows import Rows, TreeRows, count_rows, pack
 from sybil_engine.models.runner import PreparedTree
 from sybil_engine.models.trial import compare_with_plain_pass, plain_pass
 
 Numerics = Literal["exact", "fast"]
 _CHUNK_STEP = 16
-# Passes over trees that reach beyond these tiles are traced when they are first needed.
-_WARM_TILES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +94,8 @@ class ModelRunner:
             ) from error
         heads = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads)
         groups = heads // cell_shape.kv_heads
-        ours = loaded.attention == attention.IMPLEMENTATION
-        self._preparation = Preparation(self.cache, self.context_tokens, groups, folded=ours)
+        self.shares_passes = loaded.attention == attention.IMPLEMENTATION
+        self._preparation = Preparation(self.cache, self.context_tokens, groups, listed=self.shares_passes)
         self._base_model = loaded.model.base_model
         self._wavefront = Wavefront(options.prefill_lanes, cell_shape.layers)
         self._exact_threads = torch.get_num_threads() if options.numerics == "exact" else None
@@ -106,27 +103,28 @@ class ModelRunner:
         # Probed without traces, which make the same calls.
         self._execution: Execution = EagerPasses(loaded.model)
         compare_with_plain_pass(self, plain_logits, loaded.description)
-        self._shapes: ShapeClass | AnyShape = AnyShape(self.chunk_tokens)
+        self._rows: RowClass | AnyRows = AnyRows(TOTALS[-1])
         if options.numerics == "exact":
             # Several sessions fill larger passes than one does.
             most_rows = options.most_rows if options.max_sessions == 1 else TOTALS[-1]
-            self._shapes = probe(self, products_of(loaded.model), options.keep_total, most_rows)
+            self._rows = probe(self, products_of(loaded.model), options.keep_total, most_rows)
         alone_threads = options.alone_threads or self._alone_threads
-        if isinstance(self._shapes, AnyShape) or threads_agree(self, self._shapes, alone_threads):
+        if isinstance(self._rows, AnyRows) or threads_agree(self, self._rows, alone_threads):
             self._alone_threads = alone_threads
-        if options.traced and ours and self.device.type == "cpu":
-            self._execution = TracedPasses(loaded.model, groups)
-        self._warm_up()
+        if options.traced and self.shares_passes and self.device.type == "cpu":
+            self._execution = TracedPasses(loaded.model)
+        # The first pass is the one that is traced.
+        self.run([Rows(self.cache.scratch_slot, 0, (0,) * self._rows.padded(2))], self._rows.padded(2))
 
     @property
     def row_class(self) -> tuple[int, ...]:
         """See `Runner.row_class`."""
-        return self._shapes.totals
+        return self._rows.totals
 
     @property
     def max_rows(self) -> int:
         """See `Runner.max_rows`."""
-        return self._shapes.most_rows
+        return self._rows.most_rows
 
     @property
     def branch_cells(self) -> range:
@@ -161,44 +159,39 @@ class ModelRunner:
     @torch.inference_mode()
     def _forward(self, batch: Sequence[Rows]) -> Tensor:
         passes = self._pack(batch)
-        if len(batch) == len(passes) == 1:
-            return self.run(batch, passes[0].shape)[0, : len(batch[0].token_ids)].float()
-        total_rows = sum(len(rows.token_ids) for rows in batch)
-        result = torch.empty(total_rows, self.vocabulary_size, dtype=torch.float32, device=self.device)
-        for one in passes:
-            logits = self.run([piece.rows for piece in one.pieces], one.shape)
-            for place, piece in enumerate(one.pieces):
-                rows = len(piece.rows.token_ids)
-                result[piece.start : piece.start + rows] = logits[place, :rows]
-        return result
+        logits = [
+            self.run(members, self._rows.padded(count_rows(members)))[: count_rows(members)] for members in passes
+        ]
+        return (logits[0] if len(logits) == 1 else torch.cat(logits)).float()
 
     @torch.inference_mode()
-    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
-        """Make one pass of exactly this shape, padded after each session's rows and with scratch sessions.
+    def run(self, batch: Sequence[Rows], total: int) -> Tensor:
+        """Make one pass of exactly this many rows, padded after those of the batch.
 
         Returns:
-            [sessions, rows, vocabulary_size] of the whole shape, in the model's dtype.
+            [total, vocabulary_size], in the model's dtype.
         """
-        return self._execution.logits(self._preparation.rows(batch, shape))
+        return self._execution.logits(self._preparation.rows(batch, total))[0]
 
     @torch.inference_mode()
     def prepare_tree(self, batch: Sequence[TreeRows]) -> PreparedTree:
-        """See `Runner.prepare_tree`.
-
-        In exact mode a pass that fits the shape class has one of its shapes; agreement of bits is only claimed for
-        rows whose cells lie in path order.
-        """
-        row_counts = tuple(len(member.token_ids) for member in batch)
-        needed = (len(batch), max(row_counts))
-        return PreparedTree(self._preparation.tree(batch, self.fit(*needed) or needed), row_counts)
+        """See `Runner.prepare_tree`. In exact mode passes have the class's row counts."""
+        passes = [batch] if self.shares_passes else [[member] for member in batch]
+        row_counts = tuple(count_rows(members) for members in passes)
+        inputs = [
+            self._preparation.tree(members, self._rows.padded(rows))
+            for members, rows in zip(passes, row_counts, strict=True)
+        ]
+        return PreparedTree(inputs, row_counts)
 
     @torch.inference_mode()
     def forward_tree(self, prepared: PreparedTree) -> Tensor:
         """See `Runner.forward_tree`."""
-        logits = self._execution.logits(prepared.inputs)
-        if len(prepared.row_counts) == 1:
-            return logits[0, : prepared.row_counts[0]].float()
-        return torch.cat([logits[place, :count] for place, count in enumerate(prepared.row_counts)]).float()
+        logits = [
+            self._execution.logits(inputs)[0, :rows]
+            for inputs, rows in zip(prepared.inputs, prepared.row_counts, strict=True)
+        ]
+        return (logits[0] if len(logits) == 1 else torch.cat(logits)).float()
 
     def prefill(self, prompt: Rows) -> None:
         """See `Runner.prefill`. A chunk's shape depends on its length alone."""
@@ -211,48 +204,20 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _feed_chunk(self, chunk: Rows, turn: Turn) -> None:
-        rows = min(-(-len(chunk.token_ids) // _CHUNK_STEP) * _CHUNK_STEP, self.chunk_tokens)
-        feed(self._base_model, self._preparation.rows([chunk], (1, rows)), turn)
-
-    def fit(self, sessions: int, rows: int) -> Shape | None:
-        """See `Runner.fit`."""
-        return self._shapes.fit(sessions, rows)
+        padded = min(-(-len(chunk.token_ids) // _CHUNK_STEP) * _CHUNK_STEP, self.chunk_tokens)
+        feed(self._base_model, self._preparation.chunk(chunk, padded), turn)
 
     def padded(self, rows: int) -> int:
         """See `Runner.padded`."""
-        shape = self.fit(1, rows)
-        return shape[1] if shape else rows
+        whole, rest = divmod(rows, self.max_rows)
+        return whole * self.max_rows + (self._rows.padded(rest) if rest else 0)
 
     def padded_rows(self, batch: Sequence[Rows]) -> int:
         """See `Runner.padded_rows`."""
-        return sum(sessions * rows for sessions, rows in (one.shape for one in self._pack(batch)))
+        return sum(self._rows.padded(count_rows(members)) for members in self._pack(batch))
 
-    def _pack(self, batch: Sequence[Rows]) -> list[Pass]:
-        return pack(batch, self._shapes.most_rows, self._shapes.fit)
-
-    @torch.inference_mode()
-    def _warm_up(self) -> None:
-        """Run a single session's passes in advance: of few rows and of many, at the start and further on."""
-        for position in self._execution.rehearsals(2 * attention.TILE_CELLS):
-            for rows in (1, min(attention.LEAST_FOLDED_ROWS, self.max_rows)):
-                if position + rows > self.context_tokens:
-                    continue
-                trunk = Rows(self.cache.scratch_slot, position, (0,) * rows)
-                self.run([trunk], self.fit(1, rows) or (1, rows))
-                shape = self.fit(2, rows)
-                if shape and len(self.branch_cells) >= shape[1]:
-                    self.run([trunk, replace(trunk, first_cell=self.branch_cells.start)], shape)
-
-    def warm_up_trees(self, most_rows: int) -> None:
-        """See `Runner.warm_up_trees`; for all but very long contexts."""
-        last = min(self.tree_cells - 2 * most_rows, _WARM_TILES * attention.TILE_CELLS)
-        for start in self._execution.rehearsals(last):
-            for rows in (1, 2, most_rows):
-                cells = tuple(range(start, start + 2 * rows, 2))
-                visible = np.zeros((rows, self.cache.cells), dtype=np.bool_)
-                visible[range(rows), cells] = True
-                tree = TreeRows(self.cache.scratch_slot, (0,) * rows, (0,) * rows, cells, visible)
-                self.forward_tree(self.prepare_tree([tree]))
+    def _pack(self, batch: Sequence[Rows]) -> list[list[Rows]]:
+        return pack(batch, self.max_rows, shared=self.shares_passes)
 
     def _check(self, batch: Sequence[Rows]) -> None:
         for rows in batch:

@@ -1,24 +1,29 @@
 """Preparing a pass: tokens, positions, mask, and the cells that it writes and sees."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from sybil_engine.models import attention
-from sybil_engine.models.cache import CacheView, SlottedCache
+from sybil_engine.models.cache import SlottedCache
+from sybil_engine.models.kernels.seen_cells import LIST_STEP
 from sybil_engine.models.passes.execution import PassInputs
-from sybil_engine.models.rows import Rows, Shape, TreeRows
+from sybil_engine.models.rows import Rows, TreeRows
 
-# Values are summed in tiles (`attention.TILE_CELLS`), so each sum is over a whole tile or half of one. On some
-# processors MKL splits a sum over 192 cells, and then a row's last bits would depend on how many cells its neighbours
-# in the pass see.
+# Values of a chunk are summed in tiles (`attention.TILE_CELLS`), so each sum is over a whole tile or half of one. On
+# some processors MKL splits a sum over 192 cells, and then a row's last bits would depend on how many cells are in view.
 _SPAN_CELLS = attention.TILE_CELLS // 2
+
+Ints = npt.NDArray[np.integer[Any]]
 
 
 def whole_spans(cells: int) -> int:
-    """Round a number of cells up to what a pass may see."""
+    """Round a number of cells up to what a product may see."""
     return -(-cells // _SPAN_CELLS) * _SPAN_CELLS
 
 
@@ -28,88 +33,110 @@ class Preparation:
     Args:
         context_tokens: positions stay below this, padding included.
         groups: query heads to a key head.
-        folded: whether masks are folded for `attention.ragged_attention`, or have the shape for stock attention.
+        listed: whether masks list cells for `attention.cell_attention`, or have the shape for stock attention.
     """
 
-    def __init__(self, cache: SlottedCache, context_tokens: int, groups: int, *, folded: bool) -> None:
+    def __init__(self, cache: SlottedCache, context_tokens: int, groups: int, *, listed: bool) -> None:
         self._cache = cache
         self._device, self._dtype = cache.keys.device, cache.keys.dtype
-        self._folded = folded
-        self._groups, self._kv_heads = (groups, cache.keys.shape[2]) if folded else (1, 1)
+        self._listed = listed
+        self._groups, self._kv_heads = (groups, cache.keys.shape[3]) if listed else (1, 1)
         self._cells = torch.arange(cache.cells, device=self._device)
         self._positions = self._cells.clamp(max=context_tokens - 1)
 
-    def rows(self, batch: Sequence[Rows], shape: Shape) -> PassInputs:
-        """Prepare a pass of exactly this shape, padded after each session's rows and with scratch sessions."""
-        sessions, rows = shape
-        span = whole_spans(max(member.position for member in batch) + rows)
-        if any(member.first_cell is not None for member in batch):
-            cells, view = self._with_branches(batch, shape, span)
-        elif sessions == 1:
-            cells, view = self._alone(batch[0], rows, span)
-        else:
-            slots, cells = self._cells_of_positions(batch, shape)
-            view = self._cache.view(slots, cells, span)
-        token_ids = [member.token_ids + (0,) * (rows - len(member.token_ids)) for member in batch]
-        token_ids += [(0,) * rows] * (sessions - len(batch))
+    def chunk(self, chunk: Rows, padded: int) -> PassInputs:
+        """Prepare a pass over a chunk of a prompt, padded to this many rows."""
+        own = range(chunk.position, chunk.position + padded)
+        span = whole_spans(own.stop)
+        cells = self._cells[own.start : own.stop].unsqueeze(0)
+        token_ids = chunk.token_ids + (0,) * (padded - len(chunk.token_ids))
+        mask = attention.visibility(cells, span, groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype)
         return PassInputs(
-            torch.tensor(token_ids, device=self._device), self._positions[cells], self._mask(cells, span), view
+            torch.tensor([token_ids], device=self._device),
+            self._positions[cells],
+            mask if self._listed else mask[:, :, :padded],
+            self._cache.chunk(chunk.slot, own, span),
         )
 
-    def tree(self, batch: Sequence[TreeRows], shape: Shape) -> PassInputs:
-        """Prepare a pass of exactly this shape whose rows see only their paths; padding takes the slot's last cell."""
-        sessions, rows = shape
-        # A row's own cell may lie before those of its path.
-        span = whole_spans(max(int(np.flatnonzero(member.visible.any(axis=0))[-1]) for member in batch) + 1)
-        # Of each row: its token, position and cell.
-        numbers = np.zeros((3, sessions, rows), dtype=np.int64)
-        numbers[2] = self._cache.cells - 1
-        hidden = np.zeros((sessions, rows, span), dtype=np.bool_)
-        for place, member in enumerate(batch):
-            count = len(member.token_ids)
-            numbers[:, place, :count] = member.token_ids, member.positions, member.cells
-            # The slot's last cell is for padding: no tree may see it.
-            hidden[place, :count, -1] = True
-            seen = member.visible[:, :span]
-            hidden[place, :count, : seen.shape[1]] = ~seen
-        slots = self._slots(batch, sessions)
-        token_ids, positions, cells = torch.from_numpy(numbers).to(self._device)
-        own = numbers[2, 0].tolist()
-        neighbours = range(own[0], own[0] + rows)
-        view = self._cache.view(slots, neighbours if sessions == 1 and own == [*neighbours] else cells, span)
-        return PassInputs(token_ids, positions, self._fold(torch.from_numpy(hidden).to(self._device)), view)
+    def rows(self, batch: Sequence[Rows], total: int) -> PassInputs:
+        """Prepare a pass of exactly `total` rows: each sees its session's cells up to its own."""
+        return self._inputs([_part(rows) for rows in batch], total)
 
-    def _alone(self, only: Rows, rows: int, span: int) -> tuple[Tensor, CacheView]:
-        own = range(only.position, only.position + rows)
-        cells = self._cells[own.start : own.stop].unsqueeze(0)
-        return cells, self._cache.view((only.slot,), own, span)
+    def tree(self, batch: Sequence[TreeRows], total: int) -> PassInputs:
+        """Prepare a pass of exactly `total` rows, each of which sees only its path."""
+        parts = [
+            _Part(
+                rows.slot, rows.token_ids, rows.positions, np.array(rows.cells), list(map(np.flatnonzero, rows.visible))
+            )
+            for rows in batch
+        ]
+        return self._inputs(parts, total)
 
-    def _with_branches(self, batch: Sequence[Rows], shape: Shape, span: int) -> tuple[Tensor, CacheView]:
-        """Branches write cells of their own; their rows see these in place of the cells of their positions."""
-        sessions, rows = shape
-        slots, cells = self._cells_of_positions(batch, shape)
-        first_cells = [member.position if member.first_cell is None else member.first_cell for member in batch]
-        first_cells += [0] * (sessions - len(batch))
-        written = torch.tensor(first_cells, device=self._device).unsqueeze(1) + self._cells[:rows]
-        order = self._cells[:span].repeat(sessions, 1).scatter_(1, cells, written)
-        return cells, self._cache.view(slots, written, span, order)
+    def _inputs(self, parts: "Sequence[_Part]", total: int) -> PassInputs:
+        """Padding is fed into the last cell of all."""
+        token_ids, positions = np.zeros((2, 1, total), dtype=np.int64)
+        cells = np.full(total, self._padding_cell)
+        paths: list[Ints] = []
+        for part in parts:
+            start, end = len(paths), len(paths) + len(part.token_ids)
+            first = part.slot * self._cache.cells
+            token_ids[0, start:end], positions[0, start:end] = part.token_ids, part.positions
+            cells[start:end] = part.cells + first
+            paths += (path + first for path in part.paths)
+        if self._listed:
+            mask, order = self._lists(paths, total), None
+        else:
+            mask, order = self._ordered(paths, total)
+        to_write = torch.from_numpy(cells).to(self._device)
+        inputs = (torch.from_numpy(each).to(self._device) for each in (token_ids, positions))
+        return PassInputs(*inputs, mask, self._cache.listed(to_write, order))
 
-    def _cells_of_positions(self, batch: Sequence[Rows], shape: Shape) -> tuple[list[int], Tensor]:
-        """The slot of each session, and [sessions, rows]: the cell of each row's position."""
-        sessions, rows = shape
-        starts = [member.position for member in batch] + [0] * (sessions - len(batch))
-        cells = torch.tensor(starts, device=self._device).unsqueeze(1) + self._cells[:rows]
-        return self._slots(batch, sessions), cells
+    @property
+    def _padding_cell(self) -> int:
+        return (self._cache.slots + 1) * self._cache.cells - 1
 
-    def _slots(self, batch: Sequence[Rows | TreeRows], sessions: int) -> list[int]:
-        return [member.slot for member in batch] + [self._cache.scratch_slot] * (sessions - len(batch))
+    def _lists(self, paths: Sequence[Ints], total: int) -> Tensor:
+        """The cells that each row sees; see `attention.cell_attention`."""
+        most = -(-max(map(len, paths)) // LIST_STEP) * LIST_STEP
+        lists = np.full((total, 1 + most), self._padding_cell, dtype=np.int32)
+        lists[:, 0] = 1
+        for row, path in enumerate(paths):
+            lists[row, 0] = len(path)
+            lists[row, 1 : 1 + len(path)] = path
+        return torch.from_numpy(lists).to(self._device)[None, None]
 
-    def _mask(self, cells: Tensor, span: int) -> Tensor:
-        """Each row sees every cell up to its own."""
-        mask = attention.visibility(cells, span, groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype)
-        return mask if self._folded else mask[:, :, : cells.shape[1]]
+    def _ordered(self, paths: Sequence[Ints], total: int) -> tuple[Tensor, Tensor]:
+        """For stock attention: a mask, and all cells that some row sees, those of the first path first."""
+        order = list(dict.fromkeys(np.concatenate(paths).tolist()))
+        places = {cell: place for place, cell in enumerate(order)}
+        mask = torch.full((1, 1, total, whole_spans(len(order))), float("-inf"), dtype=self._dtype)
+        mask[:, :, len(paths) :] = 0
+        for row, path in enumerate(paths):
+            mask[0, 0, row, [places[cell] for cell in path.tolist()]] = 0
+        order += [self._padding_cell] * (mask.shape[3] - len(order))
+        return mask.to(self._device), torch.tensor(order, device=self._device)
 
-    def _fold(self, hidden: Tensor) -> Tensor:
-        """Build a mask from [sessions, rows, span]: whether each cell is hidden from each row."""
-        mask = attention.fold_mask(hidden, groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype)
-        return mask if self._folded else mask[:, :, : hidden.shape[1]]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """One session's rows of a pass.
+
+    Attributes:
+        cells: of the slot, one for each row.
+        paths: the cells that each row sees, its own included, in order.
+    """
+
+    slot: int
+    token_ids: Sequence[int]
+    positions: Sequence[int]
+    cells: Ints
+    paths: Sequence[Ints]
+
+
+def _part(rows: Rows) -> _Part:
+    count = len(rows.token_ids)
+    first = rows.position if rows.first_cell is None else rows.first_cell
+    path = np.concatenate([np.arange(rows.position), np.arange(first, first + count)])
+    positions = range(rows.position, rows.position + count)
+    paths = [path[: position + 1] for position in positions]
+    return _Part(rows.slot, rows.token_ids, positions, path[rows.position :], paths)

@@ -1,14 +1,10 @@
-"""Rows of a pass: the tokens to feed, and how they are packed into passes of allowed shapes."""
+"""Rows of a pass: the tokens to feed, and how they are packed into passes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
-
-Shape = tuple[int, int]
-"""Sessions of one pass, and rows of each session, padding included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,58 +53,29 @@ class TreeRows:
     visible: npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of one session's rows, small enough for one pass.
-
-    Attributes:
-        index: the number of the piece in its session; later pieces see the cells of earlier ones.
-        start: index of its first row in the results of the whole batch.
-    """
-
-    rows: Rows
-    index: int
-    start: int
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """Pieces of different sessions that share one forward pass."""
-
-    pieces: tuple[Piece, ...]
-    shape: Shape
-
-
-def pack(batch: Sequence[Rows], most_rows: int, fit: Callable[[int, int], Shape | None]) -> list[Pass]:
-    """Pack a batch into as few passes as the allowed shapes permit, with sessions of similar length together.
+def pack(batch: Sequence[Rows], most_rows: int, *, shared: bool = True) -> list[list[Rows]]:
+    """Pack a batch into passes of at most `most_rows` rows, in order; rows that do not fit are cut.
 
     Args:
-        most_rows: the most rows of one session in one pass.
-        fit: returns the smallest allowed shape for a number of sessions, and of rows for each; None if none fits.
+        shared: whether a pass may hold several sessions.
     """
-    pieces = sorted(_cut(batch, most_rows), key=lambda piece: (piece.index, -len(piece.rows.token_ids)))
-    passes: list[Pass] = []
-    for _, alike in groupby(pieces, key=lambda piece: piece.index):
-        group: list[Piece] = []
-        for piece in alike:
-            if group and fit(len(group) + 1, len(group[0].rows.token_ids)) is None:
-                passes.append(_pass(group, fit))
-                group = []
-            group.append(piece)
-        passes.append(_pass(group, fit))
+    passes: list[list[Rows]] = []
+    room = 0
+    for rows in batch:
+        # A branch is never cut.
+        if not shared or room < (len(rows.token_ids) if rows.first_cell is not None else 1):
+            room = 0
+        offset = 0
+        while offset < len(rows.token_ids):
+            if not room:
+                passes.append([])
+                room = most_rows
+            count = min(room, len(rows.token_ids) - offset)
+            passes[-1].append(rows if count == len(rows.token_ids) else rows.part(offset, count))
+            offset, room = offset + count, room - count
     return passes
 
 
-def _cut(batch: Sequence[Rows], most_rows: int) -> Iterator[Piece]:
-    start = 0
-    for rows in batch:
-        for index, piece in enumerate(rows.cut(most_rows)):
-            yield Piece(piece, index, start)
-            start += len(piece.token_ids)
-
-
-def _pass(group: list[Piece], fit: Callable[[int, int], Shape | None]) -> Pass:
-    """Order pieces by slot, so that the cache can show neighbouring slots without a copy."""
-    shape = fit(len(group), len(group[0].rows.token_ids))
-    assert shape is not None, "a single session of most_rows always fits"
-    return Pass(tuple(sorted(group, key=lambda piece: piece.rows.slot)), shape)
+def count_rows(batch: Sequence[Rows | TreeRows]) -> int:
+    """The rows of all members together."""
+    return sum(len(member.token_ids) for member in batch)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sybil_engine.models.rows import Rows, Shape, TreeRows
+from sybil_engine.models.rows import Rows, TreeRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -16,7 +16,7 @@ class PreparedTree:
 
     Attributes:
         inputs: of a type that only the runner knows.
-        row_counts: of each session, without padding.
+        row_counts: of each pass that it takes, without padding.
     """
 
     inputs: Any
@@ -44,7 +44,7 @@ class Runner(Protocol):
 
     @property
     def max_rows(self) -> int:
-        """The most rows of one session that fit into one pass; more are split over several."""
+        """The most rows of one pass, over all its sessions; more are split over several."""
 
     @property
     def row_class(self) -> tuple[int, ...]:
@@ -110,14 +110,8 @@ class Runner(Protocol):
     def forward_tree(self, prepared: PreparedTree) -> Tensor:
         """Run a prepared pass and return the logits of every row, as `forward` does."""
 
-    def warm_up_trees(self, most_rows: int) -> None:
-        """Run passes over a single session's trees of up to `most_rows` rows, so that later ones are fast."""
-
-    def fit(self, sessions: int, rows: int) -> Shape | None:
-        """The shape of one pass over this many sessions of `rows` each; None if it takes several passes."""
-
     def padded(self, rows: int) -> int:
-        """The rows that a pass over `rows` rows of a single session computes."""
+        """The rows that passes over this many rows compute."""
 
     def padded_rows(self, batch: Sequence[Rows]) -> int:
         """The rows that `forward` computes for a batch, padding included."""

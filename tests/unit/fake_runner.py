@@ -76,7 +76,7 @@ class FakeRunner:
         watch_tree: told a slot, and for each row of it the tokens that it sees, its own included.
     """
 
-    def __init__(self, model: Model = target_model, slots: int = 4, max_rows: int = 6) -> None:
+    def __init__(self, model: Model = target_model, slots: int = 4, max_rows: int = 24) -> None:
         self.device = torch.device("cpu")
         self.row_class = ()
         self._slots = slots
@@ -112,9 +112,6 @@ class FakeRunner:
 
     def release(self, slot: int) -> None:
         self._taken.remove(slot)
-
-    def warm_up_trees(self, most_rows: int) -> None:
-        """Nothing is traced here."""
 
     def prefill(self, chunk: Rows) -> None:
         assert len(chunk.token_ids) <= self.prefill_tokens
@@ -169,9 +166,6 @@ class FakeRunner:
 
     def padded_rows(self, batch: Sequence[Rows]) -> int:
         return sum(len(rows.token_ids) for rows in batch)
-
-    def fit(self, sessions: int, rows: int) -> tuple[int, int] | None:
-        return (sessions, rows) if sessions * rows <= 4 * self.max_rows else None
 
     def _write_branch(self, rows: Rows) -> list[int]:
         assert rows.first_cell is not None

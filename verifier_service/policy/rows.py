@@ -42,17 +42,6 @@ class DueSession(Protocol):
         """Whether branches may be judged beside the trunk."""
 
 
-class PassShapes(Protocol):
-    """What the device can do in one pass."""
-
-    @property
-    def max_rows(self) -> int:
-        """The most rows of one session."""
-
-    def fit(self, sessions: int, rows: int) -> tuple[int, int] | None:
-        """The shape of the one pass that would carry this many sessions of this many rows; None if it takes several."""
-
-
 Session = TypeVar("Session", bound=DueSession)
 
 
@@ -103,11 +92,12 @@ class RowControl:
     """Chooses the rows of a pass.
 
     Args:
+        max_rows: the most rows of one pass, over all its sessions.
         pass_times: decide whether a row pays; only read here.
     """
 
-    def __init__(self, shapes: PassShapes, pass_times: PassTimes) -> None:
-        self._shapes = shapes
+    def __init__(self, max_rows: int, pass_times: PassTimes) -> None:
+        self._max_rows = max_rows
         self._pass_times = pass_times
 
     def choose(self, due: Sequence[Session]) -> list[list[Share[Session]]]:
@@ -117,18 +107,13 @@ class RowControl:
         taken first, until one costs more of the pass's time than it is worth. A session in lockstep gets the whole
         window that it waited for.
         """
-        most_rows = self._most_rows(len(due))
+        most_rows = max(1, self._max_rows // len(due))
         trunks, expected = self._worthwhile([_trunk(session, most_rows) for session in due])
         chosen = [[trunk] for trunk in trunks]
         branches = [branch for place, trunk in enumerate(trunks) for branch in _branches(place, trunk)]
         if branches:
             self._add_branches(chosen, branches, expected)
         return chosen
-
-    def _most_rows(self, sessions: int) -> int:
-        """The most rows that one pass can carry for each session."""
-        share = self._shapes.max_rows // sessions
-        return next((rows for rows in range(share, 0, -1) if self._shapes.fit(sessions, rows)), max(1, share))
 
     def _worthwhile(self, trunks: Sequence[Share[Session]]) -> tuple[list[Share[Session]], float]:
         """Cut the trunks to the rows that pay. Returns them, and the expected tokens of the pass."""
@@ -151,26 +136,19 @@ class RowControl:
 
     def _add_branches(self, chosen: list[list[Share[Session]]], branches: Sequence[_Branch], expected: float) -> None:
         """Add the branches that pay, in order of decreasing worth."""
-        pass_ns = self._pass_ns([trunk.rows for (trunk,) in chosen])
+        rows = sum(trunk.rows for (trunk,) in chosen)
         for branch in sorted(branches, key=lambda branch: -branch.worth):
-            rows = [share.rows for own in chosen for share in own]
             trunk, *others = chosen[branch.place]
-            longest = max(trunk.committed_tokens + len(branch.path), *rows)
-            shape = self._shapes.fit(len(rows) + 1, longest)
-            if len(others) == MOST_BRANCHES or shape is None or shape[1] > CELLS_A_BRANCH:
+            longer = rows + trunk.committed_tokens + len(branch.path)
+            if len(others) == MOST_BRANCHES or longer > self._max_rows or longer - rows > CELLS_A_BRANCH:
                 continue
-            longer_ns = self._pass_times.expected_ns(shape[0] * shape[1])
+            pass_ns, longer_ns = self._pass_times.expected_ns(rows), self._pass_times.expected_ns(longer)
             if (expected + branch.worth) * pass_ns < expected * longer_ns:
-                # Another branch may still fit into rows that are padding so far.
+                # Another branch may be shorter, or fit into rows that are padding so far.
                 continue
-            pass_ns = longer_ns
+            rows = longer
             chosen[branch.place].append(replace(trunk, path=branch.path, branch=len(others) + 1))
             expected += branch.worth
-
-    def _pass_ns(self, rows: Sequence[int]) -> float:
-        """Expected time of a pass of shares with these rows."""
-        shape = self._shapes.fit(len(rows), max(rows))
-        return self._pass_times.expected_ns(shape[0] * shape[1] if shape else sum(rows))
 
 
 def _trunk(session: Session, most_rows: int) -> Share[Session]:

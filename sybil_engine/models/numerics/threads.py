@@ -1,14 +1,14 @@
 """The number of processor threads of a pass, and whether two numbers compute the same bits."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 
 from sybil_engine.models.numerics.fed_rows import ProbedRunner, feed_rows, scatter
-from sybil_engine.models.numerics.shape_class import ShapeClass
-from sybil_engine.models.rows import Rows, Shape
+from sybil_engine.models.numerics.row_class import RowClass
+from sybil_engine.models.rows import Rows
 
 _SEED = 0x7EAD
 
@@ -25,31 +25,28 @@ def threads_set(threads: int) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def threads_agree(runner: ProbedRunner, shapes: ShapeClass, threads: int) -> bool:
-    """Whether passes of every shape compute with `threads` threads the bits that they compute now."""
+def threads_agree(runner: ProbedRunner, rows: RowClass, threads: int) -> bool:
+    """Whether passes of every row count compute with `threads` threads the bits that they compute now."""
     if threads == torch.get_num_threads():
         return True
     generator = torch.Generator().manual_seed(_SEED)
-    last = runner.context_tokens - shapes.most_rows
-    slots = range(max(sessions for sessions, _ in shapes.shapes))
-    texts = [scatter(runner, slot, last, shapes.most_rows, generator) for slot in slots]
+    text = scatter(runner, 0, runner.context_tokens - rows.most_rows, rows.most_rows, generator)
     try:
-        return all(_agree(runner, texts, shape, threads, generator) for shape in shapes.shapes)
+        return all(_agree(runner, text, total, threads, generator) for total in rows.totals)
     finally:
         runner.cache.keys.zero_()
         runner.cache.values.zero_()
 
 
-def _agree(runner: ProbedRunner, texts: Sequence[Rows], shape: Shape, threads: int, generator: torch.Generator) -> bool:
-    """Compare passes of one shape.
+def _agree(runner: ProbedRunner, text: Rows, total: int, threads: int, generator: torch.Generator) -> bool:
+    """Compare passes of one row count.
 
     Args:
-        texts: one for each slot, at its last position; its rows are fed from any position up to that.
+        text: at its last position; its rows are fed from any position up to that.
     """
-    sessions, rows = shape
-    positions = torch.randint(0, texts[0].position + 1, (sessions,), generator=generator).tolist()
-    batch = [replace(text.part(0, rows), position=at) for text, at in zip(texts, positions, strict=False)]
-    expected = feed_rows(runner, batch, shape)
+    position = int(torch.randint(0, text.position + 1, (), generator=generator))
+    batch = [replace(text.part(0, total), position=position)]
+    (expected,) = feed_rows(runner, batch, total)
     with threads_set(threads):
-        again = feed_rows(runner, batch, shape)
-    return all(one.agrees(other, rows) for one, other in zip(expected, again, strict=True))
+        (again,) = feed_rows(runner, batch, total)
+    return expected.agrees(again, total)

@@ -11,8 +11,8 @@ class PassInputs(NamedTuple):
     """The inputs of a pass.
 
     Attributes:
-        token_ids, positions: [sessions, rows], padding included.
-        mask: from `attention.fold_mask`, or in the shape for the model's own attention.
+        token_ids, positions: [1, rows], padding included.
+        mask: see `attention.cell_attention`, or in the shape for the model's own attention.
         view: the cells that the pass writes and sees.
     """
 
@@ -26,10 +26,7 @@ class Execution(Protocol):
     """A way of executing passes. One is chosen when the model starts."""
 
     def logits(self, inputs: PassInputs) -> Tensor:
-        """Run a pass; returns [sessions, rows, vocabulary_size] in the model's dtype."""
-
-    def rehearsals(self, end: int) -> range:
-        """The first cells, below `end`, of the passes to run in advance, so that later passes are fast."""
+        """Run a pass; returns [1, rows, vocabulary_size] in the model's dtype."""
 
 
 def feed(module: nn.Module, inputs: PassInputs, turn: Turn | None = None) -> Any:

@@ -1,8 +1,7 @@
 """Traced passes: the same torch calls without the Python around them, which takes as long as small products do.
 
-A trace records the calls of one pass and replays them with other tensors. Sizes stay variable, but branches and loops
-in Python are recorded as they ran. So there is one trace for each path through the Python code, made when it is first
-needed. A trace that does not reproduce its own pass bit for bit is not used.
+A trace records the calls of one pass and replays them with other tensors. Sizes stay variable, so one trace serves any
+number of sessions and rows. A trace that does not reproduce its own pass bit for bit is not used.
 """
 
 import logging
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sybil_engine.models.attention import LEAST_FOLDED_ROWS, TILE_CELLS
 from sybil_engine.models.cache import CacheView, ViewKind
 from sybil_engine.models.passes.execution import PassInputs, feed
 
@@ -21,45 +19,28 @@ _log = logging.getLogger(__name__)
 
 
 class TracedPasses:
-    """Executes passes of one model: those of a single session, and those with branches, from traces.
+    """Executes passes of one model from a trace for each kind of view."""
 
-    Args:
-        groups: query heads to a key head.
-    """
-
-    def __init__(self, model: PreTrainedModel, groups: int) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self._untraced = {kind: TensorPass(model, kind) for kind in get_args(ViewKind)}
-        self._groups = groups
-        self._traces: dict[tuple[object, ...], Any] = {}
+        self._traces: dict[ViewKind, Any] = {}
 
     def logits(self, inputs: PassInputs) -> Tensor:
         """See `Execution.logits`."""
         token_ids, positions, mask, view = inputs
-        sessions, rows = token_ids.shape
         tensors = (token_ids, positions, mask, *view.tensors)
         untraced = self._untraced[view.kind]
+        if view.kind not in self._traces:
+            self._traces[view.kind] = _trace(untraced, tensors)
         result: Tensor
-        if sessions > 1 and view.kind != "ordered":
-            # Many sessions share the cost of the Python code. And there are more paths through it, each of which
-            # would hold up all sessions once while it is traced.
-            result = untraced(*tensors)
-            return result
-        # All that decides which path Python takes.
-        path = (self._groups * rows < LEAST_FOLDED_ROWS, -(-mask.shape[3] // TILE_CELLS), view.kind)
-        if path not in self._traces:
-            self._traces[path] = _trace(untraced, tensors)
         try:
-            result = self._traces[path](*tensors)
+            result = self._traces[view.kind](*tensors)
         except RuntimeError as error:
             # The trace took some size for a constant. The cells that it wrote are written again.
             _log.warning("a trace is given up: %s", str(error).strip().splitlines()[-1])
-            self._traces[path] = untraced
+            self._traces[view.kind] = untraced
             result = untraced(*tensors)
         return result
-
-    def rehearsals(self, end: int) -> range:
-        """One for each number of tiles, since each has a trace of its own."""
-        return range(0, end, TILE_CELLS)
 
 
 class TensorPass(nn.Module):

@@ -56,7 +56,7 @@ def one_by_one(runner: ModelRunner, text: list[int], prompt: int) -> tuple[Tenso
     slot = runner.allocate()
     prefill(runner, slot, text[:prompt])
     logits = torch.cat([runner.forward([Rows(slot, at, (text[at],))]) for at in range(prompt, len(text))])
-    cells = runner.cache.keys[:, slot, :, : len(text)].clone()
+    cells = runner.cache.keys[:, slot, : len(text)].clone()
     runner.release(slot)
     return logits, cells
 
@@ -95,7 +95,7 @@ def test_a_row_is_the_same_to_the_bit_in_any_company_and_any_window(runner: Mode
     for slot in slots:
         runner.release(slot)
     for place, slot in enumerate(slots):
-        assert torch.equal(runner.cache.keys[:, slot, :, : len(texts[place][0])], expected[place][1])
+        assert torch.equal(runner.cache.keys[:, slot, : len(texts[place][0])], expected[place][1])
 
 
 def _agreeing(one: tuple[int, ...], other: list[int]) -> Iterator[int]:
@@ -123,7 +123,7 @@ def test_replayed_tokens_leave_the_cells_of_the_first_run(runner: ModelRunner) -
     prefill(runner, slot, text[:100])
     runner.forward([Rows(slot, 100, tuple(text[100:]))])
     runner.release(slot)
-    assert torch.equal(runner.cache.keys[:, slot, :, :130], cells)
+    assert torch.equal(runner.cache.keys[:, slot, :130], cells)
 
 
 @pytest.mark.parametrize("start", [40, 250, 400])
@@ -135,7 +135,7 @@ def test_a_branch_beside_the_trunk_computes_what_it_would_compute_alone(runner: 
     slot = runner.allocate()
     prefill(runner, slot, prompt)
     alone = [runner.forward([Rows(slot, start, tuple(tokens))]).clone() for tokens in (*branches, trunk)]
-    keys = runner.cache.keys[:, slot, :, start : start + rows].clone()
+    keys = runner.cache.keys[:, slot, start : start + rows].clone()
     batch = [Rows(slot, start, tuple(trunk))]
     batch += [
         Rows(slot, start, tuple(tokens), runner.branch_cells.start + 32 * place)
@@ -146,9 +146,9 @@ def test_a_branch_beside_the_trunk_computes_what_it_would_compute_alone(runner: 
     for mine, theirs in zip(together[1:], alone, strict=False):
         assert torch.equal(mine, theirs)
     # The trunk's cells are what they were; a branch's, once moved, are those of the branch fed alone.
-    assert torch.equal(runner.cache.keys[:, slot, :, start : start + rows], keys)
+    assert torch.equal(runner.cache.keys[:, slot, start : start + rows], keys)
     runner.keep_branch(slot, runner.branch_cells.start, start, rows)
-    moved = runner.cache.keys[:, slot, :, start : start + rows].clone()
+    moved = runner.cache.keys[:, slot, start : start + rows].clone()
     runner.forward([Rows(slot, start, tuple(branches[0]))])
-    assert torch.equal(runner.cache.keys[:, slot, :, start : start + rows], moved)
+    assert torch.equal(runner.cache.keys[:, slot, start : start + rows], moved)
     runner.release(slot)

@@ -11,7 +11,7 @@ from simulator.players.ssd import ssd
 from simulator.players.sybil import Simulation, Sybil
 from simulator.point import Point
 from simulator.trace import Trace
-from simulator.verifying import ANY_TOKEN, Unpadded
+from simulator.verifying import ANY_TOKEN, MOST_ROWS
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.plan import DraftPlan, first_plan
@@ -208,7 +208,7 @@ def test_a_session_driven_by_hand_makes_the_same_commits_and_plans(speculation: 
         start_ns = end_ns - expected.timings.forward_ns
         offer_until(start_ns)
         assert session.due_in_ns(start_ns) <= 0
-        (shares,) = RowControl(Unpadded(16), pass_times).choose([session])
+        (shares,) = RowControl(MOST_ROWS, pass_times).choose([session])
         session.launch(start_ns)
         offer_until(end_ns)
         verdicts = [verdict_on(share) for share in shares]

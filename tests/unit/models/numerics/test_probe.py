@@ -10,7 +10,7 @@ from sybil_engine.core.errors import InexactDevice
 from sybil_engine.models.cache import CellShape, SlottedCache
 from sybil_engine.models.numerics.probe import TOTALS, probe
 from sybil_engine.models.numerics.products import Product
-from sybil_engine.models.rows import Rows, Shape
+from sybil_engine.models.rows import Rows
 
 CONTEXT = 400
 
@@ -25,26 +25,31 @@ def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 class Machine:
     """Computes a row from its token and position, plus a rounding error that depends on the pass as told."""
 
-    def __init__(self, error: Callable[[Shape, int], float], *, in_cells: bool = False, sessions: int = 4) -> None:
-        self.cache = SlottedCache(CellShape(1, 1, 1, 1), slots=sessions, cells=CONTEXT + 64, dtype=torch.float32)
+    def __init__(
+        self, error: Callable[[int, Sequence[Rows]], float], *, in_cells: bool = False, shares_passes: bool = True
+    ) -> None:
+        self.cache = SlottedCache(CellShape(1, 1, 1, 1), slots=4, cells=CONTEXT + 64, dtype=torch.float32)
         self.vocabulary_size, self.context_tokens, self.chunk_tokens = 8, CONTEXT, 64
+        self.shares_passes = shares_passes
         self._error, self._in_cells = error, in_cells
 
-    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
-        logits = torch.zeros(*shape, self.vocabulary_size)
-        longest = max(rows.position for rows in batch)
-        for place, rows in enumerate(batch):
-            error = self._error(shape, longest)
+    def run(self, batch: Sequence[Rows], total: int) -> Tensor:
+        assert sum(len(rows.token_ids) for rows in batch) <= total
+        assert self.shares_passes or len(batch) == 1
+        logits = torch.zeros(total, self.vocabulary_size)
+        start = 0
+        error = self._error(total, batch)
+        for rows in batch:
             for row, token in enumerate(rows.token_ids):
-                logits[place, row] = token + rows.position + row + (0 if self._in_cells else error)
-                cell = token + (error if self._in_cells else 0)
-                self.cache.keys[0, rows.slot, 0, rows.position + row] = cell
+                logits[start + row] = token + rows.position + row + (0 if self._in_cells else error)
+                self.cache.keys[0, rows.slot, rows.position + row] = token + (error if self._in_cells else 0)
+            start += len(rows.token_ids)
         return logits
 
 
-def classes(*bounds: int) -> Callable[[Shape, int], float]:
+def classes(*bounds: int) -> Callable[[int, Sequence[Rows]], float]:
     """Totals below each bound make a class."""
-    return lambda shape, _: sum(shape[0] * shape[1] >= bound for bound in bounds) / 64
+    return lambda total, _: sum(total >= bound for bound in bounds) / 64
 
 
 @pytest.mark.parametrize("in_cells", [False, True])
@@ -63,29 +68,28 @@ def test_the_class_with_the_most_row_counts_for_one_session_is_kept(bounds: tupl
     assert totals == probe(Machine(classes(*bounds)), keep_total=kept).totals
 
 
-def test_a_machine_that_always_agrees_keeps_every_total() -> None:
-    found = probe(Machine(classes()))
+@pytest.mark.parametrize("shares_passes", [False, True])
+def test_a_machine_that_always_agrees_keeps_every_total(shares_passes: bool) -> None:
+    found = probe(Machine(classes(), shares_passes=shares_passes))
     assert found.totals == TOTALS
     assert found.most_rows == 64
-    assert found.fit(4, 4) == (4, 4)
-    assert found.fit(4, 3) == (4, 4)
 
 
-def test_a_factorisation_that_disagrees_is_left_out() -> None:
-    found = probe(Machine(lambda shape, _: float(shape[1] == 1 and shape[0] > 1)))
-    assert all(sessions == 1 or rows > 1 for sessions, rows in found.shapes)
-    assert (3, 2) in found.shapes
-    assert found.fit(3, 1) == (3, 2)
+def test_a_total_that_other_sessions_change_ends_the_class() -> None:
+    found = probe(Machine(lambda total, batch: float(total == 12 and len(batch) > 1)))
+    assert found.totals == (1, 2, 3, 4, 5, 6, 7, 8, 10)
 
 
-def test_shapes_that_a_long_neighbour_changes_are_left_out() -> None:
-    found = probe(Machine(lambda shape, longest: float(shape[0] > 1 and longest > 64)))
-    assert {sessions for sessions, _ in found.shapes} == {1}
+def test_a_total_that_a_long_neighbour_changes_ends_the_class() -> None:
+    def error(total: int, batch: Sequence[Rows]) -> float:
+        return float(total >= 24 and len(batch) > 1 and max(rows.position for rows in batch) > 64)
+
+    assert probe(Machine(error)).totals == (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 
 
-def test_a_machine_of_which_no_two_shapes_agree_is_refused() -> None:
+def test_a_machine_of_which_no_two_row_counts_agree_is_refused() -> None:
     with pytest.raises(InexactDevice, match="start with fast numerics"):
-        probe(Machine(lambda shape, _: shape[0] * 64.0 + shape[1], sessions=1), keep_total=1)
+        probe(Machine(lambda total, _: float(total)), keep_total=1)
 
 
 def test_a_machine_that_does_not_repeat_itself_is_refused() -> None:

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from sybil_engine.models.cache import CellShape, SlottedCache
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
-from sybil_engine.models.numerics.shape_class import ShapeClass
+from sybil_engine.models.numerics.row_class import RowClass
 from sybil_engine.models.numerics.threads import threads_agree, threads_set
-from sybil_engine.models.rows import Rows, Shape
+from sybil_engine.models.rows import Rows
 from tests.unit.models.random_models import random_model
 
-SHAPES = ShapeClass([(1, 2), (1, 4), (2, 2)])
+ROWS = RowClass([2, 4, 6])
 
 
 @pytest.fixture(autouse=True)
@@ -23,34 +23,36 @@ def one_thread() -> Iterator[None]:
 
 
 class ThreadedMachine:
-    """Computes a row from its token and position, plus an error that depends on the threads, in passes of one shape."""
+    """Computes a row from its token and position, plus an error that depends on the threads, in passes of one size."""
 
-    def __init__(self, wrong: Shape, *, in_cells: bool) -> None:
+    shares_passes = True
+
+    def __init__(self, wrong: int, *, in_cells: bool) -> None:
         self.cache = SlottedCache(CellShape(1, 1, 1, 1), slots=2, cells=128, dtype=torch.float32)
         self.vocabulary_size, self.context_tokens, self.chunk_tokens = 8, 64, 64
         self._wrong, self._in_cells = wrong, in_cells
 
-    def run(self, batch: Sequence[Rows], shape: Shape) -> Tensor:
-        error = (torch.get_num_threads() - 1) / 64 if shape == self._wrong else 0
-        logits = torch.zeros(*shape, self.vocabulary_size)
-        for place, rows in enumerate(batch):
-            for row, token in enumerate(rows.token_ids):
-                logits[place, row] = token + rows.position + row + (0 if self._in_cells else error)
-                self.cache.keys[0, rows.slot, 0, rows.position + row] = token + (error if self._in_cells else 0)
+    def run(self, batch: Sequence[Rows], total: int) -> Tensor:
+        error = (torch.get_num_threads() - 1) / 64 if total == self._wrong else 0
+        logits = torch.zeros(total, self.vocabulary_size)
+        (rows,) = batch
+        for row, token in enumerate(rows.token_ids):
+            logits[row] = token + rows.position + row + (0 if self._in_cells else error)
+            self.cache.keys[0, rows.slot, rows.position + row] = token + (error if self._in_cells else 0)
         return logits
 
 
 @pytest.mark.parametrize("in_cells", [False, True])
-@pytest.mark.parametrize("shape", SHAPES.shapes)
-def test_one_shape_that_differs_rules_more_threads_out(shape: Shape, in_cells: bool) -> None:
-    machine = ThreadedMachine(shape, in_cells=in_cells)
-    assert not threads_agree(machine, SHAPES, 2)
-    assert threads_agree(machine, SHAPES, 1)
+@pytest.mark.parametrize("total", ROWS.totals)
+def test_one_row_count_that_differs_rules_more_threads_out(total: int, in_cells: bool) -> None:
+    machine = ThreadedMachine(total, in_cells=in_cells)
+    assert not threads_agree(machine, ROWS, 2)
+    assert threads_agree(machine, ROWS, 1)
     assert not machine.cache.keys.any()
 
 
-def test_shapes_that_all_agree_allow_more_threads() -> None:
-    assert threads_agree(ThreadedMachine((3, 3), in_cells=False), SHAPES, 2)
+def test_row_counts_that_all_agree_allow_more_threads() -> None:
+    assert threads_agree(ThreadedMachine(3, in_cells=False), ROWS, 2)
 
 
 @pytest.mark.parametrize(("agree", "used"), [(True, 2), (False, 1)])
@@ -62,9 +64,9 @@ def test_a_pass_takes_more_threads_only_alone_and_only_if_bits_agree(
     seen: list[int] = []
     run = runner.run
 
-    def seeing_run(batch: Sequence[Rows], shape: Shape) -> Tensor:
+    def seeing_run(batch: Sequence[Rows], total: int) -> Tensor:
         seen.append(torch.get_num_threads())
-        return run(batch, shape)
+        return run(batch, total)
 
     monkeypatch.setattr(runner, "run", seeing_run)
     slot = runner.allocate()
