@@ -101,7 +101,8 @@ def variants_of(settings: ServiceSettings, dtypes: Sequence[Dtype], thread_count
         torch.set_num_threads(1)
         loaded = load(settings.model, dtype)
         runner = ModelRunner(loaded, RunnerOptions(max_sessions=1, numerics="fast"))
-        slot = runner.allocate()
+        slot = runner.pool.allocate()
+        runner.pool.reserve(slot, range(runner.tree_cells))
         for threads in thread_counts:
             yield Variant(f"{dtype}, {threads} thread{'s' if threads > 1 else ''}", threads, loaded.model, runner, slot)
 

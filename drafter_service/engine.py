@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from itertools import product
+from itertools import count, product
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import AcceptanceRule, Block, ModelDescription
+from sybil_engine.models.residency import Residency
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
@@ -33,6 +34,8 @@ class Drafter:
         self.description = description
         # In the order in which they were last served.
         self._sessions: dict[int, DrafterSession] = {}
+        self._numbers = count()
+        self._residency: Residency[DrafterSession] = Residency(runner.pool)
 
     @property
     def open_sessions(self) -> int:
@@ -48,15 +51,16 @@ class Drafter:
         vocabulary_size = self.description.vocabulary_size
         max_position = check_opening(opening, vocabulary_size, self.description.context_tokens)
         noise = NoiseTape(opening.seed, vocabulary_size, self._runner.device)
+        self._residency.check(max_position)
         room = SessionRoom(
-            self._runner.allocate(),
+            self._runner.pool.allocate(),
             self._runner.tree_cells,
             self._runner.context_tokens,
             max_position,
             vocabulary_size,
         )
         calibration = self._calibrations[opening.sampling.greedy, opening.acceptance_rule]
-        session = DrafterSession(opening, room, noise, calibration, emit)
+        session = DrafterSession(opening, room, noise, calibration, emit, next(self._numbers))
         self._sessions[session.slot] = session
         return session
 
@@ -64,7 +68,7 @@ class Drafter:
         """Free all that a session holds; closing it again changes nothing."""
         if self._sessions.get(session.slot) is session:
             del self._sessions[session.slot]
-            self._runner.release(session.slot)
+            self._runner.pool.release(session.slot)
 
     def fail(self, error: Exception) -> None:
         """End every session."""
@@ -74,7 +78,7 @@ class Drafter:
 
     def step(self) -> float | None:
         """Grow the sessions' draft trees by one pass; see `Engine.step`."""
-        drafting = [session for session in self._sessions.values() if session.wants_draft]
+        drafting = self._drafting()
         if not drafting:
             self._push()
             return None
@@ -89,9 +93,28 @@ class Drafter:
             self._run_pass([choose_rows(session, most_rows, self._pass_times) for session in ready])
         return 0
 
+    def _drafting(self) -> list[DrafterSession]:
+        """The sessions that want to draft and hold the cells for a pass, the one served longest ago first."""
+        wanting = [session for session in self._sessions.values() if session.wants_draft]
+        self._residency.start(wanting)
+        for session in wanting:
+            if session.resident and not self._residency.hold(session, self._next_cells(session), wanting):
+                self._residency.evict(session)
+        return [session for session in wanting if session.resident]
+
+    def _next_cells(self, session: DrafterSession) -> range:
+        """Where a pass may put tokens of a session."""
+        used = session.cells.used_cells
+        return range(used, min(used + self._runner.max_rows, self._runner.tree_cells))
+
     def _prefill(self, session: DrafterSession) -> None:
         """Feed a part of the prompt."""
         start = session.cells.fed_tokens
+        reused = self._runner.pool.reuse(session.slot, session.prompt) - start
+        if reused > 0:
+            # Another session has fed the same meanwhile.
+            session.cells.feed_prompt(reused)
+            return
         part = session.ledger[start : start + min(self._runner.prefill_tokens, session.prefill_tokens)]
         self._runner.prefill(Rows(session.slot, start, tuple(part)))
         session.cells.feed_prompt(len(part))
@@ -133,8 +156,8 @@ class Drafter:
             return []
         if len(rows) < len(logits):
             logits = logits[rows]
-        count = MOST_GUESSES if any(share.session.growth.hedges for share in shares) else 1
-        ranked = rank_rows(logits, draws, count)
+        guesses = MOST_GUESSES if any(share.session.growth.hedges for share in shares) else 1
+        ranked = rank_rows(logits, draws, guesses)
         cut = {id(share.session.noise) for share in shares if share.session.judge.wants_distributions}
         for row, draw in enumerate(draws):
             if id(draw.noise) in cut:

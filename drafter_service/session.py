@@ -1,6 +1,6 @@
 """One session as the drafter sees it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from drafter_service.calibration import Calibration
@@ -62,6 +62,8 @@ class DrafterSession:
     Attributes:
         slot: its rows in the KV cache.
         max_position: the session ends when this many tokens are committed.
+        number: in the order of opening.
+        resident: whether it holds cells.
         growth: the draft tree.
         cells: where the tokens of the tree and of the ledger lie.
         plan: what to draft.
@@ -75,21 +77,48 @@ class DrafterSession:
         noise: NoiseTape,
         calibration: Calibration,
         emit: Callable[[tuple[Block, ...] | Exception], None],
+        number: int = 0,
     ) -> None:
         self.opening = opening
         self.slot = room.slot
         self.max_position = room.max_position
-        self._vocabulary_size = room.vocabulary_size
         self.noise = noise
         self.emit = emit
         self.judge = judge_for(opening.acceptance_rule, opening.sampling)
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
-        self.growth = Growth(self.ledger, calibration, allows_hedges=self.judge.allows_hedges)
-        self.cells = CellMap(room.slot, self.ledger, self.growth.tree, room.cells, room.context_tokens)
         self.plan = opening.plan
-        self.growth.aim(self.plan, self._depth)
+        self.number = number
+        self.resident = False
+        self._calibration = calibration
+        self._room = room
+        self.leave()
         self._held_back: list[_HeldBack] = []
         self._outgoing: list[Block] = []
+
+    @property
+    def priority(self) -> int:
+        """See `SessionOpen.priority`."""
+        return self.opening.priority
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        """See `Resident.prompt`."""
+        return self.opening.token_ids[: self.opening.prompt_tokens - 1]
+
+    @property
+    def tokens(self) -> int:
+        """See `Resident.tokens`."""
+        return len(self.ledger)
+
+    def enter(self, reused_tokens: int) -> None:
+        """See `Resident.enter`."""
+        self.cells.feed_prompt(reused_tokens)
+
+    def leave(self) -> None:
+        """See `Resident.leave`; the draft tree grows anew."""
+        self.growth = Growth(self.ledger, self._calibration, allows_hedges=self.judge.allows_hedges)
+        self.cells = CellMap(self.slot, self.ledger, self.growth.tree, self._room.cells, self._room.context_tokens)
+        self.growth.aim(self.plan, self._depth)
 
     @property
     def prefill_tokens(self) -> int:
@@ -125,7 +154,7 @@ class DrafterSession:
                 "draft model's context ends; go on without this drafter"
             )
         # An unknown token would break the pass of every session in it.
-        check_token_ids("token_ids", advance.token_ids, self._vocabulary_size)
+        check_token_ids("token_ids", advance.token_ids, self._room.vocabulary_size)
         if not self.ledger.append(advance):
             return
         self.growth.advance()

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import ModelDescription, PassTimings
+from sybil_engine.models.residency import Residency
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.judges import judge_for
@@ -62,6 +64,8 @@ class Verifier:
         self.description = description
         # In the order in which they were last served.
         self._sessions: dict[int, VerifierSession] = {}
+        self._numbers = count()
+        self._residency: Residency[VerifierSession] = Residency(runner.pool)
         self._last_pass_end_ns = time.monotonic_ns()
         # Time spent on prompts since the last pass.
         self._prefill_ns = 0
@@ -88,6 +92,7 @@ class Verifier:
         """
         vocabulary_size = self.description.vocabulary_size
         max_position = check_opening(opening, vocabulary_size, self.description.context_tokens)
+        self._residency.check(max_position + self._runner.max_rows + len(self._runner.branch_cells))
         window_tokens = min(opening.window_tokens or self._max_window_tokens, self._max_window_tokens)
         rule = rule_for(
             opening,
@@ -98,12 +103,13 @@ class Verifier:
         )
         session = VerifierSession(
             opening,
-            self._runner.allocate(),
+            self._runner.pool.allocate(),
             SessionLimits(max_position, vocabulary_size, window_tokens),
             rule,
             NoiseTape(opening.seed, vocabulary_size, self._runner.device),
             emit,
             time.monotonic_ns(),
+            next(self._numbers),
         )
         self._sessions[session.slot] = session
         return session
@@ -112,7 +118,7 @@ class Verifier:
         """Free all that a session holds; closing it again changes nothing."""
         if self._sessions.get(session.slot) is session:
             del self._sessions[session.slot]
-            self._runner.release(session.slot)
+            self._runner.pool.release(session.slot)
 
     def fail(self, error: Exception) -> None:
         """End every session."""
@@ -134,31 +140,42 @@ class Verifier:
         self._feed_prompt()
         now_ns = time.monotonic_ns()
         if due := self._schedule(now_ns):
-            self._made = self._run(due, self._row_control.choose(due))
+            self._made = self._run(due, [self._placed(own) for own in self._row_control.choose(due)])
             return 0
         return self._idle_s(now_ns)
 
     def _schedule(self, now_ns: int) -> list[VerifierSession]:
         """Choose the sessions of the next pass: those that are due, the one served longest ago first."""
-        due = [each for each in self._sessions.values() if each.prefill_tokens <= 0 and each.due_in_ns(now_ns) <= 0]
-        return due[: self._runner.max_rows]
+        sessions = self._sessions.values()
+        due = [each for each in sessions if each.ready and each.due_in_ns(now_ns) <= 0][: self._runner.max_rows]
+        for session in due:
+            if session.resident:
+                end = len(session.ledger) + self._max_window_tokens
+                self._residency.hold(session, range(session.fed_tokens, end), sessions)
+        return [session for session in due if session.resident]
 
     def _idle_s(self, now_ns: int) -> float | None:
         """Time until a session is due; 0 while there is a prompt to feed, None without sessions."""
-        sessions = self._sessions.values()
+        sessions = [session for session in self._sessions.values() if session.resident]
         if any(session.prefill_tokens > 0 for session in sessions):
             return 0
         return min(session.due_in_ns(now_ns) for session in sessions) / 1e9 if sessions else None
 
     def _feed_prompt(self) -> None:
         """Feed a part of one prompt, if there is one to feed."""
-        session = next((session for session in self._sessions.values() if session.prefill_tokens > 0), None)
-        if session is None:
-            return
         before_ns = time.monotonic_ns()
-        tokens = min(self._runner.prefill_tokens, session.prefill_tokens)
-        part = session.ledger[session.fed_tokens :][:tokens]
-        self._runner.prefill(Rows(session.slot, session.fed_tokens, tuple(part)))
+        for started in self._residency.start(self._sessions.values()):
+            if not started.prefill_tokens:
+                started.start_waiting(before_ns)
+        prompts = (each for each in self._sessions.values() if each.resident and each.prefill_tokens > 0)
+        if (session := next(prompts, None)) is None:
+            return
+        # Another session may have fed the same meanwhile.
+        tokens = self._runner.pool.reuse(session.slot, session.prompt) - session.fed_tokens
+        if tokens <= 0:
+            tokens = min(self._runner.prefill_tokens, session.prefill_tokens)
+            part = session.ledger[session.fed_tokens :][:tokens]
+            self._runner.prefill(Rows(session.slot, session.fed_tokens, tuple(part)))
         session.fed_tokens += tokens
         self._yield_turn(session)
         now_ns = time.monotonic_ns()
@@ -191,6 +208,16 @@ class Verifier:
         )
         self._prefill_ns = 0
         return made
+
+    def _placed(self, shares: SessionShares) -> SessionShares:
+        """A session's shares without the branches that there are no cells for."""
+        pool = self._runner.pool
+        return [
+            share
+            for share in shares
+            if (first := self._first_cell(share.branch)) is None
+            or pool.reserve(share.session.slot, range(first, first + share.rows))
+        ]
 
     def _rows(self, share: Share[VerifierSession]) -> Rows:
         session = share.session

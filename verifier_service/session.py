@@ -42,9 +42,12 @@ class VerifierSession:
     """Ledger, draft tree, and when the next pass is due.
 
     Attributes:
-        slot: its rows in the KV cache.
+        slot: its table in the KV cache.
+        number: in the order of opening.
+        resident: whether it holds cells.
         plan: what drafting does now, and what the next pass waits for.
         fed_tokens: committed tokens whose cells are filled; never the last one's.
+        reused_tokens: of its prompt, found in pages of other sessions.
         emit: takes the commits.
     """
 
@@ -57,9 +60,12 @@ class VerifierSession:
         noise: NoiseTape,
         emit: Callable[[Commit | Exception], None],
         now_ns: int,
+        number: int = 0,
     ) -> None:
         self.opening = opening
         self.slot = slot
+        self.number = number
+        self.resident = False
         self._limits = limits
         self.rule = rule
         self.noise = noise
@@ -68,7 +74,7 @@ class VerifierSession:
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
         self.tree = DraftTree(self.ledger, _MOST_DRAFTED_TOKENS)
         self.plan = NO_DRAFTING
-        self.fed_tokens = 0
+        self.fed_tokens = self.reused_tokens = 0
         # The budget that the drafter has been told.
         self._told_budget = opening.plan.budget
         self._opened_ns = self._waits_since_ns = now_ns
@@ -77,6 +83,29 @@ class VerifierSession:
         self._saw_block_since_commit = False
         if not self.prefill_tokens:
             self.start_waiting(now_ns)
+
+    @property
+    def priority(self) -> int:
+        """See `SessionOpen.priority`."""
+        return self.opening.priority
+
+    @property
+    def prompt(self) -> Sequence[int]:
+        """See `Resident.prompt`."""
+        return self.opening.token_ids[: self.opening.prompt_tokens - 1]
+
+    @property
+    def tokens(self) -> int:
+        """See `Resident.tokens`."""
+        return len(self.ledger)
+
+    def enter(self, reused_tokens: int) -> None:
+        """See `Resident.enter`."""
+        self.fed_tokens = self.reused_tokens = reused_tokens
+
+    def leave(self) -> None:
+        """See `Resident.leave`."""
+        self.fed_tokens = 0
 
     @property
     def pace(self) -> Pace:
@@ -90,6 +119,11 @@ class VerifierSession:
     def prefill_tokens(self) -> int:
         """Prompt tokens to feed before decode passes; the prompt's last token belongs to the first of these."""
         return self.ledger.prompt_tokens - 1 - self.fed_tokens
+
+    @property
+    def ready(self) -> bool:
+        """Whether its prompt is in the cache."""
+        return self.resident and self.prefill_tokens <= 0
 
     @property
     def unfed_tokens(self) -> int:
@@ -239,6 +273,7 @@ class VerifierSession:
             timings=timings,
             finish_reason=finish_reason,
             reason=self.rule.reason if finish_reason else "",
+            cached_prompt_tokens=self.reused_tokens,
         )
 
     def _cut(self, token_ids: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None]:

@@ -1,4 +1,4 @@
-"""Attention over a slotted cache: a row gets the same bits whatever else is in its pass.
+"""Attention over a paged cache: a row gets the same bits whatever else is in its pass.
 
 Rows of sessions that generate are computed one by one (`kernels.seen_cells`), each over the cells that its mask lists.
 Chunks of prompts are matrix products, in which two things would change a row's last bits:
@@ -90,7 +90,7 @@ def cell_attention(
     for name in _UNKNOWN_EXTRAS:
         if extras.get(name) is not None:
             raise UnsupportedModel(f"attention with {name!r} is not supported; use a model without it")
-    assert attention_mask is not None, "a pass over a slotted cache always carries its mask"
+    assert attention_mask is not None, "a pass over a paged cache always carries its mask"
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     if attention_mask.dtype == torch.int32:
         rows = seen_cells.attend(query[0].transpose(0, 1), key, value, attention_mask[0, 0], scale)

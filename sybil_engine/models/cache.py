@@ -1,19 +1,18 @@
-"""The KV cache of many sessions: one slot for each, with one cell for each fed token.
+"""The KV cache of many sessions: keys and values of cells that come in pages, see `pages`.
 
-Forgetting tokens costs nothing: the caller says which cells a pass writes and how many it sees, and stale cells are
-overwritten before they are seen again. The cache itself only records which slots are taken. A model gets a `PassCache`,
-which lives for one pass.
+Forgetting tokens costs nothing: the caller says which cells a pass writes and which it sees, and stale cells are
+overwritten before they are seen again. A model gets a `PassCache`, which lives for one pass.
 """
 
-import heapq
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import Cache
 
-from sybil_engine.core.errors import Exhausted
+from sybil_engine.models.pages import PAGE_CELLS, Cells, PagePool
 
 ViewKind = Literal["chunk", "listed", "ordered"]
 
@@ -27,80 +26,84 @@ class CellShape:
     key_dim: int
     value_dim: int
 
+    def page_bytes(self, dtype: torch.dtype) -> int:
+        """What a page takes."""
+        return PAGE_CELLS * self.layers * self.kv_heads * (self.key_dim + self.value_dim) * dtype.itemsize
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CacheView:
     """The cells that one pass writes and sees.
 
     Attributes:
-        kind: `chunk`: adjacent cells of one session, seen up to a span; `listed`: any cells of the whole cache, of which
-            the attention mask names those that each row sees; `ordered`: any cells, seen in a given order.
-        tensors: of a chunk, keys and values to see, then keys and values to write to. Else keys and values of the whole
-            cache, [layers, cells, kv_heads, dim], and [rows], the cells to write to; if ordered, [span], those to see.
+        kind: `chunk`: a chunk of a prompt, which sees whole pages; `listed`: any cells, of which the attention mask
+            names those that each row sees; `ordered`: any cells, seen in a given order.
+        tensors: keys and values of the whole cache, [layers, cells, kv_heads, dim]; [rows], the cells to write to; of a
+            chunk, [pages], those to see; if ordered, [span], the cells to see.
     """
 
     kind: ViewKind
     tensors: tuple[Tensor, ...]
 
 
-class SlottedCache:
-    """Keys and values as [layers, slots + 1, cells, kv_heads, dim]; the last slot is scratch for padding.
+class PagedCache:
+    """Keys and values as [layers, cells, kv_heads, dim], and the pool of their pages.
 
-    It holds zeros until written, so that a masked cell is always a finite number.
+    One page more than the pool has is for padding. All hold zeros until written, so that a masked cell is always a
+    finite number.
     """
 
     def __init__(
-        self, shape: CellShape, *, slots: int, cells: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+        self, shape: CellShape, pool: PagePool, *, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
-        self.slots = slots
-        self.cells = cells
-        self.scratch_slot = slots
-        axes = (shape.layers, slots + 1, cells, shape.kv_heads)
+        self.pool = pool
+        axes = (shape.layers, (pool.pages + 1) * PAGE_CELLS, shape.kv_heads)
         self.keys = torch.zeros(*axes, shape.key_dim, dtype=dtype, device=device)
         self.values = torch.zeros(*axes, shape.value_dim, dtype=dtype, device=device)
-        self._free = list(range(slots))
 
-    def allocate(self) -> int:
-        """Take the lowest free slot, so that busy slots stay adjacent.
-
-        Raises:
-            Exhausted: every slot is taken.
-        """
-        if not self._free:
-            raise Exhausted(f"all {self.slots} slots of the KV cache are taken; try again or raise the session limit")
-        return heapq.heappop(self._free)
-
-    def release(self, slot: int) -> None:
-        """Give a slot back; its cells need no cleaning."""
-        if not 0 <= slot < self.slots or slot in self._free:
-            raise ValueError(f"slot {slot} is not taken; release each allocated slot once")
-        heapq.heappush(self._free, slot)
+    @property
+    def padding_cell(self) -> int:
+        """Belongs to no session."""
+        return self.keys.shape[1] - 1
 
     def chunk(self, slot: int, cells: range, span: int) -> CacheView:
-        """A slot's first `span` cells, of which a pass writes some.
+        """Cells of a chunk of a prompt, which sees a session's first cells.
 
         Args:
-            cells: to write to.
+            cells: to write to; in one page.
+            span: how many cells are seen, whole pages; some may have no page yet.
         """
-        sides = [side[:, slot : slot + 1].transpose(2, 3) for side in (self.keys, self.values)]
-        seen = [side[:, :, :, :span] for side in sides]
-        written = [side[:, :, :, cells.start : cells.stop] for side in sides]
-        return CacheView("chunk", (*seen, *written))
+        pages = self.pool.table(slot, span // PAGE_CELLS)
+        seen = np.where(pages < 0, self.pool.pages, pages)
+        return CacheView("chunk", (self.keys, self.values, *self._moved(self.pool.place(slot, cells), seen)))
 
-    def listed(self, cells: Tensor, order: Tensor | None = None) -> CacheView:
-        """Any cells, by their numbers in the whole cache: `cells` of a slot follow those of the slot before it.
+    def listed(self, cells: Cells, order: Cells | None = None) -> CacheView:
+        """Any cells, by their places in the cache.
 
         Args:
-            cells: [rows] int64, to write to.
-            order: [span] int64, the cells that all rows may see, in this order; None: the mask names them.
+            cells: [rows], to write to.
+            order: [span], the cells that all rows may see, in this order; None: the mask names them.
         """
-        whole = self.keys.flatten(1, 2), self.values.flatten(1, 2), cells
-        return CacheView("listed", whole) if order is None else CacheView("ordered", (*whole, order))
+        if order is None:
+            return CacheView("listed", (self.keys, self.values, *self._moved(cells)))
+        return CacheView("ordered", (self.keys, self.values, *self._moved(cells, order)))
+
+    def read(self, slot: int, cells: range) -> tuple[Tensor, Tensor]:
+        """Copies of keys and values, [cells, layers, kv_heads, dim]."""
+        (places,) = self._moved(self.pool.place(slot, cells))
+        return self.keys[:, places].transpose(0, 1), self.values[:, places].transpose(0, 1)
+
+    def write(self, slot: int, cells: range, keys: Tensor, values: Tensor) -> None:
+        """Overwrite cells; see `read`."""
+        (places,) = self._moved(self.pool.place(slot, cells))
+        self.keys[:, places], self.values[:, places] = keys.transpose(0, 1), values.transpose(0, 1)
 
     def move(self, slot: int, start: int, to: int, count: int) -> None:
-        """Copy cells of a slot to another place in it that they do not overlap."""
-        for side in (self.keys, self.values):
-            side[:, slot, to : to + count] = side[:, slot, start : start + count]
+        """Copy cells of a session to others that they do not overlap."""
+        self.write(slot, range(to, to + count), *self.read(slot, range(start, start + count)))
+
+    def _moved(self, *numbers: Cells) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(each).to(self.keys.device) for each in numbers)
 
 
 class Turn(Protocol):
@@ -115,9 +118,9 @@ class PassCache(Cache):
 
     def __init__(self, view: CacheView, turn: Turn | None = None) -> None:
         super().__init__(layers=[])
-        sides = 4 if view.kind == "chunk" else 2
-        self._layers = [side.unbind(0) for side in view.tensors[:sides]]
-        self._cells = view.tensors[sides:]
+        keys, values, self._written, *self._seen = view.tensors
+        self._sides = keys.unbind(0), values.unbind(0)
+        self._kind = view.kind
         self._turn = turn
 
     def update(
@@ -126,26 +129,27 @@ class PassCache(Cache):
         """Write a layer's new cells and return those in view.
 
         Args:
-            key_states, value_states: [sessions, kv_heads, rows, head_dim].
+            key_states, value_states: [1, kv_heads, rows, head_dim].
 
         Returns:
             Keys and values: [1, kv_heads, span, head_dim], or, if the mask lists cells, those of the whole layer,
             [cells, kv_heads, head_dim].
         """
-        keys, values, *written = (side[layer_idx] for side in self._layers)
-        if written:
-            for side, states in zip(written, (key_states, value_states), strict=True):
-                side.copy_(states)
-            if self._turn:
-                self._turn.take(layer_idx)
+        keys, values = (side[layer_idx] for side in self._sides)
+        keys.index_copy_(0, self._written, key_states[0].transpose(0, 1))
+        values.index_copy_(0, self._written, value_states[0].transpose(0, 1))
+        if self._turn:
+            self._turn.take(layer_idx)
+        if self._kind == "listed":
             return keys, values
-        cells, *order = self._cells
-        keys.index_copy_(0, cells, key_states[0].transpose(0, 1))
-        values.index_copy_(0, cells, value_states[0].transpose(0, 1))
-        if not order:
-            return keys, values
-        ordered = (side.index_select(0, order[0]).transpose(0, 1).unsqueeze(0) for side in (keys, values))
-        return next(ordered), next(ordered)
+        return self._gather(keys), self._gather(values)
+
+    def _gather(self, side: Tensor) -> Tensor:
+        if self._kind == "chunk":
+            side = side.unflatten(0, (-1, PAGE_CELLS)).index_select(0, self._seen[0]).flatten(0, 1)
+        else:
+            side = side.index_select(0, self._seen[0])
+        return side.transpose(0, 1).unsqueeze(0)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Zero: transformers does not need it, because positions and mask are always explicit."""

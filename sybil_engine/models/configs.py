@@ -1,4 +1,4 @@
-"""A model's config: reading it, and refusing models that cannot run over a slotted cache."""
+"""A model's config: reading it, and refusing models that cannot run over a paged cache."""
 
 import inspect
 import json
@@ -43,7 +43,7 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def refuse_unsupported(ref: str, config: PreTrainedConfig) -> None:
-    """Refuse models that cannot run over a slotted cache.
+    """Refuse models that cannot run over a paged cache.
 
     Raises:
         UnsupportedModel, CacheCannotForget: see `sybil_engine.core.errors`.

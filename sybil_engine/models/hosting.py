@@ -1,5 +1,6 @@
 """From a service's settings to a model that is ready for passes."""
 
+import logging
 import os
 import platform
 from dataclasses import replace
@@ -7,15 +8,20 @@ from pathlib import Path
 
 import torch
 
+from sybil_engine.core.memory import amount_bytes, free_bytes
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.emulation import EmulatedRunner
 from sybil_engine.models.loading import device_kind, load
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.numerics.probe import TOTALS
+from sybil_engine.models.pages import PagePool
 from sybil_engine.models.runner import Runner
 from sybil_engine.serving.service_settings import ServiceSettings
 
+_log = logging.getLogger(__name__)
+
 _MOST_PREFILL_LANES = 4
+_TYPICAL_TOKENS = 500
 # Containers of one machine read the same here.
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -45,6 +51,7 @@ def host_model(
     loaded = load(settings.model, settings.dtype, settings.device, packed=settings.packed)
     options = RunnerOptions(
         max_sessions=settings.max_sessions,
+        cache_bytes=amount_bytes(settings.cache_memory, _free_bytes(settings.device)),
         context_tokens=settings.context_tokens or None,
         numerics=settings.numerics,
         keep_total=settings.row_class or None,
@@ -59,6 +66,7 @@ def host_model(
         if settings.emulate_pass_ms
         else ModelRunner(loaded, options)
     )
+    _log.info("%s", _describe_cache(runner.pool))
     description = replace(
         loaded.description,
         context_tokens=runner.context_tokens,
@@ -70,6 +78,16 @@ def host_model(
         kernels=_kernels(settings),
     )
     return runner, description
+
+
+def _describe_cache(pool: PagePool) -> str:
+    cells = pool.pages * pool.page_cells
+    return f"the KV cache holds {cells} tokens, about {max(1, cells // _TYPICAL_TOKENS)} sessions of {_TYPICAL_TOKENS}"
+
+
+def _free_bytes(device: str) -> int:
+    """Memory that a model on this device may still take."""
+    return torch.cuda.mem_get_info(device)[0] if device_kind(device) == "cuda" else free_bytes()
 
 
 def _processors(device: str) -> tuple[str, ...]:

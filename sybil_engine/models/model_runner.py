@@ -1,4 +1,4 @@
-"""The ragged forward pass: rows of many sessions through one model, over a slotted cache."""
+"""The ragged forward pass: rows of many sessions through one model, over a paged cache."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,15 @@ from torch import Tensor
 
 from sybil_engine.core.errors import ContextExceeded, InexactDevice, InvalidSettings
 from sybil_engine.models import attention
-from sybil_engine.models.cache import SlottedCache, Turn
+from sybil_engine.models.cache import CellShape, PagedCache, Turn
 from sybil_engine.models.kernels.wavefront import Wavefront
 from sybil_engine.models.loading import LoadedModel
+from sybil_engine.models.numerics.fed_rows import probed_slots
 from sybil_engine.models.numerics.probe import TOTALS, probe
 from sybil_engine.models.numerics.products import products_of
 from sybil_engine.models.numerics.row_class import AnyRows, RowClass
 from sybil_engine.models.numerics.threads import threads_agree, threads_set
+from sybil_engine.models.pages import PAGE_CELLS, PagePool
 from sybil_engine.models.passes.eager import EagerPasses
 from sybil_engine.models.passes.execution import Execution, feed
 from sybil_engine.models.passes.traced import TracedPasses
@@ -26,6 +28,7 @@ from sybil_engine.models.trial import compare_with_plain_pass, plain_pass
 
 Numerics = Literal["exact", "fast"]
 _CHUNK_STEP = 16
+_LEAST_PAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class RunnerOptions:
     """How a model is run.
 
     Attributes:
-        max_sessions: slots of the cache.
+        max_sessions: at the same time.
         context_tokens: a shorter context than the model's, None for the whole.
         chunk_tokens: the most tokens of one pass of a prompt.
         keep_total: see `probe`.
@@ -43,11 +46,12 @@ class RunnerOptions:
         most_rows: that a session has in any pass.
         alone_threads: processor threads of a pass while no drafter works, if its bits stay the same; 0: as many as at
             any time.
+        cache_bytes: of all keys and values; None: as much as all sessions can ever need.
     """
 
     max_sessions: int = 8
     context_tokens: int | None = None
-    chunk_tokens: int = 64
+    chunk_tokens: int = PAGE_CELLS
     numerics: Numerics = "exact"
     keep_total: int | None = None
     branch_cells: int = 0
@@ -55,13 +59,14 @@ class RunnerOptions:
     prefill_lanes: int = 1
     most_rows: int = TOTALS[-1]
     alone_threads: int = 0
+    cache_bytes: int | None = None
 
 
 class ModelRunner:
     """One model, its cache, and the passes over both; see `Runner`.
 
     Attributes:
-        cache: its slots, and what lies in their cells.
+        cache: the pages of its sessions, and what lies in their cells.
         vocabulary_size: logits of a row.
         chunk_tokens: the most tokens of one pass of a prompt.
     """
@@ -72,7 +77,7 @@ class ModelRunner:
         Raises:
             InexactDevice: exact mode, and no two shapes agree.
             InvalidSettings: the cache does not fit into memory.
-            UnsupportedModel: the model does not compute over a slotted cache what it computes without one.
+            UnsupportedModel: the model does not compute over a paged cache what it computes without one.
         """
         self.device = loaded.model.device
         longest = loaded.description.context_tokens
@@ -81,17 +86,10 @@ class ModelRunner:
         self.chunk_tokens = options.chunk_tokens
         self.prefill_tokens = options.prefill_lanes * options.chunk_tokens
         cell_shape, plain_logits = plain_pass(loaded)
-        # Near the context's end padding is written beyond it; the padding rows of trees go to the last cell.
-        cells = whole_spans(self.context_tokens + self.chunk_tokens + options.branch_cells + 1)
-        try:
-            self.cache = SlottedCache(
-                cell_shape, slots=options.max_sessions, cells=cells, dtype=loaded.model.dtype, device=self.device
-            )
-        except RuntimeError as error:
-            raise InvalidSettings(
-                f"max_sessions is {options.max_sessions}, and the memory does not hold that many KV caches of "
-                f"{self.context_tokens} tokens; lower max_sessions or context_tokens"
-            ) from error
+        # Near the context's end the padding of a chunk is written beyond it.
+        self._branch_start = whole_spans(self.context_tokens + self.chunk_tokens)
+        self._branch_cells = options.branch_cells
+        self.cache = self._open_cache(options, cell_shape, loaded.model.dtype)
         heads = int(loaded.model.config.get_text_config(decoder=True).num_attention_heads)
         groups = heads // cell_shape.kv_heads
         self.shares_passes = loaded.attention == attention.IMPLEMENTATION
@@ -114,7 +112,34 @@ class ModelRunner:
         if options.traced and self.shares_passes and self.device.type == "cpu":
             self._execution = TracedPasses(loaded.model)
         # The first pass is the one that is traced.
-        self.run([Rows(self.cache.scratch_slot, 0, (0,) * self._rows.padded(2))], self._rows.padded(2))
+        with probed_slots(self, 1) as ((slot,), _):
+            self.pool.reserve(slot, range(PAGE_CELLS))
+            self.run([Rows(slot, 0, (0,) * self._rows.padded(2))], self._rows.padded(2))
+
+    def _open_cache(self, options: RunnerOptions, shape: CellShape, dtype: torch.dtype) -> PagedCache:
+        cells, page_bytes = self._branch_start + options.branch_cells, shape.page_bytes(dtype)
+        of_session = -(-cells // PAGE_CELLS)
+        pages, least = options.max_sessions * of_session, min(_LEAST_PAGES, of_session)
+        if options.cache_bytes is not None:
+            # One is for padding.
+            pages = min(pages, options.cache_bytes // page_bytes - 1)
+        if pages < least:
+            raise InvalidSettings(
+                f"a KV cache of {options.cache_bytes} bytes holds {max(0, pages)} pages of {PAGE_CELLS} tokens, and "
+                f"{least} are needed; give at least {(least + 1) * page_bytes} bytes with --cache-memory"
+            )
+        try:
+            return PagedCache(shape, PagePool(pages, cells, options.max_sessions), dtype=dtype, device=self.device)
+        except RuntimeError as error:
+            raise InvalidSettings(
+                f"the memory does not hold a KV cache of {pages * page_bytes / 1e9:.1f} GB; lower --cache-memory, or "
+                "--max-sessions or --context-tokens"
+            ) from error
+
+    @property
+    def pool(self) -> PagePool:
+        """See `Runner.pool`."""
+        return self.cache.pool
 
     @property
     def row_class(self) -> tuple[int, ...]:
@@ -129,20 +154,12 @@ class ModelRunner:
     @property
     def branch_cells(self) -> range:
         """See `Runner.branch_cells`; no position's padding lies there either."""
-        return range(self.context_tokens + self.chunk_tokens, self.cache.cells - 1)
+        return range(self._branch_start, self._branch_start + self._branch_cells)
 
     @property
     def tree_cells(self) -> int:
         """See `Runner.tree_cells`."""
-        return self.cache.cells - 1
-
-    def allocate(self) -> int:
-        """See `Runner.allocate`."""
-        return self.cache.allocate()
-
-    def release(self, slot: int) -> None:
-        """See `Runner.release`."""
-        self.cache.release(slot)
+        return self._branch_start + self._branch_cells
 
     def keep_branch(self, slot: int, first_cell: int, position: int, tokens: int) -> None:
         """See `Runner.keep_branch`."""
@@ -179,7 +196,7 @@ class ModelRunner:
         passes = [batch] if self.shares_passes else [[member] for member in batch]
         row_counts = tuple(count_rows(members) for members in passes)
         inputs = [
-            self._preparation.tree(members, self._rows.padded(rows))
+            self._preparation.rows(members, self._rows.padded(rows))
             for members, rows in zip(passes, row_counts, strict=True)
         ]
         return PreparedTree(inputs, row_counts)
@@ -201,6 +218,7 @@ class ModelRunner:
             )
         self._check([prompt])
         self._wavefront.feed(prompt.cut(self.chunk_tokens), self._feed_chunk)
+        self.pool.share(prompt.slot, prompt.position, prompt.token_ids)
 
     @torch.inference_mode()
     def _feed_chunk(self, chunk: Rows, turn: Turn) -> None:

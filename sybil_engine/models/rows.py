@@ -43,14 +43,31 @@ class TreeRows:
     Attributes:
         slot: the session's slot in the cache.
         token_ids, positions, cells: of each row: its token, the token's position on its path, and its cell.
-        visible: [rows, cells of the slot], bool: the cells of each row's path, its own included.
+        trunk: cells that every row sees, in the order of their positions.
+        paths: the cells that each row sees after those, its own last.
     """
 
     slot: int
     token_ids: tuple[int, ...]
-    positions: tuple[int, ...]
-    cells: tuple[int, ...]
-    visible: npt.NDArray[np.bool_]
+    positions: Sequence[int]
+    cells: Sequence[int]
+    trunk: npt.NDArray[np.int64]
+    paths: Sequence[Sequence[int]]
+
+
+def on_one_path(rows: Rows) -> TreeRows:
+    """Rows that follow one another, each of which sees those before it."""
+    count = len(rows.token_ids)
+    first = rows.position if rows.first_cell is None else rows.first_cell
+    cells = range(first, first + count)
+    return TreeRows(
+        rows.slot,
+        rows.token_ids,
+        range(rows.position, rows.position + count),
+        cells,
+        np.arange(rows.position),
+        [cells[: row + 1] for row in range(count)],
+    )
 
 
 def pack(batch: Sequence[Rows], most_rows: int, *, shared: bool = True) -> list[list[Rows]]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sybil_engine.models.pages import PagePool
 from sybil_engine.models.rows import Rows, TreeRows
 
 
@@ -58,15 +59,9 @@ class Runner(Protocol):
     def tree_cells(self) -> int:
         """The number of cells of a slot that a tree's rows may use: those below this one."""
 
-    def allocate(self) -> int:
-        """Take a slot for a session.
-
-        Raises:
-            Exhausted: every slot is taken.
-        """
-
-    def release(self, slot: int) -> None:
-        """Give a slot back."""
+    @property
+    def pool(self) -> PagePool:
+        """Which sessions hold which cells. A session's cells are reserved there before they are fed."""
 
     def keep_branch(self, slot: int, first_cell: int, position: int, tokens: int) -> None:
         """Move the cells of a judged branch to the cells of its positions.
@@ -80,7 +75,8 @@ class Runner(Protocol):
     def prefill(self, prompt: Rows) -> None:
         """Feed a part of a prompt: from position 0 on, in parts of `prefill_tokens`; the last one may be shorter.
 
-        Leave the prompt's last token to `forward`, which returns the logits of the next token.
+        Its whole pages may be used by other sessions from then on. Leave the prompt's last token to `forward`, which
+        returns the logits of the next token.
 
         Raises:
             ContextExceeded: a position beyond the context.

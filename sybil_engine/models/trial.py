@@ -1,4 +1,4 @@
-"""The trial of a model when it starts: does it compute over a slotted cache what it computes without one?"""
+"""The trial of a model when it starts: does it compute over a paged cache what it computes without one?"""
 
 from typing import Any
 
@@ -10,7 +10,8 @@ from sybil_engine.core.errors import UnsupportedModel
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.cache import CellShape
 from sybil_engine.models.loading import LoadedModel
-from sybil_engine.models.numerics.fed_rows import ProbedRunner
+from sybil_engine.models.numerics.fed_rows import ProbedRunner, probed_slots
+from sybil_engine.models.pages import PAGE_CELLS
 from sybil_engine.models.rows import Rows
 
 _TRIAL_TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)
@@ -19,7 +20,7 @@ _TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.1, "int8": 0.1}
 
 @torch.inference_mode()
 def plain_pass(loaded: LoadedModel) -> tuple[CellShape, Tensor]:
-    """Run one pass without a slotted cache, with the model's own attention.
+    """Run one pass without a paged cache, with the model's own attention.
 
     Returns:
         What the cache holds for a token in a layer, and the logits, [trial tokens, vocabulary_size], float32.
@@ -47,20 +48,21 @@ def plain_pass(loaded: LoadedModel) -> tuple[CellShape, Tensor]:
 
 
 def compare_with_plain_pass(runner: ProbedRunner, plain_logits: Tensor, description: ModelDescription) -> None:
-    """Feed the same tokens over the slotted cache: the first half as a prompt, the second in a decode pass.
+    """Feed the same tokens over the paged cache: the first half as a prompt, the second in a decode pass.
 
     Raises:
         UnsupportedModel: the logits differ, so the model has a feature that is not known here.
     """
     tokens = tuple(token % description.vocabulary_size for token in _TRIAL_TOKENS)
     half = len(tokens) // 2
-    scratch = runner.cache.scratch_slot
-    runner.prefill(Rows(scratch, 0, tokens[:half]))
-    logits = runner.run([Rows(scratch, half, tokens[half:])], len(tokens) - half).float()
+    with probed_slots(runner, 1) as ((slot,), _):
+        runner.cache.pool.reserve(slot, range(PAGE_CELLS))
+        runner.prefill(Rows(slot, 0, tokens[:half]))
+        logits = runner.run([Rows(slot, half, tokens[half:])], len(tokens) - half).float()
     plain_logits = plain_logits[half:]
     error = float((logits - plain_logits).norm() / plain_logits.norm().clamp(min=1e-30))
     if not error < _TOLERANCE[description.dtype]:
         raise UnsupportedModel(
-            f"{description.model_id} computes other logits over a slotted cache than without one (relative error "
+            f"{description.model_id} computes other logits over a paged cache than without one (relative error "
             f"{error:.2g}); use another architecture, such as Llama, GPT-2 or Qwen2"
         )

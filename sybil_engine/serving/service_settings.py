@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from sybil_engine.core.memory import ALLOWED, is_amount
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.settings import Constraint, Port, Settings
 
@@ -42,7 +43,10 @@ class ServiceSettings(Settings):
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: Port = Field(default=0, description="port to listen on; 0: a free one")
-    max_sessions: int = Field(default=16, ge=1, le=MOST_SESSIONS, description="sessions at the same time")
+    max_sessions: int = Field(default=64, ge=1, le=MOST_SESSIONS, description="sessions at the same time")
+    cache_memory: Annotated[str, Constraint(ALLOWED, is_amount)] = Field(
+        default="25%", description=f"of all keys and values: {ALLOWED}"
+    )
     context_tokens: Annotated[
         int,
         Constraint(

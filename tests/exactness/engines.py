@@ -160,18 +160,18 @@ class WatchedCells:
     """Remembers which token was fed into each cell of a runner, and at which position."""
 
     def __init__(self, runner: ModelRunner) -> None:
-        self._held: dict[tuple[int, int], tuple[int, int]] = {}
+        self._held: dict[int, tuple[int, int]] = {}
+        self._place = runner.pool.place
         prefill, prepare_tree = runner.prefill, runner.prepare_tree
 
         def watched_prefill(prompt: Rows) -> None:
-            for position, token_id in enumerate(prompt.token_ids, start=prompt.position):
-                self._held[prompt.slot, position] = position, token_id
             prefill(prompt)
+            positions = range(prompt.position, prompt.position + len(prompt.token_ids))
+            self._hold(prompt.slot, positions, positions, prompt.token_ids)
 
         def watched_prepare_tree(batch: Sequence[TreeRows]) -> Any:
             for rows in batch:
-                for cell, *fed in zip(rows.cells, rows.positions, rows.token_ids, strict=True):
-                    self._held[rows.slot, cell] = fed[0], fed[1]
+                self._hold(rows.slot, rows.cells, rows.positions, rows.token_ids)
             self.check(batch)
             return prepare_tree(batch)
 
@@ -179,10 +179,13 @@ class WatchedCells:
         runner.prefill = watched_prefill  # type: ignore[method-assign]
         runner.prepare_tree = watched_prepare_tree  # type: ignore[method-assign]
 
+    def _hold(self, slot: int, cells: Sequence[int], positions: Sequence[int], token_ids: Sequence[int]) -> None:
+        self._held |= zip(self._place(slot, cells).tolist(), zip(positions, token_ids, strict=True), strict=True)
+
     def contexts(self, rows: TreeRows) -> Iterator[list[int]]:
         """For each row the tokens in the cells that it sees, in the order of their positions."""
-        for position, visible in zip(rows.positions, rows.visible, strict=True):
-            seen = sorted(self._held[rows.slot, int(cell)] for cell in visible.nonzero()[0])
+        for position, path in zip(rows.positions, rows.paths, strict=True):
+            seen = [self._held[place] for place in self._place(rows.slot, [*rows.trunk.tolist(), *path]).tolist()]
             assert [place for place, _ in seen] == list(range(position + 1)), "a path with gaps, or two branches"
             yield [token_id for _, token_id in seen]
 

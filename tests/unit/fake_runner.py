@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sybil_engine.core.errors import Exhausted
 from sybil_engine.core.noise import gumbel_noise
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import ModelDescription
+from sybil_engine.models.pages import PagePool
 from sybil_engine.models.rows import Rows, TreeRows
 from sybil_engine.models.runner import PreparedTree
 from sybil_engine.sampling.draw import draw_tokens
@@ -76,11 +76,14 @@ class FakeRunner:
         watch_tree: told a slot, and for each row of it the tokens that it sees, its own included.
     """
 
-    def __init__(self, model: Model = target_model, slots: int = 4, max_rows: int = 24) -> None:
+    def __init__(
+        self, model: Model = target_model, slots: int = 4, max_rows: int = 24, pages: int | None = None
+    ) -> None:
         self.device = torch.device("cpu")
         self.row_class = ()
-        self._slots = slots
-        self._taken: set[int] = set()
+        branch_start = CONTEXT_TOKENS + CHUNK_TOKENS
+        cells = branch_start + 96
+        self.pool = PagePool(pages or slots * cells // CHUNK_TOKENS, cells, slots, page_cells=CHUNK_TOKENS)
         self.max_rows = max_rows
         self.prefill_tokens = CHUNK_TOKENS
         self.context_tokens = CONTEXT_TOKENS
@@ -93,30 +96,20 @@ class FakeRunner:
         self.watch_tree: Callable[[int, list[list[int]]], None] = lambda slot, paths: None
         self.tree_batches: list[list[TreeRows]] = []
         self.tree_cells = CONTEXT_TOKENS + 2 * CHUNK_TOKENS
-        self._cells: dict[int, list[int]] = {}
-        self._tree: dict[tuple[int, int], tuple[int, int]] = {}
-        self.branch_cells = range(CONTEXT_TOKENS, CONTEXT_TOKENS + 96)
+        # What stands in each cell of the cache: a position and a token.
+        self._memory: dict[int, tuple[int, int]] = {}
+        self.branch_cells = range(branch_start, cells)
         self.moved: list[tuple[int, ...]] = []
-        self._branches: dict[tuple[int, int], tuple[int, ...]] = {}
 
     @property
     def slots_in_use(self) -> int:
-        return len(self._taken)
-
-    def allocate(self) -> int:
-        free = set(range(self._slots)) - self._taken
-        if not free:
-            raise Exhausted(f"all {self._slots} slots are taken")
-        self._taken.add(min(free))
-        return min(free)
-
-    def release(self, slot: int) -> None:
-        self._taken.remove(slot)
+        return self.pool.open_slots
 
     def prefill(self, chunk: Rows) -> None:
         assert len(chunk.token_ids) <= self.prefill_tokens
         self.chunks.append(chunk)
         self._write(chunk)
+        self.pool.share(chunk.slot, chunk.position, chunk.token_ids)
 
     def forward(self, batch: Sequence[Rows], *, alone: bool = False) -> Tensor:
         if self.broken is not None:
@@ -128,7 +121,7 @@ class FakeRunner:
         self.batches.append(list(batch))
         logits = []
         for rows in batch:
-            before = self._write(rows) if rows.first_cell is None else self._write_branch(rows)
+            before = self._write(rows)
             prefixes = [before + list(rows.token_ids[: count + 1]) for count in range(len(rows.token_ids))]
             logits += [self.model(prefix) for prefix in prefixes]
         return torch.stack(logits)
@@ -146,17 +139,13 @@ class FakeRunner:
         self.tree_batches.append(list(batch))
         logits = []
         for rows in batch:
-            assert rows.slot in self._taken
             assert len(set(rows.cells)) == len(rows.cells) == len(rows.token_ids) == len(rows.positions)
-            for cell, position, token_id in zip(rows.cells, rows.positions, rows.token_ids, strict=True):
-                assert 0 <= token_id < VOCABULARY_SIZE
-                self._tree[rows.slot, cell] = (position, token_id)
+            self._fill(rows.slot, rows.cells, rows.positions, rows.token_ids)
             paths = []
-            for row, (cell, position) in enumerate(zip(rows.cells, rows.positions, strict=True)):
-                assert rows.visible[row, cell], "a row sees its own cell"
-                seen = sorted(self._tree[rows.slot, int(each)] for each in rows.visible[row].nonzero()[0])
-                assert [place for place, _ in seen] == list(range(position + 1)), "a path with gaps, or two branches"
-                paths.append([token_id for _, token_id in seen])
+            for path, cell, position in zip(rows.paths, rows.cells, rows.positions, strict=True):
+                assert path[-1] == cell, "a row sees its own cell last"
+                paths.append(self._read(rows.slot, [*rows.trunk.tolist(), *path]))
+                assert len(paths[-1]) == position + 1, "a path with gaps"
             self.watch_tree(rows.slot, paths)
             logits += [self.model(path) for path in paths]
         return torch.stack(logits)
@@ -167,34 +156,36 @@ class FakeRunner:
     def padded_rows(self, batch: Sequence[Rows]) -> int:
         return sum(len(rows.token_ids) for rows in batch)
 
-    def _write_branch(self, rows: Rows) -> list[int]:
-        assert rows.first_cell is not None
-        assert rows.first_cell in self.branch_cells
-        assert rows.first_cell + len(rows.token_ids) - 1 in self.branch_cells
-        self._branches[rows.slot, rows.first_cell] = rows.token_ids
-        return self._cells[rows.slot][: rows.position]
-
     def keep_branch(self, slot: int, first_cell: int, position: int, tokens: int) -> None:
         self.moved.append((slot, first_cell, position, tokens))
-        cells = self._cells[slot]
-        del cells[position:]
-        cells += self._branches[slot, first_cell][:tokens]
+        kept = self._read(slot, range(first_cell, first_cell + tokens), first_position=position)
+        self._fill(slot, range(position, position + tokens), range(position, position + tokens), kept)
 
     def _write(self, rows: Rows) -> list[int]:
+        """Fill the cells of rows; returns the tokens that they see before them."""
         assert rows.token_ids
-        assert rows.slot in self._taken
-        assert rows.position + len(rows.token_ids) <= self.context_tokens
-        assert all(0 <= token_id < VOCABULARY_SIZE for token_id in rows.token_ids)
-        for offset, token_id in enumerate(rows.token_ids):
-            self._tree[rows.slot, rows.position + offset] = (rows.position + offset, token_id)
-        cells = self._cells.setdefault(rows.slot, [])
-        # What stands beyond is overwritten before it is seen; what comes before must have been written.
-        assert rows.position <= len(cells), "a pass that sees cells which nobody filled"
-        del cells[rows.position :]
-        self.watch(rows, list(cells))
-        before = list(cells)
-        cells += rows.token_ids
+        count = len(rows.token_ids)
+        assert rows.position + count <= self.context_tokens
+        before = self._read(rows.slot, range(rows.position))
+        self.watch(rows, before)
+        first = rows.position if rows.first_cell is None else rows.first_cell
+        if rows.first_cell is not None:
+            assert first in self.branch_cells
+            assert first + count - 1 in self.branch_cells
+        positions = range(rows.position, rows.position + count)
+        self._fill(rows.slot, range(first, first + count), positions, rows.token_ids)
         return before
+
+    def _fill(self, slot: int, cells: Sequence[int], positions: Sequence[int], token_ids: Sequence[int]) -> None:
+        assert all(0 <= token_id < VOCABULARY_SIZE for token_id in token_ids)
+        self._memory |= zip(self.pool.place(slot, cells).tolist(), zip(positions, token_ids, strict=True), strict=True)
+
+    def _read(self, slot: int, cells: Sequence[int], first_position: int = 0) -> list[int]:
+        """The tokens in cells of a session, which must have been filled for consecutive positions."""
+        held = [self._memory[place] for place in self.pool.place(slot, cells).tolist()]
+        positions = [position for position, _ in held]
+        assert positions == list(range(first_position, first_position + len(held))), "cells that nobody filled"
+        return [token_id for _, token_id in held]
 
 
 class FakeClock:

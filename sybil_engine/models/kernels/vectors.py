@@ -5,27 +5,31 @@ its loop stands.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, register_model
 
 LANES = 8
+
+# What is decorated takes a compiler's context, then the types of its arguments; kernels call it with the arguments.
+intrinsic = cast(Callable[[Callable[..., Any]], Callable[..., Any]], numba_intrinsic)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _NONE = ir.Constant(_FLOATS, ir.Undefined)
 
 
-class _Vector(types.Type):
+class _Vector(types.Type):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(name=f"float32x{LANES}")
 
 
 @register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _FLOATS)
 
@@ -46,8 +50,7 @@ def _operation(build: Callable[..., Any]) -> Callable[..., Any]:
     def one(context: Any, only: Any) -> Any:
         return _vector(only), lambda _, builder, signature, values: build(builder, *values)
 
-    operation: Callable[..., Any] = intrinsic(one if build.__code__.co_argcount == 2 else two)
-    return operation
+    return intrinsic(one if build.__code__.co_argcount == 2 else two)
 
 
 def _library_call(builder: Any, name: str, *values: Any) -> Any:
@@ -66,10 +69,10 @@ def load(context: Any, array: Any, offset: Any) -> Any:
     """Eight numbers of a flat array, from `offset` on: float32, or bfloat16 seen as int16."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kind = signature.args[0]
+        kind, (array, offset) = signature.args[0], values
         if kind.dtype == types.float32:
-            return builder.load(_place(context, builder, kind, *values, _FLOATS), align=4)
-        short = builder.load(_place(context, builder, kind, *values, _SHORTS), align=2)
+            return builder.load(_place(context, builder, kind, array, offset, _FLOATS), align=4)
+        short = builder.load(_place(context, builder, kind, array, offset, _SHORTS), align=2)
         return builder.bitcast(builder.shl(builder.zext(short, _INTS), _ints(*[16] * LANES)), _FLOATS)
 
     return _vector(array, types.intp), build
@@ -139,8 +142,8 @@ def totals(context: Any, v0: Any, v1: Any, v2: Any, v3: Any, v4: Any, v5: Any, v
             return builder.fadd(*halves)
 
         pairs = [fold(values[i], values[i + 1], (0, 8, 1, 9, 4, 12, 5, 13), 2) for i in (0, 2, 4, 6)]
-        fours = [fold(pairs[i], pairs[i + 1], (0, 1, 8, 9, 4, 5, 12, 13), 2) for i in (0, 2)]
-        return fold(*fours, (0, 1, 2, 3, 8, 9, 10, 11), 4)
+        first, second = (fold(pairs[i], pairs[i + 1], (0, 1, 8, 9, 4, 5, 12, 13), 2) for i in (0, 2))
+        return fold(first, second, (0, 1, 2, 3, 8, 9, 10, 11), 4)
 
     return _vector(*[_vector] * LANES), build
 

@@ -1,14 +1,20 @@
 """What a pass computed for a session's rows, logits and cells: kept, compared and restored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sybil_engine.models.cache import SlottedCache
+from sybil_engine.models.cache import PagedCache
+from sybil_engine.models.pages import PAGE_CELLS
 from sybil_engine.models.rows import Rows
+
+# Of a session in the probe: enough for the largest pass after a long text, however long the context is.
+_LEAST_PAGES = 4
+_MOST_CELLS = 1024
 
 
 class ProbedRunner(Protocol):
@@ -19,7 +25,7 @@ class ProbedRunner(Protocol):
     """
 
     shares_passes: bool
-    cache: SlottedCache
+    cache: PagedCache
     vocabulary_size: int
     context_tokens: int
     chunk_tokens: int
@@ -57,18 +63,34 @@ class FedRows:
         pairs = zip(self.computed, other.computed, strict=True)
         return all(torch.equal(mine[:rows], theirs[:rows]) for mine, theirs in pairs)
 
-    def put_back(self, cache: SlottedCache) -> None:
+    def put_back(self, cache: PagedCache) -> None:
         """Restore the cells in the cache."""
-        cells = slice(self.rows.position, self.rows.position + len(self.rows.token_ids))
-        for side, fed in zip((cache.keys, cache.values), self.computed[1:], strict=True):
-            side[:, self.rows.slot, cells] = fed.transpose(0, 1)
+        cache.write(self.rows.slot, _cells(self.rows), *self.computed[1:])
+
+
+@contextmanager
+def probed_slots(runner: ProbedRunner, most: int) -> Iterator[tuple[list[int], int]]:
+    """Slots for at most this many sessions, and how many cells each may fill; leaves the cache empty."""
+    pool = runner.cache.pool
+    sessions = max(1, min(most, pool.sessions, pool.pages // _LEAST_PAGES))
+    slots = [pool.allocate() for _ in range(sessions)]
+    try:
+        yield slots, min(runner.context_tokens, pool.pages // sessions * PAGE_CELLS, _MOST_CELLS)
+    finally:
+        for slot in slots:
+            pool.release(slot)
+        runner.cache.keys.zero_()
+        runner.cache.values.zero_()
 
 
 def scatter(runner: ProbedRunner, slot: int, position: int, rows: int, generator: torch.Generator) -> Rows:
     """Fill a slot's cells before `position` with random numbers, and draw tokens to feed from there."""
-    for side in (runner.cache.keys, runner.cache.values):
-        cells = side[:, slot, :position]
-        cells.copy_(torch.randn(cells.shape, generator=generator))
+    reserved = runner.cache.pool.reserve(slot, range(position + rows))
+    assert reserved, "the pool is too small for a probe"
+    sides = runner.cache.read(slot, range(position))
+    runner.cache.write(
+        slot, range(position), *(torch.randn(side.shape, generator=generator).to(side) for side in sides)
+    )
     token_ids = torch.randint(0, runner.vocabulary_size, (rows,), generator=generator)
     return Rows(slot, position, tuple(token_ids.tolist()))
 
@@ -80,9 +102,10 @@ def feed_rows(runner: ProbedRunner, batch: Sequence[Rows], total: int) -> list[F
     start = 0
     for rows in batch:
         end = start + len(rows.token_ids)
-        cells = slice(rows.position, rows.position + len(rows.token_ids))
-        sides = (side[:, rows.slot, cells].transpose(0, 1) for side in (runner.cache.keys, runner.cache.values))
-        computed = (logits[start:end], *sides)
-        fed.append(FedRows(rows, tuple(one.clone() for one in computed)))
+        fed.append(FedRows(rows, (logits[start:end].clone(), *runner.cache.read(rows.slot, _cells(rows)))))
         start = end
     return fed
+
+
+def _cells(rows: Rows) -> range:
+    return range(rows.position, rows.position + len(rows.token_ids))

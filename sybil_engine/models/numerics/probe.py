@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sybil_engine.core.errors import InexactDevice
-from sybil_engine.models.numerics.fed_rows import FedRows, ProbedRunner, feed_rows, scatter
+from sybil_engine.models.numerics.fed_rows import FedRows, ProbedRunner, feed_rows, probed_slots, scatter
 from sybil_engine.models.numerics.products import Product, outputs_in_groups, telling_inputs
 from sybil_engine.models.numerics.row_class import RowClass
 
@@ -67,32 +67,35 @@ def probe(
     if keep_total and keep_total not in TOTALS:
         raise InexactDevice(f"passes of {keep_total} rows are never made; name one of {', '.join(map(str, TOTALS))}")
     generator = torch.Generator().manual_seed(_SEED)
-    measured = _measure(runner, products, most_rows, generator)
-    groups = [
-        group
-        for group in _agreeing(measured)
-        if group[-1].total >= LEAST_ROWS and (keep_total is None or keep_total in [one.total for one in group])
-    ]
-    try:
+    with probed_slots(runner, _MOST_SESSIONS) as (slots, cells):
+        measured = _measure(runner, products, slots[0], cells, most_rows, generator)
+        groups = [
+            group
+            for group in _agreeing(measured)
+            if group[-1].total >= LEAST_ROWS and (keep_total is None or keep_total in [one.total for one in group])
+        ]
         for group in sorted(groups, key=_preference):
-            totals = _verify(runner, group, generator)
+            totals = _verify(runner, group, slots, cells, generator)
             if totals and totals[-1] >= LEAST_ROWS:
                 return RowClass(totals)
-    finally:
-        runner.cache.keys.zero_()
-        runner.cache.values.zero_()
     raise InexactDevice(
-        f"no passes of different row counts {f'({keep_total} among them) ' if keep_total else ''}agree bit for bit on this device, so "
-        "speculation would change the output; start with fast numerics, or change dtype, device or thread count"
+        f"no passes of different row counts {f'({keep_total} among them) ' if keep_total else ''}agree bit for bit on "
+        "this device, so speculation would change the output; start with fast numerics, or change dtype, device or "
+        "thread count"
     )
 
 
 def _measure(
-    runner: ProbedRunner, products: Sequence[Product], most_rows: int, generator: torch.Generator
+    runner: ProbedRunner,
+    products: Sequence[Product],
+    slot: int,
+    cells: int,
+    most_rows: int,
+    generator: torch.Generator,
 ) -> list[_Measured]:
     """Feed a session every total twice, and each product alone; keep totals that reproduce their own bits."""
-    most = min(most_rows, runner.chunk_tokens, runner.context_tokens // 2)
-    rows = scatter(runner, 0, min(runner.context_tokens - most, 300), most, generator)
+    most = min(most_rows, runner.chunk_tokens, cells // 2)
+    rows = scatter(runner, slot, min(cells - most, 300), most, generator)
     inputs_of = [(product, telling_inputs(product, TOTALS[-1], generator)) for product in products]
     first: dict[int, FedRows] = {}
     start = _now(runner)
@@ -141,7 +144,9 @@ def _preference(group: Sequence[_Measured]) -> tuple[int, int]:
     return -sum(one.total in SINGLE_SESSION_TOTALS for one in group), group[0].total
 
 
-def _verify(runner: ProbedRunner, group: Sequence[_Measured], generator: torch.Generator) -> list[int]:
+def _verify(
+    runner: ProbedRunner, group: Sequence[_Measured], slots: Sequence[int], cells: int, generator: torch.Generator
+) -> list[int]:
     """Keep the totals of this group with which every session gets the bits of passes of its own.
 
     They are tested with one session and with several, short and long, rows that start anywhere, and padding. Libraries
@@ -150,9 +155,11 @@ def _verify(runner: ProbedRunner, group: Sequence[_Measured], generator: torch.G
     totals = [one.total for one in group]
     enough = min(max(_COMPARED_NUMBERS // group[0].fed.numbers_a_row, _COMPARED_ROWS[0]), _COMPARED_ROWS[1])
     middle = min(totals, key=lambda total: (abs(total - _REFERENCE_TOTAL), total))
-    slots = [*range(min(runner.cache.slots, _MOST_SESSIONS - 1)), runner.cache.scratch_slot]
-    rows = min(max(totals[-1], enough), runner.context_tokens // 2)
-    references = [_reference(runner, slot, place % 2 == 0, rows, middle, generator) for place, slot in enumerate(slots)]
+    rows = min(max(totals[-1], enough), cells // 2)
+    references = [
+        _reference(runner, slot, place % 2 == 0, rows, cells - rows, middle, generator)
+        for place, slot in enumerate(slots)
+    ]
     kept: list[int] = []
     start = _now(runner)
     # From the middle on, first upwards: those are most useful.
@@ -185,10 +192,9 @@ def _holds(
 
 
 def _reference(
-    runner: ProbedRunner, slot: int, starts_early: bool, rows: int, total: int, generator: torch.Generator
+    runner: ProbedRunner, slot: int, starts_early: bool, rows: int, room: int, total: int, generator: torch.Generator
 ) -> FedRows:
-    """Feed one session alone, in passes of `total` rows."""
-    room = runner.context_tokens - rows
+    """Feed one session alone, in passes of `total` rows, after at most `room` cells."""
     low, high = (1, min(64, room)) if starts_early else (min(64, room - 1), room)
     position = int(torch.randint(low, high, (), generator=generator))
     whole = scatter(runner, slot, position, rows, generator)

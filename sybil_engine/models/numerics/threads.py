@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from sybil_engine.models.numerics.fed_rows import ProbedRunner, feed_rows, scatter
+from sybil_engine.models.numerics.fed_rows import ProbedRunner, feed_rows, probed_slots, scatter
 from sybil_engine.models.numerics.row_class import RowClass
 from sybil_engine.models.rows import Rows
 
@@ -30,12 +30,9 @@ def threads_agree(runner: ProbedRunner, rows: RowClass, threads: int) -> bool:
     if threads == torch.get_num_threads():
         return True
     generator = torch.Generator().manual_seed(_SEED)
-    text = scatter(runner, 0, runner.context_tokens - rows.most_rows, rows.most_rows, generator)
-    try:
+    with probed_slots(runner, 1) as ((slot,), cells):
+        text = scatter(runner, slot, cells - rows.most_rows, rows.most_rows, generator)
         return all(_agree(runner, text, total, threads, generator) for total in rows.totals)
-    finally:
-        runner.cache.keys.zero_()
-        runner.cache.values.zero_()
 
 
 def _agree(runner: ProbedRunner, text: Rows, total: int, threads: int, generator: torch.Generator) -> bool:

@@ -11,6 +11,7 @@ from sybil_engine.models.loading import load
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows
 from tests.unit.models.random_models import random_model
+from tests.unit.models.slots import open_slot
 
 SESSIONS = 5
 GENERATED = 24
@@ -53,11 +54,11 @@ def prefill(runner: ModelRunner, slot: int, token_ids: list[int]) -> None:
 
 def one_by_one(runner: ModelRunner, text: list[int], prompt: int) -> tuple[Tensor, Tensor]:
     """Logits and cells of the generated part, fed alone, a row a pass."""
-    slot = runner.allocate()
+    slot = open_slot(runner)
     prefill(runner, slot, text[:prompt])
     logits = torch.cat([runner.forward([Rows(slot, at, (text[at],))]) for at in range(prompt, len(text))])
-    cells = runner.cache.keys[:, slot, : len(text)].clone()
-    runner.release(slot)
+    cells = runner.cache.read(slot, range(len(text)))[0]
+    runner.pool.release(slot)
     return logits, cells
 
 
@@ -68,7 +69,7 @@ def test_a_row_is_the_same_to_the_bit_in_any_company_and_any_window(runner: Mode
     chance = random.Random(1)
     texts = texts_of(runner, chance)
     expected = [one_by_one(runner, text, prompt) for text, prompt in texts]
-    slots = [runner.allocate() for _ in texts]
+    slots = [open_slot(runner) for _ in texts]
     chance.shuffle(slots)
     for slot, (text, prompt) in zip(slots, texts, strict=True):
         prefill(runner, slot, text[:prompt])
@@ -92,10 +93,9 @@ def test_a_row_is_the_same_to_the_bit_in_any_company_and_any_window(runner: Mode
             first = rows.position - prompt
             assert torch.equal(got[:right_rows], expected[place][0][first : first + right_rows])
             fed[place] = rows.position + right_rows
-    for slot in slots:
-        runner.release(slot)
     for place, slot in enumerate(slots):
-        assert torch.equal(runner.cache.keys[:, slot, : len(texts[place][0])], expected[place][1])
+        assert torch.equal(runner.cache.read(slot, range(len(texts[place][0])))[0], expected[place][1])
+        runner.pool.release(slot)
 
 
 def _agreeing(one: tuple[int, ...], other: list[int]) -> Iterator[int]:
@@ -119,11 +119,11 @@ def test_replayed_tokens_leave_the_cells_of_the_first_run(runner: ModelRunner) -
     chance = random.Random(6)
     text = random_tokens(runner, 130, chance)
     _, cells = one_by_one(runner, text, 100)
-    slot = runner.allocate()
+    slot = open_slot(runner)
     prefill(runner, slot, text[:100])
     runner.forward([Rows(slot, 100, tuple(text[100:]))])
-    runner.release(slot)
-    assert torch.equal(runner.cache.keys[:, slot, :130], cells)
+    assert torch.equal(runner.cache.read(slot, range(130))[0], cells)
+    runner.pool.release(slot)
 
 
 @pytest.mark.parametrize("start", [40, 250, 400])
@@ -132,10 +132,10 @@ def test_a_branch_beside_the_trunk_computes_what_it_would_compute_alone(runner: 
     rows = min(4, runner.max_rows)
     prompt = random_tokens(runner, start, chance)
     trunk, *branches = [random_tokens(runner, rows, chance) for _ in range(3)]
-    slot = runner.allocate()
+    slot = open_slot(runner)
     prefill(runner, slot, prompt)
     alone = [runner.forward([Rows(slot, start, tuple(tokens))]).clone() for tokens in (*branches, trunk)]
-    keys = runner.cache.keys[:, slot, start : start + rows].clone()
+    keys = runner.cache.read(slot, range(start, start + rows))[0]
     batch = [Rows(slot, start, tuple(trunk))]
     batch += [
         Rows(slot, start, tuple(tokens), runner.branch_cells.start + 32 * place)
@@ -146,9 +146,9 @@ def test_a_branch_beside_the_trunk_computes_what_it_would_compute_alone(runner: 
     for mine, theirs in zip(together[1:], alone, strict=False):
         assert torch.equal(mine, theirs)
     # The trunk's cells are what they were; a branch's, once moved, are those of the branch fed alone.
-    assert torch.equal(runner.cache.keys[:, slot, start : start + rows], keys)
+    assert torch.equal(runner.cache.read(slot, range(start, start + rows))[0], keys)
     runner.keep_branch(slot, runner.branch_cells.start, start, rows)
-    moved = runner.cache.keys[:, slot, start : start + rows].clone()
+    moved = runner.cache.read(slot, range(start, start + rows))[0]
     runner.forward([Rows(slot, start, tuple(branches[0]))])
-    assert torch.equal(runner.cache.keys[:, slot, start : start + rows], moved)
-    runner.release(slot)
+    assert torch.equal(runner.cache.read(slot, range(start, start + rows))[0], moved)
+    runner.pool.release(slot)

@@ -47,10 +47,19 @@ def test_the_least_context_that_settings_allow_is_served(folder: Path, numerics:
     assert host_model(settings, BRANCH_CELLS)[1].context_tokens == LEAST_CONTEXT_TOKENS
 
 
-def test_more_sessions_than_memory_holds_are_refused_in_one_sentence(folder: Path) -> None:
-    settings = VerifierSettings(model=str(folder)).model_copy(update={"max_sessions": 10**12})
-    with pytest.raises(InvalidSettings, match=r"max_sessions is 10+, and .*; lower max_sessions or context_tokens$"):
-        host_model(settings)
+@pytest.mark.parametrize(
+    ("cache_memory", "sentence"),
+    [
+        ("10K", "holds [0-9]+ pages of 64 tokens, and 4 are needed; give at least"),
+        ("100T", "the memory does not hold a KV cache of .* GB; lower --cache-memory"),
+    ],
+)
+def test_a_cache_that_is_too_small_or_too_large_is_refused_in_one_sentence(
+    folder: Path, cache_memory: str, sentence: str
+) -> None:
+    settings = VerifierSettings(model=str(folder), cache_memory=cache_memory)
+    with pytest.raises(InvalidSettings, match=sentence):
+        host_model(settings.model_copy(update={"max_sessions": 10**12}))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Passes over the slotted cache compute what a plain forward computes, and keep sessions apart."""
+"""Passes over the paged cache compute what a plain forward computes, and keep sessions apart."""
 
 import random
 
@@ -10,6 +10,9 @@ from sybil_engine.core.errors import ContextExceeded, InexactDevice, Unsupported
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows, TreeRows
 from tests.unit.models.random_models import VOCABULARY_SIZE, plain_logits, random_model
+from tests.unit.models.slots import open_slot
+
+NO_CELLS = np.empty(0, dtype=np.int64)
 
 
 def random_tokens(count: int, seed: int) -> list[int]:
@@ -29,7 +32,7 @@ def test_ragged_batches_equal_a_plain_forward(kind: str) -> None:
     chance = random.Random(kind)
     texts = [random_tokens(count, seed) for seed, count in enumerate((330, 33, 101))]
     expected = [plain_logits(loaded, text) for text in texts]
-    slots = [runner.allocate() for _ in texts]
+    slots = [open_slot(runner) for _ in texts]
     fed = [len(text) * 4 // 5 for text in texts]
     for slot, text, count in zip(slots, texts, fed, strict=True):
         prefill(runner, slot, text[:count])
@@ -53,27 +56,28 @@ def test_junk_in_other_slots_and_after_a_session_is_never_seen() -> None:
     dirty.cache.keys.normal_(std=9)
     dirty.cache.values.normal_(std=9)
     for runner in (clean, dirty):
-        prefill(runner, 1, text[:30])
-    rows = Rows(1, 30, tuple(text[30:]))
+        prefill(runner, open_slot(runner), text[:30])
+    rows = Rows(0, 30, tuple(text[30:]))
     assert torch.equal(clean.forward([rows]), dirty.forward([rows]))
 
 
 def test_a_pass_writes_its_rows_cells_and_no_others() -> None:
     runner = ModelRunner(random_model("gpt2"), RunnerOptions(max_sessions=4, context_tokens=64, numerics="fast"))
-    for slot in range(4):
+    slots = [open_slot(runner) for _ in range(4)]
+    for slot in slots:
         prefill(runner, slot, random_tokens(20, slot))
     before = runner.cache.keys.clone()
     runner.run([Rows(2, 20, (5,)), Rows(0, 11, (3, 1))], 8)
-    changed = (runner.cache.keys != before).flatten(3).any(dim=-1).any(dim=0)
-    cells = {(slot, cell) for slot, cell in changed.nonzero().tolist() if slot != runner.cache.scratch_slot}
-    assert cells == {(2, 20), (0, 11), (0, 12)}
+    changed = (runner.cache.keys != before).flatten(2).any(dim=-1).any(dim=0).nonzero().flatten().tolist()
+    cells = [*runner.pool.place(0, [11, 12]), *runner.pool.place(2, [20]), runner.cache.padding_cell]
+    assert changed == sorted(cells)
 
 
 def test_the_last_position_of_the_context_can_be_fed_and_none_beyond() -> None:
     loaded = random_model("gpt2")
     runner = ModelRunner(loaded, RunnerOptions(max_sessions=1, context_tokens=70, numerics="fast"))
     text = random_tokens(70, 4)
-    prefill(runner, 0, text[:69])
+    prefill(runner, open_slot(runner), text[:69])
     logits = runner.forward([Rows(0, 69, (text[69],))])
     torch.testing.assert_close(logits[0], plain_logits(loaded, text)[69], atol=1e-4, rtol=1e-4)
     with pytest.raises(ContextExceeded, match="position 69 do not fit the context of 70"):
@@ -90,15 +94,16 @@ def test_chunks_fed_at_the_same_time_fill_the_same_cells(lanes: int) -> None:
         for count in (1, lanes)
     )
     for runner in (one, several):
-        prefill(runner, 1, text)
-    assert torch.equal(one.cache.keys[:, 1, :, : len(text)], several.cache.keys[:, 1, :, : len(text)])
-    assert torch.equal(one.cache.values[:, 1, :, : len(text)], several.cache.values[:, 1, :, : len(text)])
+        prefill(runner, open_slot(runner), text)
+    sides = [runner.cache.read(0, range(len(text))) for runner in (one, several)]
+    for keys_or_values in zip(*sides, strict=True):
+        assert torch.equal(*keys_or_values)
 
 
 def test_more_of_a_prompt_than_is_fed_at_once_is_refused() -> None:
     runner = ModelRunner(random_model("llama"), RunnerOptions(1, 70, chunk_tokens=8, numerics="fast"))
     with pytest.raises(ValueError, match="in parts of 8"):
-        runner.prefill(Rows(0, 0, (1,) * 9))
+        runner.prefill(Rows(open_slot(runner), 0, (1,) * 9))
 
 
 def test_a_model_that_computes_something_else_over_the_cache_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +113,7 @@ def test_a_model_that_computes_something_else_over_the_cache_is_refused(monkeypa
     from sybil_engine.models.attention import visibility
 
     monkeypatch.setattr("sybil_engine.models.attention.visibility", short_sighted)
-    with pytest.raises(UnsupportedModel, match="other logits over a slotted cache"):
+    with pytest.raises(UnsupportedModel, match="other logits over a paged cache"):
         ModelRunner(random_model("llama"), RunnerOptions(max_sessions=1, context_tokens=64, numerics="fast"))
 
 
@@ -118,7 +123,7 @@ def test_the_thread_count_may_not_change_under_exact_numerics() -> None:
     try:
         torch.set_num_threads(before + 1)
         with pytest.raises(InexactDevice, match="threads"):
-            runner.forward([Rows(0, 0, (1,))])
+            runner.forward([Rows(open_slot(runner), 0, (1,))])
     finally:
         torch.set_num_threads(before)
 
@@ -132,7 +137,7 @@ def test_a_branch_beside_a_shorter_trunk_keeps_its_cells_up_to_the_end_of_the_co
         runner = ModelRunner(
             random_model("llama"), RunnerOptions(1, 64, numerics="fast", branch_cells=32, traced=False)
         )
-        prefill(runner, 0, text[:position])
+        prefill(runner, open_slot(runner), text[:position])
         first_cell = runner.branch_cells.start if beside_trunk else None
         # Longer rows come first in a pass.
         batch = [Rows(0, position, branch, first_cell)] + [Rows(0, position, trunk)] * beside_trunk
@@ -142,16 +147,14 @@ def test_a_branch_beside_a_shorter_trunk_keeps_its_cells_up_to_the_end_of_the_co
 
 def test_a_tree_may_lie_in_any_of_its_cells_to_the_last() -> None:
     runner = ModelRunner(random_model("llama"), RunnerOptions(max_sessions=1, context_tokens=64, numerics="fast"))
-    token_ids = tuple(random_tokens(2, 3))
+    token_ids, slot = tuple(random_tokens(2, 3)), open_slot(runner)
 
     def logits(first: int) -> torch.Tensor:
-        visible = np.zeros((2, runner.tree_cells), dtype=np.bool_)
-        visible[:, first] = visible[1, first + 1] = True
-        tree = TreeRows(0, token_ids, (0, 1), (first, first + 1), visible)
+        tree = TreeRows(slot, token_ids, (0, 1), (first, first + 1), NO_CELLS, [(first,), (first, first + 1)])
         return runner.forward_tree(runner.prepare_tree([tree]))
 
     # What lies in the padding's cell is no part of any tree.
-    runner.cache.keys[:, :, -1] = 9
+    runner.cache.keys[:, -1] = 9
     torch.testing.assert_close(logits(runner.tree_cells - 2), logits(0), atol=1e-5, rtol=1e-5)
 
 
@@ -161,9 +164,9 @@ def test_a_row_of_a_tree_sees_all_of_its_path_wherever_the_cells_lie() -> None:
     runner = ModelRunner(loaded, RunnerOptions(max_sessions=1, context_tokens=512, numerics="fast"))
     text = random_tokens(6, 7)
     expected = plain_logits(loaded, text)
-    visible = np.zeros((1, runner.tree_cells), dtype=np.bool_)
-    for position, cell in enumerate((500, 3, 260, 130, 511, 0)):
-        visible[0, cell] = True
-        tree = TreeRows(0, (text[position],), (position,), (cell,), visible)
+    slot, path = open_slot(runner), (500, 3, 260, 130, 511, 0)
+    for position, cell in enumerate(path):
+        trunk = np.array(path[: position // 2], dtype=np.int64)
+        tree = TreeRows(slot, (text[position],), (position,), (cell,), trunk, [path[position // 2 : position + 1]])
         logits = runner.forward_tree(runner.prepare_tree([tree]))
         torch.testing.assert_close(logits[0], expected[position], atol=1e-4, rtol=1e-4)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from sybil_engine.core.errors import InexactDevice
-from sybil_engine.models.cache import CellShape, SlottedCache
+from sybil_engine.models.cache import CellShape
 from sybil_engine.models.numerics.probe import TOTALS, probe
 from sybil_engine.models.numerics.products import Product
 from sybil_engine.models.rows import Rows
+from tests.unit.models.slots import paged_cache
 
 CONTEXT = 400
 
@@ -28,10 +29,13 @@ class Machine:
     def __init__(
         self, error: Callable[[int, Sequence[Rows]], float], *, in_cells: bool = False, shares_passes: bool = True
     ) -> None:
-        self.cache = SlottedCache(CellShape(1, 1, 1, 1), slots=4, cells=CONTEXT + 64, dtype=torch.float32)
+        self.cache = paged_cache(CellShape(1, 1, 1, 1), sessions=4, cells=CONTEXT + 64)
         self.vocabulary_size, self.context_tokens, self.chunk_tokens = 8, CONTEXT, 64
         self.shares_passes = shares_passes
         self._error, self._in_cells = error, in_cells
+
+    def prefill(self, prompt: Rows) -> None:
+        raise NotImplementedError
 
     def run(self, batch: Sequence[Rows], total: int) -> Tensor:
         assert sum(len(rows.token_ids) for rows in batch) <= total
@@ -42,7 +46,8 @@ class Machine:
         for rows in batch:
             for row, token in enumerate(rows.token_ids):
                 logits[start + row] = token + rows.position + row + (0 if self._in_cells else error)
-                self.cache.keys[0, rows.slot, rows.position + row] = token + (error if self._in_cells else 0)
+                place = self.cache.pool.place(rows.slot, rows.position + row)
+                self.cache.keys[0, place] = token + (error if self._in_cells else 0)
             start += len(rows.token_ids)
         return logits
 
@@ -121,4 +126,5 @@ def test_the_probe_leaves_empty_cells() -> None:
     machine = Machine(classes(2))
     probe(machine)
     assert not machine.cache.keys.any()
-    assert [machine.cache.allocate() for _ in range(machine.cache.slots)] == [*range(machine.cache.slots)]
+    assert machine.cache.pool.open_slots == 0
+    assert machine.cache.pool.room == machine.cache.pool.pages

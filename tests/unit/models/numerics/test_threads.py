@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sybil_engine.models.cache import CellShape, SlottedCache
+from sybil_engine.models.cache import CellShape
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.numerics.row_class import RowClass
 from sybil_engine.models.numerics.threads import threads_agree, threads_set
 from sybil_engine.models.rows import Rows
 from tests.unit.models.random_models import random_model
+from tests.unit.models.slots import open_slot, paged_cache
 
 ROWS = RowClass([2, 4, 6])
 
@@ -28,9 +29,12 @@ class ThreadedMachine:
     shares_passes = True
 
     def __init__(self, wrong: int, *, in_cells: bool) -> None:
-        self.cache = SlottedCache(CellShape(1, 1, 1, 1), slots=2, cells=128, dtype=torch.float32)
+        self.cache = paged_cache(CellShape(1, 1, 1, 1), sessions=2, cells=128)
         self.vocabulary_size, self.context_tokens, self.chunk_tokens = 8, 64, 64
         self._wrong, self._in_cells = wrong, in_cells
+
+    def prefill(self, prompt: Rows) -> None:
+        raise NotImplementedError
 
     def run(self, batch: Sequence[Rows], total: int) -> Tensor:
         error = (torch.get_num_threads() - 1) / 64 if total == self._wrong else 0
@@ -38,7 +42,8 @@ class ThreadedMachine:
         (rows,) = batch
         for row, token in enumerate(rows.token_ids):
             logits[row] = token + rows.position + row + (0 if self._in_cells else error)
-            self.cache.keys[0, rows.slot, rows.position + row] = token + (error if self._in_cells else 0)
+            place = self.cache.pool.place(rows.slot, rows.position + row)
+            self.cache.keys[0, place] = token + (error if self._in_cells else 0)
         return logits
 
 
@@ -69,7 +74,7 @@ def test_a_pass_takes_more_threads_only_alone_and_only_if_bits_agree(
         return run(batch, total)
 
     monkeypatch.setattr(runner, "run", seeing_run)
-    slot = runner.allocate()
+    slot = open_slot(runner)
     runner.forward([Rows(slot, 0, (1,))])
     runner.forward([Rows(slot, 1, (1,))], alone=True)
     runner.forward([Rows(slot, 2, (1,))])

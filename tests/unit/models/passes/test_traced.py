@@ -8,13 +8,15 @@ import torch
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows
 from tests.unit.models.random_models import random_model
+from tests.unit.models.slots import open_slot
 
+FIRST_BRANCH_CELL = 384
 BATCHES = [
     [Rows(0, 0, (5, 6, 7))],
     [Rows(0, 3, (8,))],
     [Rows(0, 4, tuple(range(20)))],
     [Rows(0, 4, (9, 10)), Rows(2, 0, (1, 2, 3))],
-    [Rows(0, 4, (9, 10)), Rows(0, 4, (11, 12, 13), 364)],
+    [Rows(0, 4, (9, 10)), Rows(0, 4, (11, 12, 13), FIRST_BRANCH_CELL)],
     [Rows(1, 0, tuple(range(64)))],
 ]
 
@@ -30,7 +32,8 @@ def one_thread() -> Iterator[None]:
 def logits(is_traced: bool) -> list[torch.Tensor]:
     options = RunnerOptions(3, 300, numerics="fast", branch_cells=32, traced=is_traced)
     runner = ModelRunner(random_model("llama"), options)
-    assert runner.branch_cells.start == 364
+    assert runner.branch_cells.start == FIRST_BRANCH_CELL
+    assert [open_slot(runner) for _ in range(3)] == [0, 1, 2]
     runner.cache.keys.normal_(generator=torch.Generator().manual_seed(1))
     runner.cache.values.normal_(generator=torch.Generator().manual_seed(2))
     return [runner.forward(batch) for batch in BATCHES]
