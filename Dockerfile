@@ -31,6 +31,7 @@ COPY drafter_service drafter_service
 COPY verifier_service verifier_service
 COPY coordinator coordinator
 COPY benchmarks benchmarks
+COPY loadtest loadtest
 COPY simulator simulator
 COPY sybil_local sybil_local
 COPY sybil_cli sybil_cli

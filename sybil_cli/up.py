@@ -22,7 +22,14 @@ from sybil_engine.client import connected
 from sybil_engine.models.presets import pair_of
 
 # These have the same prefix, but belong to other programs.
-_OTHERS = ("SYBIL_ADDRESS", "SYBIL_DRAFTER_", "SYBIL_VERIFIER_", "SYBIL_COORDINATOR_", "SYBIL_BENCH_")
+_OTHERS = (
+    "SYBIL_ADDRESS",
+    "SYBIL_DRAFTER_",
+    "SYBIL_VERIFIER_",
+    "SYBIL_COORDINATOR_",
+    "SYBIL_BENCH_",
+    "SYBIL_LOADTEST_",
+)
 
 
 class UpSettings(PlaceSettings):

@@ -385,6 +385,17 @@ def test_a_real_coordinator_says_what_is_wrong_with_a_request(up: Up, capsys: py
     assert main(["health", up.address]) == 0
 
 
+def test_a_load_test_of_a_real_fleet_finds_no_difference(up: Up, tmp_path: Path) -> None:
+    load = "--concurrency 1,3 --rounds 1 --requests 3 --compare 3 --prompt-tokens 70 --max-tokens 12 --temperature 0.8"
+    file = tmp_path / "load.json"
+    assert main(["loadtest", "--address", up.address, "--json", str(file), *load.split()]) == 0
+    document = json.loads(file.read_text())
+    assert document["comparison"] == {"compared_tokens": 2 * 2 * 3 * 12, "differing_tokens": 0, "examples": []}
+    assert {(row["arm"], row["completed"]) for row in document["rows"]} == {("off", 3), ("lockstep", 3), ("auto", 3)}
+    assert {(row["prompt_tokens"], row["completion_tokens"]) for row in document["rows"]} == {(70, 12)}
+    assert all(row["acceptance_rate"] for row in document["rows"] if row["arm"] == "lockstep")
+
+
 # The last test of this fleet: it stops it.
 def test_sigterm_drains_up_and_leaves_no_process(up: Up) -> None:
     assert len(processes_with(up.mark)) > 3

@@ -1,0 +1,150 @@
+"""One process of the load: sends its part of a segment's requests."""
+
+import asyncio
+import signal
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import count, cycle, islice
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+import grpc
+import grpc.aio
+
+from loadtest.caller import Call
+from loadtest.counters import Counters
+from loadtest.level import poisson_arrivals, user_delays
+from loadtest.record import RequestRecord, Status
+from loadtest.segment import Planned, Segment
+from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceStub
+from sybil_engine.serving.channels import CHANNEL_OPTIONS
+
+if TYPE_CHECKING:
+    from loadtest.counters import SharedNumbers
+
+# So that replicas that share a port share the load.
+_OWN_CONNECTION = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+_MOST_CHANNELS = 8
+_RETURN_S = 3.0
+_PAUSE_S = 0.1
+
+
+@dataclass(slots=True)
+class Part:
+    """What one worker did of a segment.
+
+    Attributes:
+        full_until_ns: when its load first fell below the level, for there was nothing left to send.
+        busy: share of a core that this process used.
+        lost: the server went away and did not come back.
+    """
+
+    records: list[RequestRecord] = field(default_factory=list)
+    full_until_ns: int = 0
+    busy: float = 0.0
+    lost: bool = False
+
+
+def work(connection: Connection, numbers: "SharedNumbers", worker: int) -> None:
+    """The worker's main function: says None when it is ready, then answers each segment with its Part, until EOF."""
+    # The main process ends its workers; Ctrl-C reaches every process of the terminal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection.send(None)
+    while True:
+        try:
+            segment, workers = connection.recv()
+        except EOFError:
+            return
+        connection.send(asyncio.run(Sender(segment, worker, workers, Counters(numbers)).run()))
+
+
+class Sender:
+    """Sends every n-th request of a segment."""
+
+    def __init__(self, segment: Segment, worker: int, workers: int, counters: Counters) -> None:
+        self._segment, self._worker, self._workers, self._counters = segment, worker, workers, counters
+        indices = count() if segment.requests is None else range(segment.requests)
+        self._indices = islice(indices, worker, None, workers)
+        self._part = Part()
+
+    async def run(self) -> Part:
+        """Send them all and wait for their ends."""
+        segment = self._segment
+        concurrency = segment.level.concurrency
+        async with AsyncExitStack() as stack:
+            channels = [await stack.enter_async_context(_channel(segment.address)) for _ in range(_MOST_CHANNELS)]
+            self._channels = cycle(channels[:concurrency])
+            self._part.lost = not all(await asyncio.gather(*map(_connects, channels[:concurrency])))
+            await _sleep_until(segment.start_ns)
+            began_ns, began_cpu_ns = time.monotonic_ns(), time.process_time_ns()
+            await (self._open_loop() if concurrency is None else self._closed_loop(concurrency))
+            now_ns = time.monotonic_ns()
+        self._part.busy = (time.process_time_ns() - began_cpu_ns) / max(1, now_ns - began_ns)
+        return self._part
+
+    async def _closed_loop(self, concurrency: int) -> None:
+        delays_s = user_delays(concurrency, self._segment.ramp_s)[self._worker :: self._workers]
+        async with asyncio.TaskGroup() as group:
+            for delay_s in delays_s:
+                group.create_task(self._user(self._segment.start_ns + int(delay_s * 1e9)))
+
+    async def _user(self, first_ns: int) -> None:
+        """Send one request after another."""
+        await _sleep_until(first_ns)
+        for index in self._indices:
+            if self._is_over():
+                break
+            record = await self._send(self._segment.planned(index, time.monotonic_ns()))
+            if record.status in (Status.REFUSED, Status.FAILED):
+                await asyncio.sleep(_PAUSE_S)
+        self._part.full_until_ns = self._part.full_until_ns or time.monotonic_ns()
+
+    async def _open_loop(self) -> None:
+        segment = self._segment
+        arrivals_s = poisson_arrivals(
+            segment.level.rate or 0.0, segment.ramp_s, f"{segment.workload.seed} {segment.stage}"
+        )
+        own_s = islice(arrivals_s, self._worker, None, self._workers)
+        async with asyncio.TaskGroup() as group:
+            for index, due_s in zip(self._indices, own_s, strict=False):
+                due_ns = segment.start_ns + int(due_s * 1e9)
+                if segment.stop_ns is not None and due_ns > segment.stop_ns:
+                    break
+                planned = segment.planned(index, due_ns)
+                await _sleep_until(due_ns)
+                if self._part.lost:
+                    break
+                group.create_task(self._send(planned))
+            self._part.full_until_ns = time.monotonic_ns()
+
+    def _is_over(self) -> bool:
+        stop_ns = self._segment.stop_ns
+        return self._part.lost or (stop_ns is not None and time.monotonic_ns() >= stop_ns)
+
+    async def _send(self, planned: Planned) -> RequestRecord:
+        channel = next(self._channels)
+        call = Call(planned, self._counters)
+        record = await call.run(GenerationServiceStub(channel), self._segment.deadline_s)
+        self._part.records.append(record)
+        if call.lost and not await _connects(channel):
+            self._part.lost = True
+            self._part.full_until_ns = self._part.full_until_ns or record.end_ns
+        return record
+
+
+def _channel(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(address, options=_OWN_CONNECTION)
+
+
+async def _connects(channel: grpc.aio.Channel) -> bool:
+    """Whether the server is there, or comes back within a few seconds."""
+    try:
+        await asyncio.wait_for(channel.channel_ready(), _RETURN_S)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _sleep_until(time_ns: int) -> None:
+    await asyncio.sleep(max(0, time_ns - time.monotonic_ns()) / 1e9)
