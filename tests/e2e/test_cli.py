@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -394,6 +395,29 @@ def test_a_load_test_of_a_real_fleet_finds_no_difference(up: Up, tmp_path: Path)
     assert {(row["arm"], row["completed"]) for row in document["rows"]} == {("off", 3), ("lockstep", 3), ("auto", 3)}
     assert {(row["prompt_tokens"], row["completion_tokens"]) for row in document["rows"]} == {(70, 12)}
     assert all(row["acceptance_rate"] for row in document["rows"] if row["arm"] == "lockstep")
+
+
+@pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="needs node and npm, which are not here")
+def test_a_client_in_another_language_gets_the_same_tokens(up: Up, pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.cache is not None
+    folder = pytestconfig.cache.mkdir("node-client")
+    for file in (ROOT / "tests" / "node").iterdir():
+        shutil.copy(file, folder)
+    subprocess.run(["npm", "ci", "--prefer-offline", "--no-audit", "--no-fund"], cwd=folder, check=True)
+
+    def through_node(**request: Any) -> dict[str, Any]:
+        command = ["node", "client.js", up.address, str(ROOT / "protos"), json.dumps(request)]
+        answer: dict[str, Any] = json.loads(subprocess.check_output(command, cwd=folder, text=True))
+        return answer
+
+    ours = generated(up.address, "--seed", "11", "--temperature", "0.8")
+    theirs = through_node(text=PROMPT, seed=11, max_tokens=48, sampling={"temperature": 0.8})
+    assert (theirs["text"], theirs["token_ids"]) == (ours["text"], ours["token_ids"])
+    assert theirs["target"] == "embedded-target"
+    assert theirs["completion"]["usage"]["completion_tokens"] == 48
+    refused = through_node(text=PROMPT, max_tokens=0)
+    assert refused["status"] == "INVALID_ARGUMENT"
+    assert "max_tokens is 0" in refused["details"]
 
 
 # The last test of this fleet: it stops it.
