@@ -27,6 +27,7 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable
 
     # isort: split
     from drafter_service.engine import BRANCH_CELLS, Drafter
+    from drafter_service.metrics import drafter_metrics
     from drafter_service.servicer import DrafterServicer
     from sybil_engine.models.hosting import host_model
     from sybil_engine.models.loading import describe
@@ -41,6 +42,7 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable
         lambda hosted, server: drafter_service_pb2_grpc.add_DrafterServiceServicer_to_server(
             DrafterServicer(hosted), server
         ),
+        drafter_metrics,
         bound,
     )
 

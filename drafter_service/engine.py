@@ -11,6 +11,7 @@ from drafter_service.session import DrafterSession, SessionRoom
 from drafter_service.share import MOST_GUESSES, DraftShare, choose_rows
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.occupancy import Occupancy
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import AcceptanceRule, Block, ModelDescription
@@ -18,13 +19,18 @@ from sybil_engine.models.residency import Residency
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
+from sybil_engine.serving.metrics import PassMetrics
 from sybil_engine.serving.opening import check_opening
 
 BRANCH_CELLS = 128
 
 
 class Drafter:
-    """Owns the draft model; every call comes from the engine's thread."""
+    """Owns the draft model; every call comes from the engine's thread.
+
+    Attributes:
+        passes: the times and rows of its passes.
+    """
 
     def __init__(self, runner: Runner, description: ModelDescription) -> None:
         self._runner = runner
@@ -36,10 +42,16 @@ class Drafter:
         self._sessions: dict[int, DrafterSession] = {}
         self._numbers = count()
         self._residency: Residency[DrafterSession] = Residency(runner.pool)
+        self.passes = PassMetrics()
 
     @property
     def open_sessions(self) -> int:
         return len(self._sessions)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How its sessions use the cache now; any thread may ask."""
+        return self._residency.occupancy(list(self._sessions.values()))
 
     def open(self, opening: SessionOpen, emit: Callable[[tuple[Block, ...] | Exception], None]) -> DrafterSession:
         """Take a slot for a session.
@@ -133,6 +145,7 @@ class Drafter:
         logits = self._runner.forward_tree(prepared)
         guesses = self._guess(shares, logits)
         draft_ns = time.monotonic_ns() - start_ns
+        self.passes.ran(len(logits), draft_ns)
         if guesses:
             self._pass_times.add(len(logits), draft_ns)
         following = iter(guesses)

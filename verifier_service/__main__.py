@@ -30,6 +30,7 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable
     from sybil_engine.rpc.v1 import verifier_service_pb2, verifier_service_pb2_grpc
     from sybil_engine.serving.model_service import serve_model
     from verifier_service.loading import load_verifier
+    from verifier_service.metrics import verifier_metrics
     from verifier_service.servicer import VerifierServicer
 
     await serve_model(
@@ -40,6 +41,7 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable
         lambda hosted, server: verifier_service_pb2_grpc.add_VerifierServiceServicer_to_server(
             VerifierServicer(hosted, tokenizer_json(settings.model)), server
         ),
+        verifier_metrics,
         bound,
     )
 

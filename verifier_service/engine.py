@@ -7,6 +7,7 @@ from itertools import count
 
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.occupancy import Occupancy
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import ModelDescription, PassTimings
@@ -21,6 +22,7 @@ from verifier_service.policy.pace import Pace
 from verifier_service.policy.rows import CELLS_A_BRANCH, MOST_BRANCHES, RowControl, Share
 from verifier_service.policy.rules import rule_for
 from verifier_service.session import SessionLimits, VerifierSession
+from verifier_service.tally import Tally
 
 BRANCH_CELLS = MOST_BRANCHES * CELLS_A_BRANCH
 
@@ -57,6 +59,10 @@ class Verifier:
 
     Args:
         max_window_tokens: the most drafted tokens that one pass may judge for a session.
+
+    Attributes:
+        tally: what its passes did.
+        choices: what `auto` has learned where drafters take time from verify passes (True), and elsewhere.
     """
 
     def __init__(self, runner: Runner, description: ModelDescription, max_window_tokens: int) -> None:
@@ -73,15 +79,21 @@ class Verifier:
         self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
         self._max_window_tokens = min(max_window_tokens, runner.max_rows - 1)
         self._row_control = RowControl(runner.max_rows, self._pass_times)
-        # Kept apart: what is learned where drafters take time from verify passes does not hold elsewhere.
-        self._choices = {
+        # Kept apart: what is learned in one of these places does not hold in the other.
+        self.choices = {
             shared: Choice(shares_processor=shared, pass_times=self._pass_times) for shared in (False, True)
         }
         self._made: _UncommittedPass | None = None
+        self.tally = Tally()
 
     @property
     def open_sessions(self) -> int:
         return len(self._sessions)
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """How its sessions use the cache now; any thread may ask."""
+        return self._residency.occupancy(list(self._sessions.values()))
 
     def open(self, opening: SessionOpen, emit: Callable[[Commit | Exception], None]) -> VerifierSession:
         """Take a slot for a session.
@@ -98,7 +110,7 @@ class Verifier:
             opening,
             window_tokens,
             Pace(self._pass_times, self._alone_times),
-            self._choices[opening.shares_processor],
+            self.choices[opening.shares_processor],
             by_chance=not judge_for(opening.acceptance_rule, opening.sampling).wants_distributions,
         )
         session = VerifierSession(
@@ -110,6 +122,7 @@ class Verifier:
             emit,
             time.monotonic_ns(),
             next(self._numbers),
+            self.tally,
         )
         self._sessions[session.slot] = session
         return session
@@ -244,7 +257,9 @@ class Verifier:
         self._last_pass_end_ns = time.monotonic_ns()
         times = self._pass_times if made.beside_drafter else self._alone_times
         # Leaves out the messages that were handled in between.
-        times.add(made.padded_rows, made.end_ns - made.start_ns + self._last_pass_end_ns - since_ns)
+        pass_ns = made.end_ns - made.start_ns + self._last_pass_end_ns - since_ns
+        times.add(made.padded_rows, pass_ns)
+        self.tally.passes.ran(made.padded_rows, pass_ns)
 
     def _commit_session(
         self, made: _UncommittedPass, shares: SessionShares, judged: list[Judged], wait_ns: int
@@ -257,6 +272,7 @@ class Verifier:
         self._keep(best.share)
         now_ns = time.monotonic_ns()
         rows = sum(share.rows for own in made.shares for share in own)
+        speculation = session.plan.speculation
         plain_rows = rows - sum(share.rows for share in shares) + shares[0].committed_tokens
         commit = session.commit(
             best.share.path or (),
@@ -266,6 +282,7 @@ class Verifier:
             now_ns,
             made.prefill_ns + session.pace.alone_times.expected_ns(plain_rows),
         )
+        self.tally.committed(session.opening.plan.speculation, speculation, commit)
         if commit.finish_reason:
             self.close(session)
         session.emit(commit)

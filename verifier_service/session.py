@@ -16,6 +16,7 @@ from sybil_engine.sampling.judges.judge import Verdict
 from verifier_service.policy.pace import Pace
 from verifier_service.policy.rows import Path
 from verifier_service.policy.rule import PassOutcome, Rule, State, patience_ns
+from verifier_service.tally import Tally
 
 # Chances come in single precision. The verifier must not wait for more where the drafter has stopped.
 _ROUNDING = 1.001
@@ -61,6 +62,7 @@ class VerifierSession:
         emit: Callable[[Commit | Exception], None],
         now_ns: int,
         number: int = 0,
+        tally: Tally | None = None,
     ) -> None:
         self.opening = opening
         self.slot = slot
@@ -70,6 +72,7 @@ class VerifierSession:
         self.rule = rule
         self.noise = noise
         self.emit = emit
+        self._tally = tally or Tally()
         self.judge = judge_for(opening.acceptance_rule, opening.sampling)
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
         self.tree = DraftTree(self.ledger, _MOST_DRAFTED_TOKENS)
@@ -156,6 +159,11 @@ class VerifierSession:
         Raises:
             InvalidRequest: the block holds no tokens.
         """
+        graft = self._graft(block, arrived_ns)
+        self._tally.blocks[graft] += 1
+        return graft
+
+    def _graft(self, block: Block, arrived_ns: int) -> Graft:
         if not block.token_ids:
             raise InvalidRequest("a block without tokens; send at least one")
         if max(block.token_ids) >= self._limits.vocabulary_size:
@@ -182,6 +190,8 @@ class VerifierSession:
         # A drafter may report anything, but it cannot have drafted for longer than the session exists.
         draft_ns = min(block.draft_ns, arrived_ns - self._opened_ns)
         self.pace.saw_block(len(block.token_ids), draft_ns, since_miss_ns)
+        if since_miss_ns is not None:
+            self._tally.round_trips.observe(max(0, since_miss_ns - draft_ns) / 1e9)
         self._saw_block_since_commit = True
 
     def due_in_ns(self, now_ns: int) -> int:

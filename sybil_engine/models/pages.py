@@ -106,7 +106,9 @@ class PagePool:
     @property
     def counts(self) -> PageCounts:
         """How the pages are used now."""
-        shared = {page for session in self._sessions.values() for page in session.shared if page.sessions > 1}
+        # Other threads call this while sessions come and go.
+        sessions = list(self._sessions.values())
+        shared = {page for session in sessions for page in session.shared if page.sessions > 1}
         used = self.pages - self.room
         return PageCounts(used, self.room, len(shared))
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from sybil_engine.core.errors import ContextExceeded
+from sybil_engine.core.occupancy import Occupancy
 from sybil_engine.models.pages import PagePool
 
 
@@ -57,6 +58,20 @@ class Residency(Generic[Session]):
     def __init__(self, pool: PagePool) -> None:
         self._pool = pool
         self.evicted = self.prompt_tokens = self.reused_tokens = 0
+
+    def occupancy(self, sessions: Collection[Session]) -> Occupancy:
+        """How these sessions, all that are open, use the pool now."""
+        running, pages = sum(each.resident for each in sessions), self._pool.counts
+        return Occupancy(
+            running,
+            len(sessions) - running,
+            self.evicted,
+            self.prompt_tokens,
+            self.reused_tokens,
+            pages.used,
+            pages.free,
+            pages.shared,
+        )
 
     def check(self, cells: int) -> None:
         """Check that a session fits into the pool when no other one is in it.

@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
+from prometheus_client.core import Metric
 
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.startup import without_collection
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import Engine, EngineThread
+from sybil_engine.serving.metrics import StateCollector, serving_metrics
 from sybil_engine.serving.server import running_server
 from sybil_engine.serving.service_settings import ServiceSettings
 
@@ -55,6 +58,7 @@ async def serve_model(
     description: ModelDescription,
     load: Callable[[], EngineType],
     add_servicer: Callable[[HostedModel[EngineType], grpc.aio.Server], None],
+    metrics: Callable[[EngineType], Iterable[Metric]],
     bound: Callable[[int], None],
 ) -> None:
     """Serve a model until cancelled, then drain.
@@ -63,28 +67,33 @@ async def serve_model(
         file: the proto file of the service.
         description: what is known before the weights are loaded.
         load: makes the engine; runs on the engine's thread.
+        metrics: reads the engine's metrics, on other threads; called once the model is loaded.
         bound: called with the port as soon as it listens; the service reports SERVING once the model is loaded.
 
     Raises:
-        Unavailable: the address cannot be bound.
+        Unavailable, InvalidSettings: an address cannot be bound.
         ModelError: what `load` raised.
     """
     name = description.model_id
     delay_s = settings.emulate_delay_ms / 1e3
     thread = EngineThread(load, name, DelayLine(delay_s).delayed) if delay_s else EngineThread(load, name)
     hosted = HostedModel(thread, description)
+    engines: list[EngineType] = []
+    collector = StateCollector(lambda: chain.from_iterable(map(metrics, engines)), lambda: {"model_name": name})
     try:
-        async with running_server(
-            settings.host, settings.port, file, lambda server: add_servicer(hosted, server)
-        ) as server:
-            bound(server.port)
-            logger.info("listening on %s:%d, loading %s", settings.host, server.port, description.model_id)
-            with without_collection():
-                # Shielded: the thread cannot be interrupted while it loads.
-                loaded = await asyncio.shield(asyncio.wrap_future(thread.start()))
-            hosted.description = replace(loaded.description, ready=True)
-            await server.set_serving(True)
-            logger.info("serving %s", hosted.description)
-            await asyncio.Event().wait()
+        with serving_metrics(settings.host, settings.metrics_port, collector):
+            async with running_server(
+                settings.host, settings.port, file, lambda server: add_servicer(hosted, server)
+            ) as server:
+                bound(server.port)
+                logger.info("listening on %s:%d, loading %s", settings.host, server.port, description.model_id)
+                with without_collection():
+                    # Shielded: the thread cannot be interrupted while it loads.
+                    loaded = await asyncio.shield(asyncio.wrap_future(thread.start()))
+                engines.append(loaded)
+                hosted.description = replace(loaded.description, ready=True)
+                await server.set_serving(True)
+                logger.info("serving %s", hosted.description)
+                await asyncio.Event().wait()
     finally:
         thread.stop()

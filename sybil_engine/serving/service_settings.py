@@ -43,6 +43,7 @@ class ServiceSettings(Settings):
     )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: Port = Field(default=0, description="port to listen on; 0: a free one")
+    metrics_port: Port = Field(default=0, description="port of the metrics, at /metrics; 0: none")
     max_sessions: int = Field(default=64, ge=1, le=MOST_SESSIONS, description="sessions at the same time")
     cache_memory: Annotated[str, Constraint(ALLOWED, is_amount)] = Field(
         default="25%", description=f"of all keys and values: {ALLOWED}"
