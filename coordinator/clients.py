@@ -53,7 +53,7 @@ class _GrpcStream(Generic[Request, Response]):
 
     def __init__(self, call: grpc.aio.StreamStreamCall[Request, Response], address: str) -> None:
         self._call = call
-        self._address = address
+        self.address = address
         self._opened = asyncio.Event()
 
     def close(self) -> None:
@@ -71,16 +71,16 @@ class _GrpcStream(Generic[Request, Response]):
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
-            _fail(error, self._address)
+            _fail(error, self.address)
         except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
-            raise errors.SessionLost(f"{self._address} has ended the session") from error
+            raise errors.SessionLost(f"{self.address} has ended the session") from error
 
     async def _read(self) -> AsyncIterator[Response]:
         try:
             async for response in self._call:
                 yield response
         except grpc.aio.AioRpcError as error:
-            _fail(error, self._address)
+            _fail(error, self.address)
 
 
 class GrpcVerifierStream(_GrpcStream[verifier_service_pb2.VerifyRequest, verifier_service_pb2.VerifyResponse]):

@@ -12,6 +12,7 @@ from coordinator.admission import Admission
 from coordinator.patience import Patience
 from coordinator.pipeline import DrafterStream, Pipeline, VerifierStream
 from coordinator.request import CheckedRequest, Defaults, check
+from coordinator.request_metrics import RequestMetrics
 from coordinator.tokenizer import Tokenizer
 from coordinator.transcript import Passage, Transcript
 from coordinator.usage import Meter
@@ -53,11 +54,19 @@ class Services(Protocol):
 class Generation:
     """Checks requests, waits for a place, runs sessions, and turns their tokens into text."""
 
-    def __init__(self, services: Services, admission: Admission, defaults: Defaults, patience: Patience) -> None:
+    def __init__(
+        self,
+        services: Services,
+        admission: Admission,
+        defaults: Defaults,
+        patience: Patience,
+        metrics: RequestMetrics | None = None,
+    ) -> None:
         self._services = services
         self._admission = admission
         self._defaults = defaults
         self._patience = patience
+        self._metrics = metrics or RequestMetrics()
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
         """Complete a prompt. Closing the generator ends the session and frees all that it holds.
@@ -67,7 +76,12 @@ class Generation:
             Unavailable, Exhausted: nobody can serve it now.
             SessionError, PairMismatch: the services fail, or do not belong together.
         """
-        meter = Meter()
+        with self._metrics.request() as meter:
+            async with aclosing(self._deltas(request, meter)) as deltas:
+                async for delta in deltas:
+                    yield delta
+
+    async def _deltas(self, request: GenerationRequest, meter: Meter) -> AsyncGenerator[Delta, None]:
         target = self._services.target
         checked = await check(request, target.description, target.tokenizer, self._defaults)
         passages: asyncio.Queue[Passage | Exception] = asyncio.Queue()
@@ -78,6 +92,7 @@ class Generation:
                 passage = await passages.get()
                 if isinstance(passage, Exception):
                     raise passage
+                meter.finish_reason = passage.finish_reason
                 ending = _ending(checked, passage.finish_reason, meter) if passage.finish_reason else None
                 yield Delta(passage.text, passage.tokens, ending)
                 if ending:

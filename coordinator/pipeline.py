@@ -50,6 +50,10 @@ class VerifierStream(Protocol):
 class DrafterStream(Protocol):
     """One session on a drafter. Every method raises a SybilError when the stream breaks."""
 
+    @property
+    def address(self) -> str:
+        """Names the drafter."""
+
     async def open(self, opening: SessionOpen) -> None:
         """Send the opening, once, before any commit."""
 
@@ -121,7 +125,7 @@ class Pipeline:
                                 return
                     raise SessionLost("the verifier ended the session without saying why")
                 except (SessionError, Unavailable) as error:
-                    await self._pause(retries, error)
+                    await self._pause(retries, error, "verifier")
         finally:
             if drafting:
                 drafting.cancel()
@@ -153,7 +157,7 @@ class Pipeline:
                             retries.succeeded()
                     raise SessionLost("the drafter ended the session")
                 except (SessionError, Unavailable) as error:
-                    await self._pause(retries, error)
+                    await self._pause(retries, error, "drafter")
         except SybilError as error:
             logger.warning("going on without a drafter: %s", error)
         except Exception:
@@ -182,6 +186,7 @@ class Pipeline:
     @contextmanager
     def _relay_commits(self, drafter: DrafterStream) -> Iterator[None]:
         """Open the session on a drafter with the latest plan; all later commits follow, in order."""
+        self._meter.drafter = drafter.address
         opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]), plan=self._plan)
         with closing(Relay(partial(drafter.open, opening), drafter.advance, self._meter.relayed)) as self._to_drafter:
             try:
@@ -189,10 +194,10 @@ class Pipeline:
             finally:
                 self._to_drafter = None
 
-    async def _pause(self, retries: Retries, error: SessionError | Unavailable) -> None:
+    async def _pause(self, retries: Retries, error: SessionError | Unavailable, service: str) -> None:
         if isinstance(error, SessionError):
             logger.info("reopening a stream of session %s: %s", self._first_opening.session_id, error)
-            self._meter.reopened()
+            self._meter.reopened(service)
         await retries.pause(error)
 
 

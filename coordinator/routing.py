@@ -1,12 +1,12 @@
 """Which verifier and which drafter a session gets: live ones that match, with the fewest sessions."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from coordinator.clients import DrafterClient, VerifierClient
 from coordinator.endpoint import Endpoint
@@ -63,6 +63,15 @@ class Router:
     def has_verifier(self) -> bool:
         """Whether any verifier is live."""
         return any(each.live for each in self._verifiers.values())
+
+    @property
+    def endpoints(self) -> Iterator[tuple[str, Endpoint[Any]]]:
+        """Every service that is routed to, "verifier" or "drafter" first; any thread may ask."""
+        for service, endpoints in (
+            ("verifier", list(self._verifiers.values())),
+            ("drafter", list(self._drafters.values())),
+        ):
+            yield from ((service, each) for each in endpoints)
 
     @property
     def draft(self) -> ModelDescription | None:

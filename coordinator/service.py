@@ -2,21 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from coordinator.addresses import reachable
 from coordinator.admission import Admission
 from coordinator.api.grpc import GenerationServicer
 from coordinator.generation import Generation
+from coordinator.metrics import coordinator_collector
 from coordinator.patience import Patience
 from coordinator.progress import Report, until_done
 from coordinator.request import Defaults
+from coordinator.request_metrics import RequestMetrics
 from coordinator.routing import Router, RoutingTable
 from coordinator.settings import ServingSettings
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.rpc.v1 import generation_service_pb2
 from sybil_engine.rpc.v1.generation_service_pb2_grpc import add_GenerationServiceServicer_to_server
+from sybil_engine.serving.metrics import serving_metrics
 from sybil_engine.serving.server import RunningServer, running_server
 
 # A verifier that broke a session is asked again at once. It is reported as gone only if it stays away for longer.
@@ -85,24 +88,26 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
 
     router = Router(changed)
     defaults = Defaults(settings.speculation, settings.window_tokens)
-    generation = Generation(router, admission, defaults, Patience(reopen_s=settings.reopen_s))
-    try:
-        async with running_server(
-            settings.host,
-            settings.port,
-            generation_service_pb2.DESCRIPTOR,
-            lambda server: add_GenerationServiceServicer_to_server(GenerationServicer(generation, router), server),
-            settings.grace_s,
-        ) as server:
-            coordinator = Coordinator(settings, router, server)
-            reporting = asyncio.create_task(coordinator.report_health(verifiers_changed))
-            try:
-                router.route(table)
-                yield coordinator
-            finally:
-                reporting.cancel()
-    finally:
-        await router.close()
+    metrics = RequestMetrics()
+    generation = Generation(router, admission, defaults, Patience(reopen_s=settings.reopen_s), metrics)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(router.close)
+        collector = coordinator_collector(metrics, admission, router)
+        stack.enter_context(serving_metrics(settings.host, settings.metrics_port, collector))
+        server = await stack.enter_async_context(
+            running_server(
+                settings.host,
+                settings.port,
+                generation_service_pb2.DESCRIPTOR,
+                lambda server: add_GenerationServiceServicer_to_server(GenerationServicer(generation, router), server),
+                settings.grace_s,
+            )
+        )
+        coordinator = Coordinator(settings, router, server)
+        reporting = asyncio.create_task(coordinator.report_health(verifiers_changed))
+        stack.callback(reporting.cancel)
+        router.route(table)
+        yield coordinator
 
 
 @asynccontextmanager

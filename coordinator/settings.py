@@ -3,10 +3,11 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import Dtype
-from sybil_engine.settings import Port, Settings, Words
+from sybil_engine.settings import MOST_PORT, Port, Settings, Words
 
 
 class ServingSettings(Settings):
@@ -14,6 +15,10 @@ class ServingSettings(Settings):
 
     host: str = Field(default="127.0.0.1", description="address to listen on for clients")
     port: Port = Field(default=50051, description="port to listen on; 0 picks a free one")
+    metrics_port: Port = Field(
+        default=0,
+        description="port of the metrics, at /metrics; a fleet's further processes take the next ones; 0: none",
+    )
     replicas: int = Field(default=1, ge=1, description="coordinator processes that share the port")
     speculation: Speculation = Field(
         default=Speculation.AUTO, description="how to draft ahead, for requests that do not say"
@@ -33,6 +38,25 @@ class ServingSettings(Settings):
         default=30.0, ge=0, description="seconds a request waits for a verifier that is gone to come back"
     )
     grace_s: float = Field(default=10.0, ge=0, description="seconds that running requests may take to end at shutdown")
+
+    @property
+    def processes(self) -> int:
+        """How many processes a fleet starts."""
+        return self.replicas
+
+    def process_metrics_port(self, number: int) -> int:
+        """The metrics port of a fleet's process: replicas are numbered first, then verifiers, then drafters.
+
+        Raises:
+            InvalidSettings: there is no such port.
+        """
+        port = self.metrics_port and self.metrics_port + number
+        if port > MOST_PORT:
+            raise InvalidSettings(
+                f"--metrics-port is {self.metrics_port}, and {self.processes} processes need as many ports from there "
+                f"on; it must be at most {MOST_PORT + 1 - self.processes}"
+            )
+        return port
 
 
 class CoordinatorSettings(ServingSettings):
@@ -69,3 +93,8 @@ class PlaceSettings(ServingSettings):
     draft_gpus: float = Field(default=0.0, ge=0, description="GPUs that Ray reserves for a drafter")
     drafter_arguments: Words = Field(default=(), description="further flags for every drafter")
     verifier_arguments: Words = Field(default=(), description="further flags for every verifier")
+
+    @property
+    def processes(self) -> int:
+        """See `ServingSettings.processes`."""
+        return self.replicas + self.verifiers + (0 if self.draft == NO_DRAFTER else self.drafters)

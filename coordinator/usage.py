@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sybil_engine.core.completion import Usage
 from sybil_engine.core.session import Commit
-from sybil_engine.core.types import Speculation
+from sybil_engine.core.types import FinishReason, Speculation
 
 Interval = tuple[int, int]
 """Start and end, in nanoseconds of one clock."""
@@ -31,13 +31,16 @@ class Meter:
     Attributes:
         passes: number of verify passes for each way of speculating.
         reason: under AUTO, what was chosen and why.
+        drafter: address of the drafter that was attached last; empty: none was.
+        finish_reason: set with the last tokens.
     """
 
     now_ns = staticmethod(time.perf_counter_ns)
 
     def __init__(self) -> None:
         self.passes: Counter[Speculation] = Counter()
-        self.reason = ""
+        self.reason = self.drafter = ""
+        self.finish_reason: FinishReason | None = None
         self._arrived_ns = self._first_token_ns = self._last_token_ns = self.now_ns()
         self._completion_tokens = 0
         self._drafted_tokens = 0
@@ -90,8 +93,8 @@ class Meter:
         """Note that a message that arrived at this time has been forwarded."""
         self._relays_ns.append(self.now_ns() - arrived_ns)
 
-    def reopened(self) -> None:
-        """Count a stream that was lost and replaced."""
+    def reopened(self, service: str) -> None:
+        """Count a stream that was lost and replaced: to a "verifier" or a "drafter"."""
         self._reopened_streams += 1
 
     def usage(self, prompt_tokens: int) -> Usage:

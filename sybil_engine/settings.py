@@ -31,7 +31,9 @@ Split = BeforeValidator(_split)
 Words = Annotated[tuple[str, ...], Split]
 """Several words."""
 
-Port = Annotated[int, Field(ge=0, le=65535)]
+MOST_PORT = 65535
+
+Port = Annotated[int, Field(ge=0, le=MOST_PORT)]
 
 _KINDS = {"int": "a whole number", "float": "a finite number", "finite": "a finite number", "bool": "true or false"}
 

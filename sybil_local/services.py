@@ -118,6 +118,8 @@ class LocalVerifierStream:
 class LocalDrafterStream:
     """Implements the pipeline's DrafterStream."""
 
+    address = "local"
+
     def __init__(self, session: "RemoteSession[DrafterSession, tuple[Block, ...]]") -> None:
         self._session = session
         self._send: Callable[[Advance], None] = session.sender(_advance)

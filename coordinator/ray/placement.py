@@ -48,6 +48,9 @@ def place(settings: PlaceSettings) -> list[PlacedService]:
     services = [_verifier(settings) for _ in range(settings.verifiers)]
     if settings.draft != NO_DRAFTER:
         services += [_drafter(settings) for _ in range(settings.drafters)]
+    for number, service in enumerate(services, start=settings.replicas):
+        if port := settings.process_metrics_port(number):
+            service.argv += ("--metrics-port", str(port))
     group = _reserve([service.bundle for service in services], settings.start_s)
     for index, service in enumerate(services):
         service.actor = _start(service, group, index)

@@ -68,7 +68,7 @@ class Supervisor:
             ]
         # Their processes start while the services load.
         self._replicas = [
-            _KeptReplica(f"coordinator replica {number}", replica_actor(settings))
+            _KeptReplica(f"coordinator replica {number}", replica_actor(_numbered(settings, number)))
             for number in range(settings.replicas)
         ]
         await until_done(self._services_pending, report, settings.start_s)
@@ -158,3 +158,8 @@ class Supervisor:
             finally:
                 watching.cancel()
             await asyncio.sleep(_RESTART_PAUSE_S)
+
+
+def _numbered(settings: CoordinatorSettings | PlaceSettings, number: int) -> CoordinatorSettings | PlaceSettings:
+    """A replica's settings: its metrics have a port of their own."""
+    return settings.model_copy(update={"metrics_port": settings.process_metrics_port(number)})

@@ -323,6 +323,8 @@ class FakeDrafter:
 
 
 class FakeDrafterStream:
+    address = "fake:1"
+
     def __init__(self, drafter: FakeDrafter) -> None:
         self._drafter = drafter
         self._opened: asyncio.Future[ToyDraft] = asyncio.get_running_loop().create_future()
