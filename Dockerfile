@@ -40,6 +40,6 @@ RUN $PIP --no-deps --no-build-isolation . && rm -rf /build/*
 USER sybil
 WORKDIR /home/sybil
 ENV HOME=/home/sybil HF_HOME=/cache PYTHONUNBUFFERED=1
-EXPOSE 50051 50052 50053
+EXPOSE 50051 50052 50053 9590 9591 9592
 ENTRYPOINT ["sybil"]
 CMD ["--help"]

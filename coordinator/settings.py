@@ -40,12 +40,12 @@ class ServingSettings(Settings):
     grace_s: float = Field(default=10.0, ge=0, description="seconds that running requests may take to end at shutdown")
 
     @property
-    def processes(self) -> int:
-        """How many processes a fleet starts."""
-        return self.replicas
+    def processes(self) -> tuple[str, ...]:
+        """What a fleet's processes are: replicas first, then verifiers, then drafters."""
+        return ("coordinator",) * self.replicas
 
     def process_metrics_port(self, number: int) -> int:
-        """The metrics port of a fleet's process: replicas are numbered first, then verifiers, then drafters.
+        """The metrics port of a fleet's process, by its place in `processes`; 0: it has none.
 
         Raises:
             InvalidSettings: there is no such port.
@@ -53,8 +53,8 @@ class ServingSettings(Settings):
         port = self.metrics_port and self.metrics_port + number
         if port > MOST_PORT:
             raise InvalidSettings(
-                f"--metrics-port is {self.metrics_port}, and {self.processes} processes need as many ports from there "
-                f"on; it must be at most {MOST_PORT + 1 - self.processes}"
+                f"--metrics-port is {self.metrics_port}, and {len(self.processes)} processes need a port each from "
+                f"there on; it must be at most {MOST_PORT + 1 - len(self.processes)}"
             )
         return port
 
@@ -95,6 +95,7 @@ class PlaceSettings(ServingSettings):
     verifier_arguments: Words = Field(default=(), description="further flags for every verifier")
 
     @property
-    def processes(self) -> int:
+    def processes(self) -> tuple[str, ...]:
         """See `ServingSettings.processes`."""
-        return self.replicas + self.verifiers + (0 if self.draft == NO_DRAFTER else self.drafters)
+        drafters = 0 if self.draft == NO_DRAFTER else self.drafters
+        return (*super().processes, *("verifier",) * self.verifiers, *("drafter",) * drafters)

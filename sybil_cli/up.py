@@ -66,6 +66,7 @@ async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int
         async with placed_fleet(placed, progress) as fleet:
             try:
                 await _announce(fleet.address, output)
+                _announce_metrics(placed, output)
                 error = await fleet.broken()
                 raise click.ClickException(f"the fleet cannot go on: {error}; start it again with `{program()} up`")
             except asyncio.CancelledError:
@@ -82,6 +83,12 @@ async def _announce(address: str, output: Console) -> None:
         served = await client.describe()
     output.print(f"Ready at {address}: {described(served)}", soft_wrap=True)
     output.print(f"Talk to it:  {program()} generate 'def fibonacci(n):' --address {address}", soft_wrap=True)
+
+
+def _announce_metrics(placed: PlaceSettings, output: Console) -> None:
+    if placed.metrics_port:
+        ports = (f"{placed.process_metrics_port(number)} ({name})" for number, name in enumerate(placed.processes))
+        output.print(f"Metrics, at /metrics of each port: {', '.join(ports)}", soft_wrap=True)
     output.print("Ctrl-C stops it.")
 
 

@@ -88,7 +88,7 @@ class LocalEngine:
 
     @classmethod
     def from_settings(cls, verifier: VerifierSettings, drafter: DrafterSettings | None) -> Self:
-        """Start with everything that can be set of the services; host and port are not read.
+        """Start with everything that can be set of the services; host and ports are not read.
 
         Raises:
             See the constructor.
