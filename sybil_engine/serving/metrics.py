@@ -39,7 +39,12 @@ class StateCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         labels = self._labels()
         for metric in self._read():
-            metric.samples = [sample._replace(labels={**labels, **sample.labels}) for sample in metric.samples]
+            metric.samples = [
+                sample._replace(labels={**labels, **sample.labels})
+                for sample in metric.samples
+                # When a counter was made: a series more for each, which nobody needs.
+                if not sample.name.endswith("_created")
+            ]
             yield metric
 
 
