@@ -3,16 +3,15 @@
 import asyncio
 import re
 import socket
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.request import urlopen
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 from prometheus_client import Metric
-from prometheus_client.parser import text_string_to_metric_families
 
 import drafter_service.__main__
 import verifier_service.__main__
@@ -25,6 +24,10 @@ from sybil_engine.rpc.v1 import types_pb2
 from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceStub
 from sybil_engine.serving.metrics import PREFIX, StateCollector, serving_metrics
 from tests.contract.services import running
+from tests.scrape import Scrape, free_ports, scraped
+
+if TYPE_CHECKING:
+    from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
 
 TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
 PROCESSES = ("coordinator", "verifier", "drafter")
@@ -37,24 +40,6 @@ WAYS = (
     types_pb2.SPECULATION_OFF,
 )
 TOKENS = 24
-
-
-@dataclass
-class Scrape:
-    """The metrics of one process at one moment."""
-
-    families: dict[str, Metric]
-
-    def __getitem__(self, name: str) -> float:
-        """The sum of a sample's values over its labels."""
-        return self.value(name)
-
-    def value(self, name: str, **labels: str) -> float:
-        """The sum of a sample's values where it has these labels."""
-        samples = [sample for family in self.families.values() for sample in family.samples]
-        return sum(
-            sample.value for sample in samples if sample.name == PREFIX + name and labels.items() <= sample.labels.items()
-        )
 
 
 Scrapes = Mapping[str, Scrape]
@@ -82,24 +67,24 @@ class Story:
         return sum(getattr(each.usage, name) for each in self.completions)
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(closing(socket.create_server(("127.0.0.1", 0)))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]
+async def all_scraped(ports: Iterable[int]) -> Scrapes:
+    return {process: await asyncio.to_thread(scraped, port) for process, port in zip(PROCESSES, ports, strict=True)}
 
 
-async def scraped(ports: Iterable[int]) -> Scrapes:
-    return {process: await asyncio.to_thread(_scraped, port) for process, port in zip(PROCESSES, ports, strict=True)}
+async def scraped_once(ports: Iterable[int], holds: Callable[[Scrapes], bool]) -> Scrapes:
+    """The first scrapes for which something holds."""
+    async with asyncio.timeout(10):
+        while not holds(now := await all_scraped(ports)):
+            pass
+    return now
 
 
-def _scraped(port: int) -> Scrape:
-    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        text = answer.read().decode()
-    return Scrape({family.name: family for family in text_string_to_metric_families(text)})
+def running_sessions(now: Scrapes) -> list[float]:
+    return [now[process]["num_sessions_running"] for process in ("verifier", "drafter")]
 
 
 @asynccontextmanager
-async def stack(ports: list[int], metrics_ports: list[int]) -> AsyncIterator[GenerationServiceStub]:
+async def stack(ports: list[int], metrics_ports: list[int]) -> AsyncIterator["GenerationServiceAsyncStub"]:
     addresses = [f"127.0.0.1:{port}" for port in ports]
     async with AsyncExitStack() as services:
         for serve, port, metrics_port in zip(
@@ -124,7 +109,7 @@ def request(speculation: types_pb2.Speculation.ValueType, tokens: int = TOKENS) 
     )
 
 
-async def lived(story: Story, stub: GenerationServiceStub, metrics_ports: list[int]) -> None:
+async def lived(story: Story, stub: "GenerationServiceAsyncStub", metrics_ports: list[int]) -> None:
     for way in WAYS:
         async for response in stub.Generate(request(way)):
             story.received += len(response.tokens)
@@ -132,14 +117,15 @@ async def lived(story: Story, stub: GenerationServiceStub, metrics_ports: list[i
                 story.completions.append(response.completion)
     with pytest.raises(grpc.aio.AioRpcError):
         await anext(aiter(stub.Generate(request(types_pb2.SPECULATION_OFF, tokens=10**6))))
-    story.after = await scraped(metrics_ports)
+    story.after = await all_scraped(metrics_ports)
     call = stub.Generate(request(types_pb2.SPECULATION_PIPELINED, tokens=400))
     await anext(aiter(call))
-    story.during = await scraped(metrics_ports)
+    story.during = await scraped_once(metrics_ports, lambda now: all(running_sessions(now)))
     call.cancel()
-    async with asyncio.timeout(10):
-        while (story.end or story.during)["verifier"]["num_sessions_running"]:
-            story.end = await scraped(metrics_ports)
+    story.end = await scraped_once(
+        metrics_ports,
+        lambda now: now["coordinator"]["request_cancellations_total"] > 0 and not any(running_sessions(now)),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -250,35 +236,35 @@ def test_auto_says_what_it_chose_and_by_which_figures(story: Story) -> None:
 
 def test_the_table_in_the_docs_lists_every_metric_and_no_other(story: Story) -> None:
     served = {
-        (_queried(family), family.type, _labels(family), process)
+        (process, _queried(family)): (family.type, _labels(family))
         for process in PROCESSES
         for family in story.end[process].families.values()
         if family.name.startswith(PREFIX)
     }
-    documented = set()
+    documented = {}
     for line in TABLE.read_text().splitlines():
         if line.startswith(f"| `{PREFIX}"):
-            name, kind, labels, processes, counts, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            name, kind, labels, processes, counts, _ = (cell.strip() for cell in line[1:-1].split("|"))
             assert counts
-            documented |= {
-                (name.strip("`"), kind, frozenset(re.findall(r"`(\w+)`", labels)), process)
-                for process in processes.split(", ")
-            }
-    # A metric without a sample shows no labels.
-    without = {(name, kind, process) for name, kind, labels, process in served if not labels}
-    assert {row for row in documented if (row[0], row[1], row[3]) not in without} == {row for row in served if row[2]}
-    assert {(name, kind, process) for name, kind, _, process in documented} == {
-        (name, kind, process) for name, kind, _, process in served
-    }
+            for process in processes.split(", "):
+                documented[process, name.strip("`")] = kind, set(re.findall(r"`(\w+)`", labels))
+    assert served.keys() == documented.keys()
+    for key, (kind, own_labels) in served.items():
+        assert documented[key][0] == kind
+        # What has not happened yet has no series, and shows no labels.
+        assert own_labels in (None, documented[key][1]), key
 
 
 def _queried(family: Metric) -> str:
-    """A metric's name in a query; a histogram's without `_bucket`."""
+    """A metric's name in a query; a histogram's without its end."""
     return family.name + "_total" if family.type == "counter" else family.name
 
 
-def _labels(family: Metric) -> frozenset[str]:
-    return frozenset(label for sample in family.samples for label in sample.labels) - {"le", "model_name"}
+def _labels(family: Metric) -> set[str] | None:
+    """The labels of its own; None if it has no series."""
+    if not family.samples:
+        return None
+    return {label for sample in family.samples for label in sample.labels} - {"le", "model_name"}
 
 
 def test_every_series_names_the_model(story: Story) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.error import URLError
 
 import grpc
 import pytest
@@ -17,6 +18,7 @@ from coordinator.settings import CoordinatorSettings
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1.generation_service_pb2_grpc import GenerationServiceStub
+from tests.scrape import free_ports, scraped
 from tests.unit.coordinator.toy import asynchronous, toy_completion
 
 if TYPE_CHECKING:
@@ -123,7 +125,10 @@ def descendants(name: str, of: int | None = None) -> list[int]:
 async def test_replicas_share_the_port_and_one_that_is_killed_comes_back() -> None:
     reports: list[str] = []
     async with toys() as (verifier, drafter):
-        settings = CoordinatorSettings(port=0, replicas=2, grace_s=3, verifiers=(verifier,), drafters=(drafter,))
+        metrics_ports = free_ports(2)
+        settings = CoordinatorSettings(
+            port=0, metrics_port=metrics_ports[0], replicas=2, grace_s=3, verifiers=(verifier,), drafters=(drafter,)
+        )
         async with running_fleet(settings, reports.append) as fleet:
             before = descendants("ray::Replica")
             assert len(before) == 2
@@ -133,6 +138,8 @@ async def test_replicas_share_the_port_and_one_that_is_killed_comes_back() -> No
             assert set(await asyncio.gather(*calls)) == {toy_completion(PROMPT, 7, 300)}
             async with asyncio.timeout(30):
                 await _until(lambda: len(descendants("ray::Replica")) == 2)
+                # The new one serves its metrics where the old one did.
+                await _until(lambda: all(map(_answers, metrics_ports)))
             assert before[1] in descendants("ray::Replica")
     assert reports[0] == "waiting for Ray to start (0 s)"
     assert not descendants("")
@@ -182,6 +189,11 @@ async def test_without_ray_a_signal_also_drains_and_exits_0(number: signal.Signa
     [
         (["--drafter", "x:1"], "--drafter is not a flag; the nearest one is --drafters"),
         (["--port", "70000"], "--port is '70000'; it must be between 0 and 65535"),
+        (["--metrics-port", "70000"], "--metrics-port is '70000'; it must be between 0 and 65535"),
+        (
+            ["--metrics-port", "65535", "--replicas", "2"],
+            "and 2 processes need a port each from there on; it must be at most 65534",
+        ),
     ],
 )
 @asynchronous
@@ -204,6 +216,13 @@ async def test_a_port_that_is_taken_is_refused_before_anything_starts() -> None:
 async def _until(holds: Callable[[], bool]) -> None:
     while not holds():  # noqa: ASYNC110 - processes tell nobody
         await asyncio.sleep(0.1)
+
+
+def _answers(metrics_port: int) -> bool:
+    try:
+        return scraped(metrics_port).value("service_live", service="verifier") == 1
+    except URLError:
+        return False
 
 
 def _group(leader: int) -> list[str]:
