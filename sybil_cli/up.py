@@ -65,8 +65,7 @@ async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int
     try:
         async with placed_fleet(placed, progress) as fleet:
             try:
-                await _announce(fleet.address, output)
-                _announce_metrics(placed, output)
+                await _announce(fleet.address, placed, output)
                 error = await fleet.broken()
                 raise click.ClickException(f"the fleet cannot go on: {error}; start it again with `{program()} up`")
             except asyncio.CancelledError:
@@ -78,14 +77,11 @@ async def _up(placed: PlaceSettings, output: Console, progress: Progress) -> int
         return SUCCESS
 
 
-async def _announce(address: str, output: Console) -> None:
+async def _announce(address: str, placed: PlaceSettings, output: Console) -> None:
     async with connected(address) as client:
         served = await client.describe()
     output.print(f"Ready at {address}: {described(served)}", soft_wrap=True)
     output.print(f"Talk to it:  {program()} generate 'def fibonacci(n):' --address {address}", soft_wrap=True)
-
-
-def _announce_metrics(placed: PlaceSettings, output: Console) -> None:
     if placed.metrics_port:
         ports = (f"{placed.process_metrics_port(number)} ({name})" for number, name in enumerate(placed.processes))
         output.print(f"Metrics, at /metrics of each port: {', '.join(ports)}", soft_wrap=True)

@@ -47,6 +47,10 @@ def _windows(windows: Windows) -> Iterator[Metric]:
         lambda each: min(each.accepted + 1, each.judged),
     )
     yield _window_lengths(windows)
+    yield _session_passes(windows)
+
+
+def _session_passes(windows: Windows) -> CounterMetricFamily:
     passes: Counter[tuple[str, str]] = Counter()
     for window, count in windows.items():
         passes[window.requested.value, window.speculation.value] += count
@@ -57,7 +61,7 @@ def _windows(windows: Windows) -> Iterator[Metric]:
     )
     for labels, count in passes.items():
         ways.add_metric(labels, count)
-    yield ways
+    return ways
 
 
 def _by_position(name: str, text: str, windows: Windows, reached: Callable[[Window], int]) -> CounterMetricFamily:
