@@ -48,6 +48,7 @@ class LocalEngine:
         device: str = "cpu",
         speculation: str = Speculation.AUTO.value,
         max_sessions: int = 8,
+        cache_memory: str = "25%",
         context_tokens: int = 0,
         threads: int = 0,
         numerics: Literal["exact", "fast"] = "exact",
@@ -63,6 +64,8 @@ class LocalEngine:
             device: of both models, for example `cpu` or `cuda`.
             speculation: for calls that do not say: off, lockstep, pipelined, hedged or auto.
             max_sessions: completions that run at the same time.
+            cache_memory: of each model's KV cache: an amount such as `512M`, or a share of the free memory. When it is
+                full, the youngest completions wait.
             context_tokens: the most tokens of a completion, prompt included; 0: the target's context.
             threads: processor threads of a pass of the target; 0: all cores while no drafter works, else all but one.
             numerics: exact: the same tokens whatever is drafted or runs beside; fast: near ties may flip.
@@ -79,6 +82,7 @@ class LocalEngine:
         shared: dict[str, Any] = {
             "device": device,
             "max_sessions": max_sessions,
+            "cache_memory": cache_memory,
             "context_tokens": context_tokens,
             "traced": traced,
         }

@@ -15,9 +15,13 @@ import pytest
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest, ModelNotFound, Unavailable
 from sybil_engine.core.types import FinishReason, Speculation, TokenOrigin
 from sybil_engine.models.model_runner import ModelRunner
+from sybil_engine.models.pages import PAGE_CELLS
+from sybil_engine.models.residency import Residency
 from sybil_local import Completion, LocalEngine
 
 PROMPT = "def fibonacci(n):\n"
+# Holds a session's most cells and little more.
+SMALL_CACHE = "6M"
 WAYS = [each.value for each in Speculation]
 
 
@@ -66,6 +70,38 @@ def test_awaiting_gives_the_same_on_any_loop(engine: LocalEngine, plain: dict[fl
     for _ in range(2):
         whole, streamed = asyncio.run(both())
         assert whole.token_ids == tuple(streamed) == plain[0.0].token_ids
+
+
+def test_a_prompt_seen_before_is_not_fed_again_and_gives_the_same_tokens(engine: LocalEngine) -> None:
+    prompt = "".join(f"def f{number}(x):\n    return x + {number}\n\n" for number in range(14))
+    first, again = (engine.generate(prompt, max_tokens=24, temperature=0.8, seed=5) for _ in range(2))
+    longer = engine.generate(prompt + "def last(x):", max_tokens=4)
+    usages = [each.ending.usage for each in (first, again, longer)]
+    assert first.token_ids == again.token_ids
+    assert usages[0].cached_prompt_tokens == 0
+    assert usages[1].cached_prompt_tokens == usages[0].prompt_tokens - 1 - (usages[0].prompt_tokens - 1) % PAGE_CELLS
+    assert usages[2].cached_prompt_tokens >= usages[1].cached_prompt_tokens > PAGE_CELLS
+
+
+def test_a_full_cache_makes_completions_wait_and_changes_none_of_them(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evicted: list[object] = []
+    evict = Residency.evict
+    monkeypatch.setattr(Residency, "evict", lambda self, session: (evicted.append(session), evict(self, session)))
+
+    def asked(seed: int) -> dict[str, Any]:
+        return {"max_tokens": 90, "temperature": 0.8 * (seed % 2), "seed": seed, "speculation": WAYS[seed % len(WAYS)]}
+
+    prompts = [f"{'# ' * (4 * seed)}def f{seed}(values):" for seed in range(8)]
+    quiet = [engine.generate(prompt, **asked(seed)).token_ids for seed, prompt in enumerate(prompts)]
+    with (
+        LocalEngine(max_sessions=8, context_tokens=256, cache_memory=SMALL_CACHE, traced=False) as small,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        crowd = list(pool.map(lambda each: small.generate(each[1], **asked(each[0])), enumerate(prompts)))
+    assert [each.token_ids for each in crowd] == quiet
+    assert evicted
 
 
 def test_threads_share_the_engine(engine: LocalEngine) -> None:
