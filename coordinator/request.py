@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from coordinator.tokenizer import Tokenizer
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest
-from sybil_engine.core.request import GenerationRequest
+from sybil_engine.core.request import HIGHEST_PRIORITY, GenerationRequest
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import ModelDescription, Speculation
 from sybil_engine.serving.opening import check_token_ids
@@ -20,10 +20,11 @@ _LONG_TEXT_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Values for fields that a request leaves out."""
+    """Values for fields that a request leaves out, and the highest priority that it may ask for."""
 
     speculation: Speculation = Speculation.AUTO
     window_tokens: int = 0
+    max_priority: int = HIGHEST_PRIORITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +61,11 @@ async def check(
         InvalidRequest: a value is out of range.
         ContextExceeded: more tokens than the target's context.
     """
-    resumed, stop_token_ids = tuple(request.resume_token_ids), tuple(request.stop_token_ids)
-    check_token_ids("resume_token_ids", resumed, target.vocabulary_size)
+    if request.priority > defaults.max_priority:
+        raise InvalidRequest(
+            f"priority is {request.priority}; this coordinator allows at most {defaults.max_priority} (--max-priority)"
+        )
+    resumed, stop_token_ids = _resumed(request.resume_token_ids, target), tuple(request.stop_token_ids)
     check_token_ids("stop_token_ids", stop_token_ids, target.vocabulary_size)
     if not request.ignore_end_tokens:
         stop_token_ids += target.end_token_ids
@@ -88,21 +92,36 @@ async def check(
 
 
 async def _prompt(prompt: str | Sequence[int], target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:
-    context_tokens = target.context_tokens
     if isinstance(prompt, str):
         token_ids = await _encode(prompt, target, tokenizer)  # the target's own tokenizer: it knows them all
     else:
+        _check_prompt_fits(len(prompt), target)
         token_ids = tuple(prompt)
         check_token_ids("prompt.token_ids", token_ids, target.vocabulary_size)
     if not token_ids:
         raise InvalidRequest("the prompt has no tokens; give at least one to continue")
-    if len(token_ids) >= context_tokens:
-        raise ContextExceeded(
-            f"the prompt has {len(token_ids)} tokens; {target.model_id} has a context of {context_tokens}, so "
-            f"{context_tokens - 1} fit with one to generate: shorten the prompt by "
-            f"{len(token_ids) - context_tokens + 1}"
-        )
+    _check_prompt_fits(len(token_ids), target)
     return token_ids
+
+
+def _check_prompt_fits(tokens: int, target: ModelDescription) -> None:
+    if tokens >= (context_tokens := target.context_tokens):
+        raise ContextExceeded(
+            f"the prompt has {tokens} tokens; {target.model_id} has a context of {context_tokens}, so "
+            f"{context_tokens - 1} fit with one to generate: shorten the prompt by {tokens - context_tokens + 1}"
+        )
+
+
+def _resumed(token_ids: Sequence[int], target: ModelDescription) -> tuple[int, ...]:
+    """Tokens that the client has already."""
+    if len(token_ids) >= target.context_tokens:
+        raise ContextExceeded(
+            f"resume_token_ids holds {len(token_ids)} tokens; {target.model_id} has a context of "
+            f"{target.context_tokens}: send what an earlier call delivered, and no more"
+        )
+    resumed = tuple(token_ids)
+    check_token_ids("resume_token_ids", resumed, target.vocabulary_size)
+    return resumed
 
 
 async def _encode(text: str, target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:

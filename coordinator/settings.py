@@ -5,6 +5,7 @@ from pydantic_settings import SettingsConfigDict
 
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
+from sybil_engine.core.request import HIGHEST_PRIORITY
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import Dtype
 from sybil_engine.settings import MOST_PORT, Port, Settings, Words
@@ -29,7 +30,10 @@ class ServingSettings(Settings):
         le=MOST_WINDOW_TOKENS,
         description="drafted tokens that one pass judges, for requests that do not say; 0: the policy's own choice",
     )
-    max_waiting: int = Field(default=64, ge=0, description="requests that may wait for a free verifier slot")
+    max_waiting: int = Field(default=64, ge=0, description="requests that may wait, at each replica")
+    max_priority: int = Field(
+        default=0, ge=0, le=HIGHEST_PRIORITY, description="the highest priority that a client may ask for"
+    )
     start_s: float = Field(default=300.0, ge=0, description="seconds to wait for the verifiers at start")
     drafter_start_s: float = Field(
         default=10.0, ge=0, description="seconds to wait for a drafter once a verifier is ready"

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.types import GREEDY, MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
 
+HIGHEST_PRIORITY = 2**31 - 1
 _MOST_TOKENS = 2**31 - 1
 _MOST_STOPS = 16
 _MOST_STOP_CHARACTERS = 1_000
+_MOST_STOP_TOKEN_IDS = 1_024
+_MOST_USER_CHARACTERS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class GenerationRequest:
         speculation: None: the service's default.
         window_tokens: the most drafted tokens that one pass may judge; 0: the service's own choice.
         priority: higher ones are served first.
+        user: who asks; users of the same priority take turns when requests wait. Empty: the host that asks.
 
     Raises:
         InvalidRequest: a value is out of range.
@@ -40,10 +44,15 @@ class GenerationRequest:
     logprobs: bool = False
     resume_token_ids: Sequence[int] = ()
     priority: int = 0
+    user: str = ""
 
     def __post_init__(self) -> None:
         _check_prompt(self.prompt)
         _check_stops(self.stop)
+        if (count := len(self.stop_token_ids)) > _MOST_STOP_TOKEN_IDS:
+            raise InvalidRequest(f"stop_token_ids holds {count} tokens; at most {_MOST_STOP_TOKEN_IDS} are allowed")
+        if len(self.user) > _MOST_USER_CHARACTERS:
+            raise InvalidRequest(f"user has {len(self.user)} characters; at most {_MOST_USER_CHARACTERS} are allowed")
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise InvalidRequest(f"seed is {self.seed}; it must fit 64 bits without a sign")
         if self.max_tokens is not None and not 1 <= self.max_tokens <= _MOST_TOKENS:

@@ -27,11 +27,17 @@ def request_to_wire(request: GenerationRequest) -> wire.GenerateRequest:
 
 
 def request_from_wire(message: wire.GenerateRequest) -> GenerationRequest:
-    """Raises InvalidRequest: a value that this version does not serve."""
+    """Raises InvalidRequest: a value that this version does not serve.
+
+    Lists stay as they came: they are copied only after their lengths have been checked.
+    """
     return to_value(
         GenerationRequest,
         message,
         prompt=_prompt_from_wire(message),
+        stop=message.stop,
+        stop_token_ids=message.stop_token_ids,
+        resume_token_ids=message.resume_token_ids,
         sampling=to_value(SamplingParams, message.sampling),
         speculation=convert.speculation_from_wire(message.speculation) if message.speculation else None,
         acceptance_rule=convert.acceptance_rule_from_wire(message.acceptance_rule),

@@ -57,6 +57,7 @@ class GenerateRequest(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     seed: _builtins.int
     """Unset: chosen at random, and reported."""
@@ -70,7 +71,13 @@ class GenerateRequest(_message.Message):
     acceptance_rule: _types_pb2.AcceptanceRule.ValueType
     logprobs: _builtins.bool
     priority: _builtins.int
-    """Requests of a higher priority start first, and their prompts are fed first. 0: like everybody else."""
+    """Requests of a higher priority start first, and their prompts are fed first. 0: like everybody else. A coordinator
+    limits how high it may be; lower than 0 is always allowed.
+    """
+    user: _builtins.str
+    """Who asks: users of the same priority take turns when requests wait. 256 characters at most. Empty: the host that
+    the call comes from.
+    """
     @_builtins.property
     def token_ids(self) -> Global___TokenIds: ...
     @_builtins.property
@@ -83,7 +90,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens that end the completion, in addition to the model's own end tokens."""
+        """Tokens that end the completion, in addition to the model's own end tokens; 1,024 at most."""
 
     @_builtins.property
     def resume_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -108,10 +115,11 @@ class GenerateRequest(_message.Message):
         logprobs: _builtins.bool = ...,
         resume_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         priority: _builtins.int = ...,
+        user: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "max_tokens", b"max_tokens", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "acceptance_rule", b"acceptance_rule", "ignore_end_tokens", b"ignore_end_tokens", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "priority", b"priority", "prompt", b"prompt", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "acceptance_rule", b"acceptance_rule", "ignore_end_tokens", b"ignore_end_tokens", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "priority", b"priority", "prompt", b"prompt", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "token_ids", b"token_ids", "user", b"user", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015

@@ -56,7 +56,8 @@ class GenerationServiceServicer:
         Status codes:
         INVALID_ARGUMENT   a field is out of range: the message names it and what is allowed
         OUT_OF_RANGE       prompt and max_tokens do not fit the context: shorten one of them
-        RESOURCE_EXHAUSTED too many requests are waiting: try again later
+        RESOURCE_EXHAUSTED too many requests are waiting, or this one would be late for its deadline: try again after the
+        delay in the status details (google.rpc.RetryInfo)
         UNAVAILABLE        no verifier can be reached: try again; with `resume_token_ids` nothing is lost
         FAILED_PRECONDITION the services do not match one another: the message names what differs
         """

@@ -14,7 +14,7 @@ from sybil_engine.settings import parse
 from tests.unit.coordinator.toy import CONTEXT_TOKENS, END_TOKEN, VOCABULARY_SIZE, toy_target
 
 TARGET = toy_target()
-DEFAULTS = Defaults(speculation=Speculation.LOCKSTEP, window_tokens=3)
+DEFAULTS = Defaults(speculation=Speculation.LOCKSTEP, window_tokens=3, max_priority=5)
 
 
 def checked(prompt: Any = "a", **asked: Any) -> CheckedRequest:
@@ -36,6 +36,8 @@ def checked(prompt: Any = "a", **asked: Any) -> CheckedRequest:
         ({"max_tokens": 1, "resume_token_ids": [1, 2]}, "resume_token_ids holds 2 tokens"),
         ({"seed": -1}, "seed is -1; it must fit 64 bits"),
         ({"seed": 2**64}, "it must fit 64 bits"),
+        ({"priority": 6}, "priority is 6; this coordinator allows at most 5"),
+        ({"priority": 2**31}, "priority is 2147483648; it must fit 32 bits"),
         ({"stop": ["x", ""]}, "a stop string is empty"),
         ({"stop": ["x"] * 17}, "17 stop strings were given; at most 16"),
         ({"stop": ["x" * 5000]}, "5000 characters; at most 1000"),
@@ -53,6 +55,16 @@ def test_a_prompt_beyond_the_context_is_told_by_how_much() -> None:
         ContextExceeded, match=f"{CONTEXT_TOKENS - 1} fit with one to generate: shorten the prompt by 8"
     ):
         checked((1,) * (CONTEXT_TOKENS + 7))
+
+
+@pytest.mark.parametrize("name", ["prompt", "resume_token_ids", "stop_token_ids"])
+def test_a_list_that_is_too_long_is_refused_before_anyone_looks_at_its_values(name: str) -> None:
+    class Unread(tuple[int, ...]):
+        def __iter__(self) -> Any:
+            raise AssertionError("a value was read")
+
+    with pytest.raises(InvalidRequest, match=r"shorten the prompt|and no more|at most 1024"):
+        checked(**{name: Unread((1,) * 4_000)})
 
 
 def test_a_prompt_and_max_tokens_beyond_the_context_are_told_how_many_fit() -> None:

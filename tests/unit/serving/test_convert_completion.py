@@ -1,6 +1,7 @@
 """What a client gets survives the wire."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -83,4 +84,7 @@ def test_a_request_survives_the_wire(request: GenerationRequest) -> None:
     sent = request_to_wire(request).SerializeToString()
     received = request_from_wire(wire.GenerateRequest.FromString(sent))
     prompt = received.prompt if isinstance(received.prompt, str) else tuple(received.prompt)
-    assert replace(received, prompt=prompt) == request
+    lists: dict[str, Any] = {
+        name: tuple(getattr(received, name)) for name in ("stop", "stop_token_ids", "resume_token_ids")
+    }
+    assert replace(received, prompt=prompt, **lists) == request
