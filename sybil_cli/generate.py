@@ -56,7 +56,7 @@ class Completer(Protocol):
     @property
     def name(self) -> str: ...
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> AsyncGenerator[Delta, None]:
         """Stream one completion; its last delta holds the ending."""
 
 
@@ -74,7 +74,7 @@ async def complete(
         ClickException: it is lost, or the completion takes too long.
     """
     try:
-        async with asyncio.timeout(timeout_s), aclosing(engine.generate(request)) as stream:
+        async with asyncio.timeout(timeout_s), aclosing(engine.generate(request, timeout_s)) as stream:
             with progress.waiting(f"the first token from {engine.name}"):
                 deltas = [await anext(stream)]
             printer.begin(str(request.prompt))

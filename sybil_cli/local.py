@@ -1,12 +1,14 @@
 """The whole engine in this process, for commands that complete a prompt and end."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 from sybil_cli.fleet import check
 from sybil_cli.progress import Progress
+from sybil_engine.core.completion import Delta
 from sybil_engine.core.references import NO_DRAFTER
+from sybil_engine.core.request import GenerationRequest
 from sybil_engine.models.presets import Pair
 from sybil_local import LocalEngine
 
@@ -17,7 +19,11 @@ class LocalClient:
     name = "this process"
 
     def __init__(self, engine: LocalEngine) -> None:
-        self.generate = engine.arun
+        self._engine = engine
+
+    def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> AsyncGenerator[Delta, None]:
+        """Stream one completion. Nothing else runs, so that its time limit decides nothing."""
+        return self._engine.arun(request)
 
 
 @asynccontextmanager

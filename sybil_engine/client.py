@@ -21,6 +21,7 @@ from sybil_engine.rpc.v1 import generation_service_pb2_grpc
 from sybil_engine.serving import convert
 from sybil_engine.serving.channels import CHANNEL_OPTIONS
 from sybil_engine.serving.convert_completion import delta_from_wire, request_to_wire
+from sybil_engine.serving.retry import retry_s
 
 _REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
@@ -45,16 +46,22 @@ class GenerationClient:
         self.name = f"the coordinator at {address}"
         self._stub = generation_service_pb2_grpc.GenerationServiceStub(channel)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: GenerationRequest, timeout_s: float | None = None) -> AsyncGenerator[Delta, None]:
         """Stream one completion; its last delta holds the ending. Closing the iterator cancels the session.
+
+        Args:
+            timeout_s: when the completion must be done, in seconds from now. The coordinator refuses at once what it
+                cannot finish until then.
 
         Raises:
             InvalidRequest, ContextExceeded, PairMismatch: the coordinator refuses the request; the error says why.
-            Exhausted, Unavailable: it cannot serve the request now.
+            Exhausted: it cannot serve the request now; the error's `retry_s` says when to try again.
+            Unavailable: it cannot serve the request now.
+            TimeoutError: the completion was not done in time.
             SessionLost: the connection was lost. The same request gives the same tokens again.
             SybilError: it failed.
         """
-        call = self._stub.Generate(request_to_wire(request))
+        call = self._stub.Generate(request_to_wire(request), timeout=timeout_s)
         tokens, ended = 0, False
         try:
             async for response in call:
@@ -62,6 +69,8 @@ class GenerationClient:
                 tokens, ended = tokens + len(delta.tokens), delta.ending is not None
                 yield delta
         except grpc.aio.AioRpcError as error:
+            if timeout_s is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise TimeoutError(f"the completion was not done within {timeout_s:g} s") from error
             raise self._failure(error, tokens) from error
         finally:
             call.cancel()
@@ -97,9 +106,16 @@ class GenerationClient:
             )
         if code is grpc.StatusCode.UNAVAILABLE and tokens:
             return errors.SessionLost(f"the coordinator at {self.address} was lost after {tokens} tokens ({details})")
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED):
-            kind = errors.Unavailable if code is grpc.StatusCode.UNAVAILABLE else errors.Exhausted
-            return kind(f"the coordinator at {self.address} cannot serve this now: {details}; try again later")
+        if code is grpc.StatusCode.UNAVAILABLE:
+            return errors.Unavailable(
+                f"the coordinator at {self.address} cannot serve this now: {details}; try again later"
+            )
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            delay_s = retry_s(error)
+            advice = "; try again later" if delay_s is None else ""
+            return errors.Exhausted(
+                f"the coordinator at {self.address} cannot serve this now: {details}{advice}", delay_s
+            )
         return errors.SybilError(f"the coordinator at {self.address} failed: {details or code.name}; look at its log")
 
 

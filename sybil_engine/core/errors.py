@@ -60,7 +60,15 @@ class Unavailable(SybilError):
 
 
 class Exhausted(Unavailable):
-    """Every slot, or every place in the queue, is taken."""
+    """Every slot, or every place in the queue, is taken.
+
+    Attributes:
+        retry_s: when to try again, in seconds from now; None if that is not known.
+    """
+
+    def __init__(self, reason: str, retry_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.retry_s = retry_s
 
 
 class PairMismatch(SybilError):

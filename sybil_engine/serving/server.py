@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from sybil_engine.core import errors
 from sybil_engine.serving.channels import SERVER_OPTIONS
 from sybil_engine.serving.decoding import DecodingInterceptor
+from sybil_engine.serving.retry import retry_trailers
 
 # The first class that an error is an instance of counts; see the tree in errors.py.
 _STATUS_CODES: tuple[tuple[type[errors.SybilError], grpc.StatusCode], ...] = (
@@ -34,11 +35,13 @@ def status_code(error: errors.SybilError) -> grpc.StatusCode:
 
 @asynccontextmanager
 async def aborting(context: "grpc.aio.ServicerContext[Any, Any]") -> AsyncIterator[None]:
-    """Abort the call with the status of an engine's error."""
+    """Abort the call with the status of an engine's error, which also says when to try again if that is known."""
     try:
         yield
     except errors.SybilError as error:
-        await context.abort(status_code(error), str(error))
+        code, reason = status_code(error), str(error)
+        retry_s = error.retry_s if isinstance(error, errors.Exhausted) else None
+        await context.abort(code, reason, () if retry_s is None else retry_trailers(code, reason, retry_s))
 
 
 @dataclass(frozen=True, slots=True)

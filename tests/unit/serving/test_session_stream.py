@@ -384,7 +384,7 @@ def test_a_stream_that_does_not_begin_with_open_is_refused(words: list[str]) -> 
 class AbortedCall:
     """What a servicer sees of a call that is aborted."""
 
-    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: object = ()) -> None:
         raise RuntimeError(f"{code.name}: {details}")
 
 
