@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from coordinator.admission import Admission
+from coordinator.admission import Admission, Claim
 from coordinator.patience import Patience
 from coordinator.pipeline import DrafterStream, Pipeline, VerifierStream
 from coordinator.request import CheckedRequest, Defaults, check
@@ -31,6 +32,19 @@ class Target:
 
     description: ModelDescription
     tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a transport knows of a request's sender.
+
+    Attributes:
+        name: who sent it, unless the request says.
+        deadline_s: when the answer must be there, by `time.monotonic`.
+    """
+
+    name: str = ""
+    deadline_s: float = math.inf
 
 
 class Services(Protocol):
@@ -68,12 +82,12 @@ class Generation:
         self._patience = patience
         self._metrics = metrics or RequestMetrics()
 
-    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    async def stream(self, request: GenerationRequest, caller: Caller = Caller()) -> AsyncGenerator[Delta, None]:
         """Complete a prompt. Closing the generator ends the session and frees all that it holds.
 
         Raises:
             InvalidRequest, ContextExceeded: a value is out of range.
-            Unavailable, Exhausted: nobody can serve it now.
+            Unavailable, Exhausted: nobody can serve it now, or not before its deadline.
             SessionError, PairMismatch: the services fail, or do not belong together.
         """
         with self._metrics.request() as meter:
@@ -86,7 +100,8 @@ class Generation:
         checked = await check(request, target.description, target.tokenizer, self._defaults)
         passages: asyncio.Queue[Passage | Exception] = asyncio.Queue()
         # The session runs to its end at its own speed, however slowly the client reads.
-        session = asyncio.create_task(self._run(checked, target, meter, passages))
+        claim = _claim(request, checked, caller)
+        session = asyncio.create_task(self._run(checked, claim, target, meter, passages))
         try:
             while True:
                 passage = await passages.get()
@@ -102,7 +117,12 @@ class Generation:
             await asyncio.wait((session,))
 
     async def _run(
-        self, request: CheckedRequest, target: Target, meter: Meter, passages: "asyncio.Queue[Passage | Exception]"
+        self,
+        request: CheckedRequest,
+        claim: Claim,
+        target: Target,
+        meter: Meter,
+        passages: "asyncio.Queue[Passage | Exception]",
     ) -> None:
         """Run a session and put its passages, the last with a finish reason; or put an error."""
         opening = request.opening
@@ -112,10 +132,11 @@ class Generation:
             if ended:
                 passages.put_nowait(ended)
                 return
-            async with self._admission.place():
+            async with self._admission.place(claim) as deliver:
                 meter.admitted()
                 async with aclosing(self._pipeline(request, target, meter).run()) as session:
                     async for new in session:
+                        deliver(len(new.tokens))
                         for passage in transcript.take(new):
                             meter.delivered(len(passage.tokens))
                             passages.put_nowait(passage)
@@ -136,6 +157,14 @@ class Generation:
             meter,
             self._patience,
         )
+
+
+def _claim(request: GenerationRequest, checked: CheckedRequest, caller: Caller) -> Claim:
+    opening = checked.opening
+    given = len(opening.token_ids)
+    # A user may not pass for a host.
+    client = f"user {request.user}" if request.user else caller.name
+    return Claim(client, opening.priority, given, opening.max_position - given, caller.deadline_s)
 
 
 def _ending(request: CheckedRequest, finish_reason: FinishReason, meter: Meter) -> Ending:

@@ -34,7 +34,7 @@ class Router:
     def __init__(self, changed: Callable[[], None]) -> None:
         """
         Args:
-            changed: called after `slots` or `has_verifier` may have changed.
+            changed: called after `room` or `has_verifier` may have changed.
         """
         self._changed = changed
         self._verifiers: dict[str, Endpoint[VerifierStream]] = {}
@@ -55,9 +55,9 @@ class Router:
         return self._target
 
     @property
-    def slots(self) -> int:
-        """How many sessions all verifiers can hold, including verifiers that are not live now."""
-        return sum(each.slots for each in self._verifiers.values())
+    def room(self) -> int:
+        """How many sessions the live verifiers can hold."""
+        return sum(each.slots for each in self._verifiers.values() if each.live)
 
     @property
     def has_verifier(self) -> bool:

@@ -32,6 +32,7 @@ class Coordinator:
 
     settings: ServingSettings
     router: Router
+    admission: Admission
     _server: RunningServer
     _started: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -83,11 +84,11 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
     verifiers_changed = asyncio.Event()
 
     def changed() -> None:
-        admission.resize(router.slots)
+        admission.resize(router.room)
         verifiers_changed.set()
 
     router = Router(changed)
-    defaults = Defaults(settings.speculation, settings.window_tokens)
+    defaults = Defaults(settings.speculation, settings.window_tokens, settings.max_priority)
     metrics = RequestMetrics()
     generation = Generation(router, admission, defaults, Patience(reopen_s=settings.reopen_s), metrics)
     async with AsyncExitStack() as stack:
@@ -103,7 +104,7 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
                 settings.grace_s,
             )
         )
-        coordinator = Coordinator(settings, router, server)
+        coordinator = Coordinator(settings, router, admission, server)
         reporting = asyncio.create_task(coordinator.report_health(verifiers_changed))
         stack.callback(reporting.cancel)
         router.route(table)

@@ -1,14 +1,16 @@
 """GenerationService on the wire."""
 
+import math
+import time
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import sybil_engine.serving.polling  # noqa: F401  before gRPC
 
 # isort: split
 import grpc
 
-from coordinator.generation import Generation
+from coordinator.generation import Caller, Generation
 from coordinator.routing import Router
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc
@@ -28,7 +30,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     async def Generate(  # type: ignore[override]
         self, request: wire.GenerateRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> None:
-        async with aborting(context), aclosing(self._generation.stream(request_from_wire(request))) as deltas:
+        async with (
+            aborting(context),
+            aclosing(self._generation.stream(request_from_wire(request), _caller(context))) as deltas,
+        ):
             async for delta in deltas:
                 await context.write(delta_to_wire(delta))
 
@@ -41,3 +46,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         return wire.DescribePairResponse(
             target=convert.description_to_wire(target), draft=convert.description_to_wire(draft) if draft else None
         )
+
+
+def _caller(context: "grpc.aio.ServicerContext[Any, Any]") -> Caller:
+    # Without the port: more connections do not make more of a client.
+    host = (context.peer() or "").rpartition(":")[0]
+    remaining_s = cast("float | None", context.time_remaining())
+    return Caller(host, math.inf if remaining_s is None else time.monotonic() + remaining_s)

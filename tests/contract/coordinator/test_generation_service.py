@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -10,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 from coordinator.routing import RoutingTable
 from coordinator.service import Coordinator, open_coordinator, running_coordinator
 from coordinator.settings import CoordinatorSettings
-from sybil_engine.core.errors import PairMismatch, Unavailable
+from sybil_engine.client import connected
+from sybil_engine.core.errors import Exhausted, PairMismatch, Unavailable
 from sybil_engine.core.plan import DraftPlan, first_plan
+from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import Speculation
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import types_pb2
@@ -67,7 +72,7 @@ class ServedCoordinator:
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             await generated(self.stub, request(), timeout_s=0.2)
         assert refusal.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
-        return refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        return "are waiting, as many as may" in (refusal.value.details() or "")
 
 
 @asynccontextmanager
@@ -273,6 +278,84 @@ async def test_requests_beyond_the_slots_wait_and_beyond_the_queue_are_turned_aw
         assert all(tokens(each) == toy_completion(PROMPT, SEED, 100) for each in served)
         assert verifier.most_sessions == 2
         assert await here.slots_free()
+
+
+async def retry_delay_s(stub: "GenerationServiceAsyncStub", message: wire.GenerateRequest, **options: Any) -> float:
+    """After how long a client that is refused for want of room may try again, by the status that it gets."""
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await generated(stub, message, **options)
+    assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    status = rpc_status.from_call(refusal.value)
+    info = error_details_pb2.RetryInfo()
+    assert [detail.Unpack(info) for detail in status.details] == [True]
+    return float(info.retry_delay.ToTimedelta().total_seconds())
+
+
+@asynchronous
+async def test_a_refused_client_is_told_when_to_try_again() -> None:
+    verifier = ToyVerifier(toy_description(max_sessions=1), pass_s=0.005)
+    async with scene(verifier, settings=SETTINGS.model_copy(update={"max_waiting": 0})) as here:
+        running = here.stub.Generate(request(max_tokens=900))
+        await anext(aiter(running))
+        assert 0.1 <= await retry_delay_s(here.stub, request()) <= 60
+        async with connected(here.coordinator.address) as client:
+            with pytest.raises(
+                Exhausted, match=r"cannot serve this now: 1 requests .* try again in \d+\.\d s$"
+            ) as refusal:
+                await anext(client.generate(GenerationRequest(PROMPT)))
+        assert refusal.value.retry_s
+        running.cancel()
+
+
+@asynchronous
+async def test_a_request_whose_deadline_cannot_be_met_is_refused_at_once() -> None:
+    verifier = ToyVerifier(toy_description(max_sessions=2), pass_s=0.005)
+    async with scene(verifier) as here:
+        await generated(here.stub, request(max_tokens=200))
+        asked_s = time.monotonic()
+        assert await retry_delay_s(here.stub, request(max_tokens=900), timeout_s=1) > 0
+        assert time.monotonic() - asked_s < 0.5
+        assert tokens(await generated(here.stub, request(), timeout_s=30)) == toy_completion(PROMPT, SEED, 60)
+        assert await here.every_place_is_free()
+
+
+@asynchronous
+async def test_requests_of_a_higher_priority_start_first_and_users_take_turns() -> None:
+    verifier = ToyVerifier(toy_description(max_sessions=1))
+    settings = SETTINGS.model_copy(update={"max_waiting": 9, "max_priority": 1})
+    async with scene(verifier, settings=settings) as here:
+        running = here.stub.Generate(request(max_tokens=900))
+        await anext(aiter(running))
+        asked: list[dict[str, Any]] = [
+            {"user": "ada"},
+            {"user": "ada"},
+            {"user": "bob"},
+            {"priority": 1},
+            {"priority": -1},
+        ]
+        calls = []
+        for seed, fields in enumerate(asked):
+            calls.append(asyncio.create_task(generated(here.stub, request(max_tokens=1, **fields | {"seed": seed}))))
+            await asyncio.sleep(0.05)
+        running.cancel()
+        results = await asyncio.gather(*calls)
+        assert [opening.seed for opening in verifier.openings[1:]] == [3, 0, 2, 1, 4]
+        assert all(each[-1].completion.usage.queue_ns > 0 for each in results)
+        with pytest.raises(grpc.aio.AioRpcError, match="priority is 2; this coordinator allows at most 1"):
+            await generated(here.stub, request(priority=2))
+
+
+@asynchronous
+async def test_a_verifier_that_is_gone_leaves_no_room() -> None:
+    gone, stays = ToyVerifier(toy_description(max_sessions=2)), ToyVerifier(toy_description(max_sessions=1))
+    async with scene(gone, stays) as here:
+        assert here.coordinator.router.room == 3
+        await here.services[0].stop()
+        assert await eventually(lambda: here.coordinator.router.room == 1)
+        calls = [asyncio.create_task(generated(here.stub, request())) for _ in range(3)]
+        await asyncio.gather(*calls)
+        assert stays.most_sessions == 1
+        assert [opening.seed for opening in stays.openings] == [SEED] * 3
 
 
 @asynchronous

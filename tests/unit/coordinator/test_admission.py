@@ -4,9 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.admission import Admission
+from coordinator.admission import Admission, Claim
 from sybil_engine.core.errors import Exhausted
 from tests.unit.coordinator.toy import asynchronous
+
+ANYBODY = Claim()
 
 
 async def rounds() -> None:
@@ -25,8 +27,8 @@ async def places_free(admission: Admission, most: int) -> int:
     return started
 
 
-async def hold(admission: Admission, log: list[int], number: int, leave: asyncio.Event) -> None:
-    async with admission.place():
+async def hold(admission: Admission, log: list[int], number: int, leave: asyncio.Event, claim: Claim = ANYBODY) -> None:
+    async with admission.place(claim):
         log.append(number)
         await leave.wait()
 
@@ -56,6 +58,63 @@ async def test_beyond_the_queue_requests_are_turned_away() -> None:
             pass
     leave.set()
     await asyncio.gather(*tasks)
+
+
+@asynchronous
+async def test_a_client_that_fills_the_queue_keeps_nobody_out() -> None:
+    admission, log, leave = Admission(max_waiting=3), list[int](), asyncio.Event()
+    admission.resize(1)
+    flood = [asyncio.create_task(hold(admission, log, number, leave, Claim("a"))) for number in range(4)]
+    await rounds()
+    other = asyncio.create_task(hold(admission, log, 4, leave, Claim("b")))
+    urgent = asyncio.create_task(hold(admission, log, 5, leave, Claim("a", priority=1)))
+    await rounds()
+    assert [task.done() for task in flood] == [False, False, True, True]
+    leave.set()
+    await asyncio.gather(*flood, other, urgent, return_exceptions=True)
+    assert log == [0, 5, 4, 1]
+
+
+@asynchronous
+async def test_a_refusal_says_when_to_try_again() -> None:
+    admission = Admission(max_waiting=0)
+    with pytest.raises(Exhausted) as refusal:
+        async with admission.place():
+            pass
+    assert refusal.value.retry_s == 1
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["ask", "ask", "leave", "cancel", "resize"]), st.integers(0, 9)), max_size=20)
+)
+def test_no_more_run_than_there_is_room_for_and_no_more_wait_than_may(actions: list[tuple[str, int]]) -> None:
+    @asynchronous
+    async def scenario() -> None:
+        admission, tasks, leaves = Admission(max_waiting=3), list[asyncio.Task[None]](), list[asyncio.Event]()
+        admission.resize(room := 2)
+        for action, number in actions:
+            before = admission.running
+            if action == "ask":
+                leaves.append(asyncio.Event())
+                claim = Claim("ab"[number % 2], priority=number % 3)
+                tasks.append(asyncio.create_task(hold(admission, [], number, leaves[-1], claim)))
+            elif action == "resize":
+                admission.resize(room := number % 4)
+            elif tasks and action == "leave":
+                leaves[number % len(tasks)].set()
+            elif tasks:
+                tasks[number % len(tasks)].cancel()
+            await rounds()
+            assert admission.running <= max(room, before)
+            assert admission.waiting <= 3
+            assert not admission.waiting or admission.running >= room
+        for leave in leaves:
+            leave.set()
+        admission.resize(1)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (admission.running, admission.waiting) == (0, 0)
+
+    scenario()
 
 
 @asynchronous

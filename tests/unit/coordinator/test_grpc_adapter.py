@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import grpc
 import pytest
 
 from coordinator.api.grpc import GenerationServicer
+from coordinator.generation import Caller
 from coordinator.request import Defaults, check
 from sybil_engine.core.completion import Delta, Ending
 from sybil_engine.core.errors import Exhausted, SybilError
@@ -36,14 +38,21 @@ class Aborted(Exception):
 class FakeCall:
     """What a servicer sees of a call."""
 
-    def __init__(self) -> None:
+    def __init__(self, remaining_s: float | None = None) -> None:
         self.written: list[wire.GenerateResponse] = []
+        self.remaining_s = remaining_s
 
     async def write(self, response: wire.GenerateResponse) -> None:
         self.written.append(response)
 
-    async def abort(self, code: grpc.StatusCode, details: str) -> None:
+    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: object = ()) -> None:
         raise Aborted(code, details)
+
+    def peer(self) -> str:
+        return "ipv4:10.0.0.7:40312"
+
+    def time_remaining(self) -> float | None:
+        return self.remaining_s
 
 
 class FakeGeneration:
@@ -51,12 +60,14 @@ class FakeGeneration:
 
     def __init__(self, deltas: Sequence[Delta] = (), error: SybilError | None = None) -> None:
         self.requests: list[GenerationRequest] = []
+        self.callers: list[Caller] = []
         self.closed = False
         self._deltas = deltas
         self._error = error
 
-    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    async def stream(self, request: GenerationRequest, caller: Caller) -> AsyncGenerator[Delta, None]:
         self.requests.append(request)
+        self.callers.append(caller)
         await check(request, TARGET.description, TARGET.tokenizer, Defaults())
         try:
             for delta in self._deltas:
@@ -67,8 +78,10 @@ class FakeGeneration:
             self.closed = True
 
 
-def called(message: wire.GenerateRequest, generation: FakeGeneration) -> list[wire.GenerateResponse]:
-    call: Any = FakeCall()
+def called(
+    message: wire.GenerateRequest, generation: FakeGeneration, remaining_s: float | None = None
+) -> list[wire.GenerateResponse]:
+    call: Any = FakeCall(remaining_s)
     core: Any = generation
     router: Any = None
     asyncio.run(GenerationServicer(core, router).Generate(message, call))
@@ -116,6 +129,11 @@ def sampling(**values: float) -> wire.GenerateRequest:
         (wire.GenerateRequest(text="a", stop=["x", ""]), "a stop string is empty"),
         (wire.GenerateRequest(text="a", stop=["x"] * 17), "17 stop strings were given; at most 16"),
         (wire.GenerateRequest(text="a", stop=["x" * 5000]), "5000 characters; at most 1000"),
+        (
+            wire.GenerateRequest(text="a", stop_token_ids=[9999] * 1025),
+            "stop_token_ids holds 1025 tokens; at most 1024",
+        ),
+        (wire.GenerateRequest(text="a", user="x" * 257), "user has 257 characters; at most 256"),
         (wire.GenerateRequest(text="a", window_tokens=65), "window_tokens is 65; it must be between 1 and 64, or 0"),
         (wire.GenerateRequest(text="a", speculation=99), "choose one of off, lockstep, pipelined, hedged, auto"),  # type: ignore[arg-type]
         (wire.GenerateRequest(text="a", acceptance_rule=99), "acceptance_rule"),  # type: ignore[arg-type]
@@ -153,6 +171,8 @@ def test_every_field_of_a_request_is_read() -> None:
             acceptance_rule=types_pb2.ACCEPTANCE_RULE_RATIO_TEST,
             logprobs=True,
             resume_token_ids=[5, 6],
+            priority=-3,
+            user="ada",
         )
     )
     assert (list(request.prompt or ()), list(request.stop), list(request.stop_token_ids)) == ([1, 2], ["x"], [7])
@@ -160,8 +180,20 @@ def test_every_field_of_a_request_is_read() -> None:
     assert (request.seed, request.max_tokens, list(request.resume_token_ids)) == (2**64 - 1, 9, [5, 6])
     assert (request.speculation, request.window_tokens) == (Speculation.HEDGED, 4)
     assert request.acceptance_rule is AcceptanceRule.RATIO_TEST
+    assert (request.priority, request.user) == (-3, "ada")
     assert request.ignore_end_tokens
     assert request.logprobs
+
+
+def test_a_caller_is_a_host_whatever_its_port_and_has_the_deadline_of_its_call() -> None:
+    generation = FakeGeneration()
+    before_s = time.monotonic()
+    called(wire.GenerateRequest(text="a"), generation, remaining_s=3)
+    called(wire.GenerateRequest(text="a"), generation)
+    limited, unlimited = generation.callers
+    assert limited.name == unlimited.name == "ipv4:10.0.0.7"
+    assert before_s + 3 <= limited.deadline_s <= time.monotonic() + 3
+    assert unlimited.deadline_s == math.inf
 
 
 def test_every_delta_is_written_as_it_came() -> None:
