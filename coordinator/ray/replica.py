@@ -7,6 +7,7 @@ from coordinator.ray.hosting import StoppableActor
 from coordinator.routing import RoutingTable
 from coordinator.service import Coordinator, open_coordinator
 from coordinator.settings import ServingSettings
+from coordinator.sharing import Demand
 from sybil_engine.core.errors import Unavailable
 
 
@@ -46,11 +47,46 @@ class Replica(StoppableActor):
         router = self._coordinator.router
         return router.waiting_for_verifier() or router.waiting_for_drafters() or "the coordinator"
 
+    async def demand(self) -> Demand:
+        """See `Sharer`."""
+        return self._coordinator.admission.demand() if self._coordinator else Demand()
+
+    async def grant(self, share: int) -> int:
+        """See `Sharer`."""
+        return self._coordinator.admission.grant(share) if self._coordinator else 0
+
     async def _serve(self, table: RoutingTable) -> None:
         async with open_coordinator(self._settings, table) as self._coordinator:
+            if self._settings.replicas > 1:
+                # The fleet says when others leave room.
+                self._coordinator.admission.grant(0)
             await self._coordinator.start_serving(lambda waiting: None)
             self._started = True
             await asyncio.Event().wait()
+
+
+class RemoteReplica:
+    """A replica's part in sharing the room, called from the fleet; one whose process died holds nothing."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def demand(self) -> Demand:
+        import ray
+
+        try:
+            demand: Demand = await self._actor.demand.remote()
+        except ray.exceptions.RayError:
+            return Demand()
+        return demand
+
+    async def grant(self, share: int) -> int:
+        import ray
+
+        try:
+            return int(await self._actor.grant.remote(share))
+        except ray.exceptions.RayError:
+            return 0
 
 
 def replica_actor(settings: ServingSettings) -> Any:

@@ -11,15 +11,17 @@ from coordinator.addresses import reachable
 from coordinator.progress import Report, until_done
 from coordinator.ray.cluster import START_S
 from coordinator.ray.placement import PlacedService, place
-from coordinator.ray.replica import replica_actor
+from coordinator.ray.replica import RemoteReplica, replica_actor
 from coordinator.routing import RoutingTable
 from coordinator.settings import CoordinatorSettings, PlaceSettings
+from coordinator.sharing import Sharing
 from sybil_engine.core.errors import SybilError
 
 logger = logging.getLogger(__name__)
 
 _RESTART_PAUSE_S = 0.2
 _STATUS_S = 0.1
+_SHARE_S = 0.1
 _NO_ANSWER = "the coordinator to start"
 
 
@@ -75,6 +77,9 @@ class Supervisor:
         self._tasks += [
             asyncio.create_task(self._keep(each, lambda: (self._table,), self._watch)) for each in self._replicas
         ]
+        if settings.replicas > 1:
+            sharing = Sharing([RemoteReplica(each.actor) for each in self._replicas])
+            self._tasks.append(asyncio.create_task(sharing.keep(_SHARE_S)))
         # A replica gives up by itself after start_s and drafter_start_s, with a better reason.
         await until_done(self._replicas_pending, report, settings.start_s + settings.drafter_start_s + START_S)
 

@@ -31,11 +31,10 @@ PROMPT = (40, 41, 42)
 
 
 @asynccontextmanager
-async def toys(fingerprint: str = "toy") -> AsyncIterator[tuple[str, str]]:
+async def toys(fingerprint: str = "toy", sessions: int = 64) -> AsyncIterator[tuple[str, str]]:
     """Addresses of a verifier and a drafter without models, in a process of their own: Ray forks, gRPC must not."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.contract.coordinator", fingerprint, stdout=asyncio.subprocess.PIPE
-    )
+    command = (sys.executable, "-m", "tests.contract.coordinator", fingerprint, str(sessions))
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     assert process.stdout
     try:
         verifier, drafter = (await process.stdout.readline()).decode().split()
@@ -143,6 +142,21 @@ async def test_replicas_share_the_port_and_one_that_is_killed_comes_back() -> No
             assert before[1] in descendants("ray::Replica")
     assert reports[0] == "waiting for Ray to start (0 s)"
     assert not descendants("")
+
+
+@asynchronous
+async def test_replicas_together_admit_no_more_than_the_verifier_has_room_for() -> None:
+    async with (
+        toys(sessions=3) as (verifier, _),
+        coordinator("--replicas", "2", "--verifiers", verifier) as process,
+    ):
+        address = await serving_address(process)
+        # A session too many would be refused by the verifier, and end its request.
+        calls = [asyncio.create_task(generated(address, max_tokens=12)) for _ in range(24)]
+        assert set(await asyncio.gather(*calls)) == {toy_completion(PROMPT, 7, 12)}
+        process.send_signal(signal.SIGTERM)
+        await said(process)
+        assert await process.wait() == 0
 
 
 @asynchronous

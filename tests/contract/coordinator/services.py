@@ -36,6 +36,7 @@ class ToyVerifier(verifier_service_pb2_grpc.VerifierServiceServicer):
     Attributes:
         pass_s: how long a pass takes.
         refuse_with: status of every new session.
+        full_with: status of a session that finds every slot taken.
         break_after: passes after which every session breaks with UNAVAILABLE; None: never.
         plans: what its rule decides.
         blocks: those that arrived, as they came.
@@ -44,6 +45,7 @@ class ToyVerifier(verifier_service_pb2_grpc.VerifierServiceServicer):
     description: ModelDescription = field(default_factory=lambda: toy_description("toy-target"))
     pass_s: float = 0.002
     refuse_with: grpc.StatusCode | None = None
+    full_with: grpc.StatusCode = grpc.StatusCode.RESOURCE_EXHAUSTED
     break_after: int | None = None
     plans: Plans = ahead
     sessions: int = 0
@@ -72,7 +74,7 @@ class ToyVerifier(verifier_service_pb2_grpc.VerifierServiceServicer):
         if self.refuse_with:
             await context.abort(self.refuse_with, f"refused with {self.refuse_with.name}")
         if self.sessions >= self.description.max_sessions:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no free slot")
+            await context.abort(self.full_with, "no free slot")
         self.sessions += 1
         self.most_sessions = max(self.most_sessions, self.sessions)
         verification = ToyVerification(opening, self.plans, judged)
