@@ -77,7 +77,7 @@ class Variant:
                 weights += module.weight.numel()
                 weight_bytes += module.weight.numel() * module.weight.element_size()
         keys = self.runner.cache.keys
-        layers, _, kv_heads, _, head_dim = keys.shape
+        layers, _, kv_heads, head_dim = keys.shape
         seen = POSITION + rows
         cell_bytes = 2 * layers * kv_heads * head_dim * keys.element_size()
         attention = 4 * layers * int(self.model.config.num_attention_heads) * head_dim * seen

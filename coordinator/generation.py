@@ -91,11 +91,11 @@ class Generation:
             SessionError, PairMismatch: the services fail, or do not belong together.
         """
         with self._metrics.request() as meter:
-            async with aclosing(self._deltas(request, meter)) as deltas:
+            async with aclosing(self._deltas(request, caller, meter)) as deltas:
                 async for delta in deltas:
                     yield delta
 
-    async def _deltas(self, request: GenerationRequest, meter: Meter) -> AsyncGenerator[Delta, None]:
+    async def _deltas(self, request: GenerationRequest, caller: Caller, meter: Meter) -> AsyncGenerator[Delta, None]:
         target = self._services.target
         checked = await check(request, target.description, target.tokenizer, self._defaults)
         passages: asyncio.Queue[Passage | Exception] = asyncio.Queue()

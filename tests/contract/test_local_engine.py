@@ -88,7 +88,12 @@ def test_a_full_cache_makes_completions_wait_and_changes_none_of_them(
 ) -> None:
     evicted: list[object] = []
     evict = Residency.evict
-    monkeypatch.setattr(Residency, "evict", lambda self, session: (evicted.append(session), evict(self, session)))
+
+    def watched(residency: Residency[Any], session: Any) -> None:
+        evicted.append(session)
+        evict(residency, session)
+
+    monkeypatch.setattr(Residency, "evict", watched)
 
     def asked(seed: int) -> dict[str, Any]:
         return {"max_tokens": 90, "temperature": 0.8 * (seed % 2), "seed": seed, "speculation": WAYS[seed % len(WAYS)]}

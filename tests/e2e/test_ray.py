@@ -123,6 +123,8 @@ def descendants(name: str, of: int | None = None) -> list[int]:
 @asynchronous
 async def test_replicas_share_the_port_and_one_that_is_killed_comes_back() -> None:
     reports: list[str] = []
+    # What other tests of this process started, such as Python's resource tracker.
+    others = descendants("")
     async with toys() as (verifier, drafter):
         metrics_ports = free_ports(2)
         settings = CoordinatorSettings(
@@ -141,7 +143,7 @@ async def test_replicas_share_the_port_and_one_that_is_killed_comes_back() -> No
                 await _until(lambda: all(map(_answers, metrics_ports)))
             assert before[1] in descendants("ray::Replica")
     assert reports[0] == "waiting for Ray to start (0 s)"
-    assert not descendants("")
+    assert set(descendants("")) <= set(others)
 
 
 @asynchronous

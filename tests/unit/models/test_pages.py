@@ -27,7 +27,7 @@ def fed(pool: PagePool, prompt: tuple[int, ...]) -> int:
 
 
 def places(pool: PagePool, slot: int, cells: range) -> list[int]:
-    return pool.place(slot, cells).tolist()
+    return [int(place) for place in pool.place(slot, cells)]
 
 
 def test_reserving_takes_all_pages_or_none() -> None:
