@@ -47,7 +47,7 @@ _OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 def _can_keep() -> bool:
     """Whether numba finds a folder for its compiled code."""
     return "NUMBA_CACHE_DIR" in os.environ or any(
-        os.access(folder, os.W_OK) for folder in (Path(__file__).parent, Path.home())
+        os.access(folder, os.W_OK) for folder in (Path(__file__).parent, os.path.expanduser("~"))
     )
 
 
