@@ -405,7 +405,7 @@ def test_a_client_in_another_language_gets_the_same_tokens(up: Up, pytestconfig:
     folder = pytestconfig.cache.mkdir("node-client")
     for file in (ROOT / "tests" / "node").iterdir():
         shutil.copy(file, folder)
-    install = ["npm", "ci", "--prefer-offline", "--no-audit", "--no-fund"]
+    install = ["npm", "ci", "--prefer-offline", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=20000"]
     if (installed := subprocess.run(install, cwd=folder, capture_output=True, text=True)).returncode:
         pytest.skip(f"npm could not install the client: {installed.stderr.strip()[-300:]}")
 
