@@ -41,6 +41,8 @@ _F = np.float32
 _SEEN_AS = {torch.float32: np.float32(0), torch.bfloat16: np.int16(0)}
 # Keys and values of so many cells stay in the first cache while each query of a head reads them.
 _TILE_CELLS = 64
+# Numbers of a result that stay in registers while all cells are added.
+_STRIP = 4 * LANES
 _OPTIONS = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
 
@@ -77,6 +79,37 @@ def _score(query: Any, keys: Any, firsts: Any, start: int, end: int, scale: Any,
             sum6, sum7 = fma(part, load(keys, at6 + i), sum6), fma(part, load(keys, at7 + i), sum7)
         products = totals(sum0, sum1, sum2, sum3, sum4, sum5, sum6, sum7)
         store(scores, cell, multiply(products, broadcast(scale)))
+
+
+@_compiled
+def _score_two(one: Any, two: Any, keys: Any, firsts: Any, start: int, end: int, scale: Any, scores: Any) -> None:
+    """Do what `_score` does for two queries, so that each key is loaded once for both.
+
+    Args:
+        one, two: [key_dim].
+        scores: of both.
+    """
+    for cell in range(start, end, LANES):
+        at0, at1, at2, at3 = firsts[cell], firsts[cell + 1], firsts[cell + 2], firsts[cell + 3]
+        at4, at5, at6, at7 = firsts[cell + 4], firsts[cell + 5], firsts[cell + 6], firsts[cell + 7]
+        one0 = one1 = one2 = one3 = one4 = one5 = one6 = one7 = broadcast(_F(0))
+        two0 = two1 = two2 = two3 = two4 = two5 = two6 = two7 = broadcast(_F(0))
+        for i in range(0, len(one), LANES):
+            part, other = load(one, i), load(two, i)
+            key0, key1, key2, key3 = load(keys, at0 + i), load(keys, at1 + i), load(keys, at2 + i), load(keys, at3 + i)
+            key4, key5, key6, key7 = load(keys, at4 + i), load(keys, at5 + i), load(keys, at6 + i), load(keys, at7 + i)
+            one0, two0 = fma(part, key0, one0), fma(other, key0, two0)
+            one1, two1 = fma(part, key1, one1), fma(other, key1, two1)
+            one2, two2 = fma(part, key2, one2), fma(other, key2, two2)
+            one3, two3 = fma(part, key3, one3), fma(other, key3, two3)
+            one4, two4 = fma(part, key4, one4), fma(other, key4, two4)
+            one5, two5 = fma(part, key5, one5), fma(other, key5, two5)
+            one6, two6 = fma(part, key6, one6), fma(other, key6, two6)
+            one7, two7 = fma(part, key7, one7), fma(other, key7, two7)
+        of_one = totals(one0, one1, one2, one3, one4, one5, one6, one7)
+        of_two = totals(two0, two1, two2, two3, two4, two5, two6, two7)
+        store(scores[0], cell, multiply(of_one, broadcast(scale)))
+        store(scores[1], cell, multiply(of_two, broadcast(scale)))
 
 
 @_compiled
@@ -145,6 +178,35 @@ def _average(weights: Any, values: Any, firsts: Any, start: int, end: int, resul
 
 
 @_compiled
+def _average_two(weights: Any, values: Any, firsts: Any, start: int, end: int, one: Any, two: Any) -> None:
+    """Do what `_average` does for two results, so that each value is loaded once for both.
+
+    Args:
+        weights: of both.
+        one, two: [value_dim], a multiple of `_STRIP`.
+    """
+    for i in range(0, len(one), _STRIP):
+        one0, one1, one2, one3 = load(one, i), load(one, i + 8), load(one, i + 16), load(one, i + 24)
+        two0, two1, two2, two3 = load(two, i), load(two, i + 8), load(two, i + 16), load(two, i + 24)
+        for cell in range(start, end):
+            at, by, other = firsts[cell] + i, broadcast(weights[0, cell]), broadcast(weights[1, cell])
+            value0, value1 = load(values, at), load(values, at + 8)
+            value2, value3 = load(values, at + 16), load(values, at + 24)
+            one0, two0 = fma(by, value0, one0), fma(other, value0, two0)
+            one1, two1 = fma(by, value1, one1), fma(other, value1, two1)
+            one2, two2 = fma(by, value2, one2), fma(other, value2, two2)
+            one3, two3 = fma(by, value3, one3), fma(other, value3, two3)
+        store(one, i, one0)
+        store(one, i + 8, one1)
+        store(one, i + 16, one2)
+        store(one, i + 24, one3)
+        store(two, i, two0)
+        store(two, i + 8, two1)
+        store(two, i + 16, two2)
+        store(two, i + 24, two3)
+
+
+@_compiled
 def _attend_row(queries: Any, keys: Any, values: Any, seen: Any, scale: Any, kv_heads: int, result: Any) -> None:
     """Attend from one row.
 
@@ -154,6 +216,8 @@ def _attend_row(queries: Any, keys: Any, values: Any, seen: Any, scale: Any, kv_
         seen: how many cells, then which, padded to whole vectors.
     """
     groups, cells = len(queries) // kv_heads, -(-seen[0] // LANES) * LANES
+    # Queries that share a key go in pairs; what is computed for one of them does not change.
+    paired = 0 if result.shape[1] % _STRIP else groups - groups % 2
     scores = np.empty((groups, cells), _F)
     key_firsts, value_firsts = np.empty((2, cells), np.int64)
     result[:] = _F(0)
@@ -161,16 +225,26 @@ def _attend_row(queries: Any, keys: Any, values: Any, seen: Any, scale: Any, kv_
         for cell in range(cells):
             key_firsts[cell] = (seen[1 + cell] * kv_heads + head) * queries.shape[1]
             value_firsts[cell] = (seen[1 + cell] * kv_heads + head) * result.shape[1]
+        asked = queries[head * groups : (head + 1) * groups]
+        answered = result[head * groups : (head + 1) * groups]
         for start in range(0, cells, _TILE_CELLS):
             end = min(start + _TILE_CELLS, cells)
-            for group in range(groups):
-                _score(queries[head * groups + group], keys, key_firsts, start, end, scale, scores[group])
+            for group in range(0, paired, 2):
+                _score_two(
+                    asked[group], asked[group + 1], keys, key_firsts, start, end, scale, scores[group : group + 2]
+                )
+            for group in range(paired, groups):
+                _score(asked[group], keys, key_firsts, start, end, scale, scores[group])
         for group in range(groups):
             _weigh(scores[group], seen[0])
         for start in range(0, cells, _TILE_CELLS):
             end = min(start + _TILE_CELLS, cells)
-            for group in range(groups):
-                _average(scores[group], values, value_firsts, start, end, result[head * groups + group])
+            for group in range(0, paired, 2):
+                _average_two(
+                    scores[group : group + 2], values, value_firsts, start, end, answered[group], answered[group + 1]
+                )
+            for group in range(paired, groups):
+                _average(scores[group], values, value_firsts, start, end, answered[group])
 
 
 @_compiled
