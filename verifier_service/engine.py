@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from torch import Tensor
+
 from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.occupancy import Occupancy
@@ -16,7 +18,7 @@ from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.serving.opening import check_opening
-from verifier_service.judging import Judged, SessionShares, judge_rows
+from verifier_service.judging import Judged, SessionShares, committed_logprobs, judge_rows
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.pace import Pace
 from verifier_service.policy.rows import CELLS_A_BRANCH, MOST_BRANCHES, RowControl, Share
@@ -34,6 +36,7 @@ class _UncommittedPass:
     Attributes:
         shares: of each session that took part.
         judged: the same with their verdicts; empty for a session that drew nothing.
+        shaped: [drawn rows, vocabulary], the shaped logits.
         waits_ns: how long each session waited for the pass.
         start_ns, end_ns: when it began, and when it had drawn and judged.
         gap_ns, forward_ns: as in PassTimings.
@@ -44,6 +47,7 @@ class _UncommittedPass:
 
     shares: Sequence[SessionShares]
     judged: list[list[Judged]]
+    shaped: Tensor
     waits_ns: list[int]
     start_ns: int
     end_ns: int
@@ -206,10 +210,12 @@ class Verifier:
         beside_drafter = any(session.plan.speculation.drafts_ahead for session in self._sessions.values())
         logits = self._runner.forward(batch, alone=not beside_drafter)
         forward_ns = time.monotonic_ns() - start_ns
-        judged = iter(judge_rows(every, logits))
+        every_judged, shaped = judge_rows(every, logits)
+        judged = iter(every_judged)
         made = _UncommittedPass(
             shares,
             [[next(judged) for share in own if share.drawn_rows] for own in shares],
+            shaped,
             waits_ns,
             start_ns,
             time.monotonic_ns(),
@@ -245,15 +251,22 @@ class Verifier:
     def _commit(self, made: _UncommittedPass) -> None:
         """Commit a pass's verdicts, except for sessions that have ended since."""
         since_ns = time.monotonic_ns()
+        decided = []
         for shares, judged, wait_ns in zip(made.shares, made.judged, made.waits_ns, strict=True):
             session = shares[0].session
             if self._sessions.get(session.slot) is not session:
                 continue
             self._yield_turn(session)
             if judged:
-                self._commit_session(made, shares, judged, wait_ns)
+                # If branches reach equally far, `max` takes the trunk: its cells are already in place.
+                decided.append((shares, judged[0], max(judged, key=lambda each: each.verdict.accepted), wait_ns))
             else:
                 session.fed_tokens += shares[0].committed_tokens
+        best = [each for _, _, each, _ in decided]
+        self._keep([each.share for each in best if each.share.branch])
+        logprobs = committed_logprobs(best, made.shaped)
+        for (shares, trunk, chosen, wait_ns), of_session in zip(decided, logprobs, strict=True):
+            self._commit_session(made, shares, trunk, chosen, of_session, wait_ns)
         self._last_pass_end_ns = time.monotonic_ns()
         times = self._pass_times if made.beside_drafter else self._alone_times
         # Leaves out the messages that were handled in between.
@@ -262,14 +275,16 @@ class Verifier:
         self.tally.passes.ran(made.padded_rows, pass_ns)
 
     def _commit_session(
-        self, made: _UncommittedPass, shares: SessionShares, judged: list[Judged], wait_ns: int
+        self,
+        made: _UncommittedPass,
+        shares: SessionShares,
+        trunk: Judged,
+        best: Judged,
+        logprobs: Sequence[float],
+        wait_ns: int,
     ) -> None:
         session = shares[0].session
-        trunk = judged[0]
         session.learn(trunk.share.path or (), trunk.verdict)
-        # If branches reach equally far, `max` takes the trunk: its cells are already in place.
-        best = max(judged, key=lambda each: each.verdict.accepted)
-        self._keep(best.share)
         now_ns = time.monotonic_ns()
         rows = sum(share.rows for own in made.shares for share in own)
         speculation = session.plan.speculation
@@ -277,7 +292,7 @@ class Verifier:
         commit = session.commit(
             best.share.path or (),
             best.verdict,
-            best.logprobs() if session.opening.logprobs else (),
+            logprobs,
             PassTimings(wait_ns, made.gap_ns, made.forward_ns, now_ns - made.start_ns - made.forward_ns),
             now_ns,
             made.prefill_ns + session.pace.alone_times.expected_ns(plain_rows),
@@ -287,11 +302,10 @@ class Verifier:
             self.close(session)
         session.emit(commit)
 
-    def _keep(self, share: Share[VerifierSession]) -> None:
-        """Move the cells of the chosen share to the cells of its positions."""
-        first_cell = self._first_cell(share.branch)
-        if first_cell is not None:
-            self._runner.keep_branch(share.session.slot, first_cell, share.session.fed_tokens, share.rows)
+    def _keep(self, branches: SessionShares) -> None:
+        """Move the cells of the branches that are committed to the cells of their positions."""
+        if branches:
+            self._runner.keep_branches([self._rows(share) for share in branches])
 
     def _yield_turn(self, session: VerifierSession) -> None:
         """Move a session that was served to the end of the queue, so that none starves."""

@@ -1,7 +1,8 @@
 """From a pass's logits to verdicts: the target's own tokens are drawn, and each share's path is judged by them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -20,47 +21,61 @@ class Judged:
     """A share and its verdict.
 
     Attributes:
-        shaped: [drawn rows, vocabulary].
+        first_row: of the share, among the rows of the pass that draw a token.
     """
 
     share: Share[VerifierSession]
-    shaped: Tensor
+    first_row: int
     verdict: Verdict
 
-    def logprobs(self) -> list[float]:
-        """The log-probability of each token that the share commits."""
-        token_ids = torch.tensor(self.verdict.token_ids, device=self.shaped.device).unsqueeze(-1)
-        logprobs = torch.log_softmax(self.shaped[: len(token_ids)], dim=-1)
-        result: list[float] = logprobs.gather(-1, token_ids).squeeze(-1).tolist()
-        return result
 
-
-def judge_rows(shares: SessionShares, logits: Tensor) -> Iterator[Judged]:
+def judge_rows(shares: SessionShares, logits: Tensor) -> tuple[list[Judged], Tensor]:
     """Draw the target's own token at each row that draws one, and judge each share's path.
 
     Args:
         logits: [rows of all shares, vocabulary].
 
     Returns:
-        The shares that draw a token, judged.
+        The shares that draw a token, judged; and [drawn rows, vocabulary], the shaped logits.
     """
     drawn, shaped = _draw(shares, logits)
-    start = 0
+    judged: list[Judged] = []
+    row = 0
     for share in shares:
         if not share.drawn_rows:
             continue
-        rows = slice(start, start + share.drawn_rows)
-        start = rows.stop
         session, path = share.session, share.path or ()
         window = Window(
             session.opening.seed,
             len(session.ledger),
             [node.token_id for node in path],
             [node.distribution for node in path if node.distribution],
-            drawn[rows],
-            shaped[rows],
+            drawn[row : row + share.drawn_rows],
+            shaped,
+            row,
         )
-        yield Judged(share, window.shaped, session.judge.judge(window))
+        judged.append(Judged(share, row, session.judge.judge(window)))
+        row += share.drawn_rows
+    return judged, shaped
+
+
+def committed_logprobs(judged: Sequence[Judged], shaped: Tensor) -> list[tuple[float, ...]]:
+    """The log-probabilities of the tokens that shares commit, of each share whose session asks for them.
+
+    Args:
+        shaped: [drawn rows of the pass, vocabulary].
+    """
+    asking = [each for each in judged if each.share.session.opening.logprobs]
+    rows = [each.first_row + place for each in asking for place in range(len(each.verdict.token_ids))]
+    if not rows:
+        return [()] * len(judged)
+    token_ids = torch.tensor([token_id for each in asking for token_id in each.verdict.token_ids], device=shaped.device)
+    logprobs = torch.log_softmax(shaped[rows], dim=-1).gather(-1, token_ids.unsqueeze(-1)).squeeze(-1).tolist()
+    of_row = iter(logprobs)
+    return [
+        tuple(islice(of_row, len(each.verdict.token_ids))) if each.share.session.opening.logprobs else ()
+        for each in judged
+    ]
 
 
 def _draw(shares: SessionShares, logits: Tensor) -> tuple[list[int], Tensor]:

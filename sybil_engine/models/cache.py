@@ -98,9 +98,15 @@ class PagedCache:
         (places,) = self._moved(self.pool.place(slot, cells))
         self.keys[:, places], self.values[:, places] = keys.transpose(0, 1), values.transpose(0, 1)
 
-    def move(self, slot: int, start: int, to: int, count: int) -> None:
-        """Copy cells of a session to others that they do not overlap."""
-        self.write(slot, range(to, to + count), *self.read(slot, range(start, start + count)))
+    def move(self, places: Cells, to: Cells) -> None:
+        """Copy cells to others, none of which is moved itself.
+
+        Args:
+            places, to: [cells], where they lie in the cache.
+        """
+        read, written = self._moved(places, to)
+        for side in (self.keys, self.values):
+            side[:, written] = side[:, read]
 
     def _moved(self, *numbers: Cells) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(each).to(self.keys.device) for each in numbers)

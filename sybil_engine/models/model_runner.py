@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from sybil_engine.models.numerics.probe import TOTALS, probe
 from sybil_engine.models.numerics.products import products_of
 from sybil_engine.models.numerics.row_class import AnyRows, RowClass
 from sybil_engine.models.numerics.threads import threads_agree, threads_set
-from sybil_engine.models.pages import PAGE_CELLS, PagePool
+from sybil_engine.models.pages import PAGE_CELLS, Cells, PagePool
 from sybil_engine.models.passes.eager import EagerPasses
 from sybil_engine.models.passes.execution import Execution, feed
 from sybil_engine.models.passes.traced import TracedPasses
@@ -161,9 +162,18 @@ class ModelRunner:
         """See `Runner.tree_cells`."""
         return self._branch_start + self._branch_cells
 
-    def keep_branch(self, slot: int, first_cell: int, position: int, tokens: int) -> None:
-        """See `Runner.keep_branch`."""
-        self.cache.move(slot, first_cell, position, tokens)
+    def keep_branches(self, branches: Sequence[Rows]) -> None:
+        """See `Runner.keep_branches`."""
+        moved, to = zip(*(self._branch_places(rows) for rows in branches), strict=True)
+        self.cache.move(np.concatenate(moved), np.concatenate(to))
+
+    def _branch_places(self, branch: Rows) -> tuple[Cells, Cells]:
+        """Where the cells of a branch lie, and those of its positions."""
+        assert branch.first_cell is not None, "the rows of a trunk are in place"
+        tokens = len(branch.token_ids)
+        starts = branch.first_cell, branch.position
+        moved, to = (self.pool.place(branch.slot, range(start, start + tokens)) for start in starts)
+        return moved, to
 
     def forward(self, batch: Sequence[Rows], *, alone: bool = False) -> Tensor:
         """See `Runner.forward`."""

@@ -63,13 +63,11 @@ class Runner(Protocol):
     def pool(self) -> PagePool:
         """Which sessions hold which cells. A session's cells are reserved there before they are fed."""
 
-    def keep_branch(self, slot: int, first_cell: int, position: int, tokens: int) -> None:
-        """Move the cells of a judged branch to the cells of its positions.
+    def keep_branches(self, branches: Sequence[Rows]) -> None:
+        """Move the cells of judged branches, as they were fed, to the cells of their positions.
 
         Args:
-            first_cell: the branch's first cell.
-            position: of its first token.
-            tokens: how many there are.
+            branches: each with its first cell; of a session at most one.
         """
 
     def prefill(self, prompt: Rows) -> None:

@@ -86,18 +86,18 @@ class LoadedPair:
 
     def _count_branches(self) -> None:
         """Watch the target's runner: how many branches it feeds, and how many of them it keeps."""
-        forward, keep_branch = self.target_runner.forward, self.target_runner.keep_branch
+        forward, keep_branches = self.target_runner.forward, self.target_runner.keep_branches
 
         def counting_forward(batch: Sequence[Rows], *, alone: bool = False) -> Tensor:
             self.branches_judged += sum(rows.first_cell is not None for rows in batch)
             return forward(batch, alone=alone)
 
-        def counting_keep_branch(slot: int, first_cell: int, position: int, tokens: int) -> None:
-            self.branches_kept += 1
-            keep_branch(slot, first_cell, position, tokens)
+        def counting_keep_branches(branches: Sequence[Rows]) -> None:
+            self.branches_kept += len(branches)
+            keep_branches(branches)
 
         self.target_runner.forward = counting_forward  # type: ignore[method-assign]
-        self.target_runner.keep_branch = counting_keep_branch  # type: ignore[method-assign]
+        self.target_runner.keep_branches = counting_keep_branches  # type: ignore[method-assign]
 
     def complete(
         self, openings: Sequence[SessionOpen], *, together: int = 1, schedule_seed: int = 0, lost_blocks: float = 0.0

@@ -99,7 +99,7 @@ class FakeRunner:
         # What stands in each cell of the cache: a position and a token.
         self._memory: dict[int, tuple[int, int]] = {}
         self.branch_cells = range(branch_start, cells)
-        self.moved: list[tuple[int, ...]] = []
+        self.moved: list[Rows] = []
 
     @property
     def slots_in_use(self) -> int:
@@ -156,10 +156,15 @@ class FakeRunner:
     def padded_rows(self, batch: Sequence[Rows]) -> int:
         return sum(len(rows.token_ids) for rows in batch)
 
-    def keep_branch(self, slot: int, first_cell: int, position: int, tokens: int) -> None:
-        self.moved.append((slot, first_cell, position, tokens))
-        kept = self._read(slot, range(first_cell, first_cell + tokens), first_position=position)
-        self._fill(slot, range(position, position + tokens), range(position, position + tokens), kept)
+    def keep_branches(self, branches: Sequence[Rows]) -> None:
+        for rows in branches:
+            assert rows.first_cell is not None
+            self.moved.append(rows)
+            count = len(rows.token_ids)
+            positions = range(rows.position, rows.position + count)
+            kept = self._read(rows.slot, range(rows.first_cell, rows.first_cell + count), rows.position)
+            assert kept == list(rows.token_ids), "a branch's cells hold what was fed into them"
+            self._fill(rows.slot, positions, positions, kept)
 
     def _write(self, rows: Rows) -> list[int]:
         """Fill the cells of rows; returns the tokens that they see before them."""

@@ -19,7 +19,8 @@ class Window:
         drafted: [window].
         distributions: [window], what each token was drawn from; empty unless the judge wants them.
         drawn: [window + 1], the target's own token at each of these positions and the next, under shared noise.
-        shaped: [window + 1, vocabulary], the target's logits as `shape_logits` returns them.
+        shaped: [rows of the pass, vocabulary], the target's logits as `shape_logits` returns them.
+        first_row: the window's first row among these.
     """
 
     seed: int
@@ -28,6 +29,12 @@ class Window:
     distributions: Sequence[Distribution]
     drawn: Sequence[int]
     shaped: Tensor
+    first_row: int = 0
+
+    @property
+    def own_shaped(self) -> Tensor:
+        """[window + 1, vocabulary], the window's own rows of `shaped`."""
+        return self.shaped[self.first_row :][: len(self.drawn)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class RatioTest:
             noise = gumbel_noise([window.seed], [window.position + index], vocabulary_size, Stream.CORRECTION)[0]
             return int((torch.from_numpy(probabilities).log() + noise).argmax())
 
-        target = list(torch.softmax(window.shaped.cpu().double(), dim=-1).numpy())
+        target = list(torch.softmax(window.own_shaped.cpu().double(), dim=-1).numpy())
         draft = [_spread(each, vocabulary_size) for each in window.distributions]
         return Verdict(walk(window.drafted, draft, target, coin, draw, window.drawn[-1]))
 

@@ -147,7 +147,7 @@ def test_a_branch_beside_the_trunk_computes_what_it_would_compute_alone(runner: 
         assert torch.equal(mine, theirs)
     # The trunk's cells are what they were; a branch's, once moved, are those of the branch fed alone.
     assert torch.equal(runner.cache.read(slot, range(start, start + rows))[0], keys)
-    runner.keep_branch(slot, runner.branch_cells.start, start, rows)
+    runner.keep_branches([batch[1]])
     moved = runner.cache.read(slot, range(start, start + rows))[0]
     runner.forward([Rows(slot, start, tuple(branches[0]))])
     assert torch.equal(runner.cache.read(slot, range(start, start + rows))[0], moved)

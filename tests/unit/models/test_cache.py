@@ -71,6 +71,6 @@ def test_moved_cells_hold_what_was_there(start: int, to: int) -> None:
     cache.keys.normal_()
     cache.values.normal_()
     moved = cache.read(slot, range(start, start + count))
-    cache.move(slot, start, to, count)
+    cache.move(*(cache.pool.place(slot, range(first, first + count)) for first in (start, to)))
     for before, after in zip(moved, cache.read(slot, range(to, to + count)), strict=True):
         assert torch.equal(before, after)
