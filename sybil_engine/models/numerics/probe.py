@@ -19,7 +19,7 @@ from sybil_engine.models.numerics.fed_rows import FedRows, ProbedRunner, feed_ro
 from sybil_engine.models.numerics.products import Product, outputs_in_groups, telling_inputs
 from sybil_engine.models.numerics.row_class import RowClass
 
-TOTALS = (*range(1, 9), 10, 12, 14, 16, 24, 32, 48, 64)
+TOTALS = (*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64)
 # The committed token and a window of 1 to 7 are always tested, however slow the machine is.
 SINGLE_SESSION_TOTALS = range(2, 9)
 LEAST_ROWS = 2

@@ -87,7 +87,7 @@ def test_a_total_that_other_sessions_change_ends_the_class() -> None:
 
 def test_a_total_that_a_long_neighbour_changes_ends_the_class() -> None:
     def error(total: int, batch: Sequence[Rows]) -> float:
-        return float(total >= 24 and len(batch) > 1 and max(rows.position for rows in batch) > 64)
+        return float(total >= 20 and len(batch) > 1 and max(rows.position for rows in batch) > 64)
 
     assert probe(Machine(error)).totals == (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16)
 
