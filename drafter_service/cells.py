@@ -70,7 +70,6 @@ class CellMap:
             self._slot,
             tuple(token_ids),
             range(start, start + len(token_ids)),
-            cells,
             self._committed[:start],
             [cells[: row + 1] for row in range(len(cells))],
         )
@@ -82,7 +81,6 @@ class CellMap:
             self._slot,
             tuple(candidate.token_id for candidate in candidates),
             [candidate.parent.position + 1 for candidate in candidates],
-            cells,
             self._committed[: self.fed_tokens],
             [[*self._path(candidate.parent), cell] for candidate, cell in zip(candidates, cells, strict=True)],
         )

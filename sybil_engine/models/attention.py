@@ -31,37 +31,22 @@ def register() -> None:
 
 
 def visibility(positions: Tensor, span: int, *, groups: int, kv_heads: int, dtype: torch.dtype) -> Tensor:
-    """Build the folded additive mask of a pass whose rows see every cell up to their own.
+    """Build the folded additive mask of a chunk whose rows see every cell up to their own.
 
     Args:
-        positions: [sessions, rows], the cell of each row, int64.
+        positions: [rows], the cell of each row, int64.
         span: cells in view.
         groups: query heads to a key head.
 
     Returns:
-        [sessions, kv_heads, max(LEAST_FOLDED_ROWS, groups * rows), span], 0 where visible, else -inf; padding rows
-        see every cell.
+        [1, kv_heads, max(LEAST_FOLDED_ROWS, groups * rows), span], 0 where visible, else -inf; padding rows see every
+        cell.
     """
     hidden = torch.arange(span, device=positions.device) > positions.unsqueeze(-1)
-    return fold_mask(hidden, groups=groups, kv_heads=kv_heads, dtype=dtype)
-
-
-def fold_mask(hidden: Tensor, *, groups: int, kv_heads: int, dtype: torch.dtype) -> Tensor:
-    """Build the folded additive mask of a pass from the cells that are hidden from each row.
-
-    Args:
-        hidden: [sessions, rows, span], bool.
-        groups: query heads to a key head.
-
-    Returns:
-        As `visibility`.
-    """
-    sessions, rows, span = hidden.shape
-    folded_rows = groups * rows
-    mask = torch.zeros(sessions, max(folded_rows, LEAST_FOLDED_ROWS), span, dtype=dtype, device=hidden.device)
-    mask[:, :folded_rows].unflatten(1, (groups, rows)).masked_fill_(hidden.unsqueeze(1), float("-inf"))
-    folded = mask.unsqueeze(1).expand(-1, kv_heads, -1, -1)
-    return folded if sessions == 1 else folded.contiguous()
+    folded_rows = groups * len(positions)
+    mask = torch.zeros(max(folded_rows, LEAST_FOLDED_ROWS), span, dtype=dtype, device=positions.device)
+    mask[:folded_rows].unflatten(0, (groups, -1)).masked_fill_(hidden, float("-inf"))
+    return mask.expand(1, kv_heads, -1, -1)
 
 
 def cell_attention(

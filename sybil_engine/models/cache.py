@@ -49,8 +49,8 @@ class CacheView:
 class PagedCache:
     """Keys and values as [layers, cells, kv_heads, dim], and the pool of their pages.
 
-    One page more than the pool has is for padding. All hold zeros until written, so that a masked cell is always a
-    finite number.
+    One page more than the pool has is for padding. All hold zeros at first, so that a masked cell is always a finite
+    number.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from sybil_engine.models import attention
 from sybil_engine.models.cache import CellShape, PagedCache, Turn
 from sybil_engine.models.kernels.wavefront import Wavefront
 from sybil_engine.models.loading import LoadedModel
-from sybil_engine.models.numerics.fed_rows import probed_slots
+from sybil_engine.models.numerics.fed_rows import LEAST_PAGES, probed_slots
 from sybil_engine.models.numerics.probe import TOTALS, probe
 from sybil_engine.models.numerics.products import products_of
 from sybil_engine.models.numerics.row_class import AnyRows, RowClass
@@ -29,7 +29,6 @@ from sybil_engine.models.trial import compare_with_plain_pass, plain_pass
 
 Numerics = Literal["exact", "fast"]
 _CHUNK_STEP = 16
-_LEAST_PAGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ class ModelRunner:
     def _open_cache(self, options: RunnerOptions, shape: CellShape, dtype: torch.dtype) -> PagedCache:
         cells, page_bytes = self._branch_start + options.branch_cells, shape.page_bytes(dtype)
         of_session = -(-cells // PAGE_CELLS)
-        pages, least = options.max_sessions * of_session, min(_LEAST_PAGES, of_session)
+        pages, least = options.max_sessions * of_session, min(LEAST_PAGES, of_session)
         if options.cache_bytes is not None:
             # One is for padding.
             pages = min(pages, options.cache_bytes // page_bytes - 1)
@@ -189,7 +188,7 @@ class ModelRunner:
         logits = [
             self.run(members, self._rows.padded(count_rows(members)))[: count_rows(members)] for members in passes
         ]
-        return (logits[0] if len(logits) == 1 else torch.cat(logits)).float()
+        return _joined(logits)
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Rows], total: int) -> Tensor:
@@ -218,7 +217,7 @@ class ModelRunner:
             self._execution.logits(inputs)[0, :rows]
             for inputs, rows in zip(prepared.inputs, prepared.row_counts, strict=True)
         ]
-        return (logits[0] if len(logits) == 1 else torch.cat(logits)).float()
+        return _joined(logits)
 
     def prefill(self, prompt: Rows) -> None:
         """See `Runner.prefill`. A chunk's shape depends on its length alone."""
@@ -259,3 +258,8 @@ class ModelRunner:
                 f"torch runs {torch.get_num_threads()} threads now and ran {self._exact_threads} when its pass shapes "
                 "were probed; set the thread count before the model starts"
             )
+
+
+def _joined(logits: Sequence[Tensor]) -> Tensor:
+    """[total rows, vocabulary_size], float32, of the passes of one batch."""
+    return (logits[0] if len(logits) == 1 else torch.cat(list(logits))).float()

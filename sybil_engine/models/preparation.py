@@ -1,7 +1,7 @@
 """Preparing a pass: tokens, positions, mask, and the cells that it writes and sees."""
 
 from collections.abc import Sequence
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 import torch
@@ -44,12 +44,12 @@ class Preparation:
         """Prepare a pass over a chunk of a prompt, padded to this many rows."""
         own = range(chunk.position, chunk.position + padded)
         span = whole_spans(own.stop)
-        cells = torch.arange(own.start, own.stop, device=self._device).unsqueeze(0)
+        cells = torch.arange(own.start, own.stop, device=self._device)
         token_ids = chunk.token_ids + (0,) * (padded - len(chunk.token_ids))
         mask = attention.visibility(cells, span, groups=self._groups, kv_heads=self._kv_heads, dtype=self._dtype)
         return PassInputs(
             torch.tensor([token_ids], device=self._device),
-            cells.clamp(max=self._last_position),
+            cells.clamp(max=self._last_position).unsqueeze(0),
             mask if self._listed else mask[:, :, :padded],
             self._cache.chunk(chunk.slot, own, span),
         )
@@ -59,21 +59,28 @@ class Preparation:
         members = [on_one_path(rows) if isinstance(rows, Rows) else rows for rows in batch]
         token_ids, positions = np.zeros((2, 1, total), dtype=np.int64)
         cells = np.full(total, self._cache.padding_cell)
-        trunks = [self._cache.pool.place(member.slot, member.trunk) for member in members]
+        trunks: list[Cells] = []
         paths: list[Cells] = []
         for member in members:
-            start, end = len(paths), len(paths) + len(member.token_ids)
+            rows = len(member.token_ids)
+            start, end = len(paths), len(paths) + rows
             token_ids[0, start:end], positions[0, start:end] = member.token_ids, member.positions
-            cells[start:end] = self._cache.pool.place(member.slot, member.cells)
-            paths += [self._cache.pool.place(member.slot, path) for path in member.paths]
-        of_row = [trunk for trunk, member in zip(trunks, members, strict=True) for _ in member.token_ids]
-        mask, order = (self._lists if self._listed else self._ordered)(of_row, paths, total)
+            trunks += [self._cache.pool.place(member.slot, member.trunk)] * rows
+            paths += self._placed(member)
+        cells[: len(paths)] = [path[-1] for path in paths]
+        mask, order = (self._lists if self._listed else self._ordered)(trunks, paths, total)
         return PassInputs(
             torch.from_numpy(token_ids).to(self._device),
             torch.from_numpy(positions).to(self._device),
             mask,
             self._cache.listed(cells, order),
         )
+
+    def _placed(self, member: TreeRows) -> list[Cells]:
+        """Where the cells of a member's paths lie in the cache."""
+        places = self._cache.pool.place(member.slot, list(chain.from_iterable(member.paths)))
+        ends = list(accumulate(map(len, member.paths)))
+        return [places[start:end] for start, end in pairwise([0, *ends])]
 
     def _lists(self, trunks: Sequence[Cells], paths: Sequence[Cells], total: int) -> tuple[Tensor, None]:
         """The cells that each row sees; see `attention.cell_attention`."""

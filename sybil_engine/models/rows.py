@@ -42,7 +42,7 @@ class TreeRows:
 
     Attributes:
         slot: the session's slot in the cache.
-        token_ids, positions, cells: of each row: its token, the token's position on its path, and its cell.
+        token_ids, positions: of each row: its token, and the token's position on its path.
         trunk: cells that every row sees, in the order of their positions.
         paths: the cells that each row sees after those, its own last.
     """
@@ -50,9 +50,13 @@ class TreeRows:
     slot: int
     token_ids: tuple[int, ...]
     positions: Sequence[int]
-    cells: Sequence[int]
     trunk: npt.NDArray[np.int64]
     paths: Sequence[Sequence[int]]
+
+    @property
+    def cells(self) -> list[int]:
+        """Of each row: the cell that it fills."""
+        return [path[-1] for path in self.paths]
 
 
 def on_one_path(rows: Rows) -> TreeRows:
@@ -64,7 +68,6 @@ def on_one_path(rows: Rows) -> TreeRows:
         rows.slot,
         rows.token_ids,
         range(rows.position, rows.position + count),
-        cells,
         np.arange(rows.position),
         [cells[: row + 1] for row in range(count)],
     )

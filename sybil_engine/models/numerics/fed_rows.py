@@ -12,8 +12,10 @@ from sybil_engine.models.cache import PagedCache
 from sybil_engine.models.pages import PAGE_CELLS
 from sybil_engine.models.rows import Rows
 
-# Of a session in the probe: enough for the largest pass after a long text, however long the context is.
-_LEAST_PAGES = 4
+LEAST_PAGES = 4
+"""The fewest pages of a cache, and of a session in the probe: enough for the largest pass after some text."""
+
+# Of a session in the probe, however long the context is.
 _MOST_CELLS = 1024
 
 
@@ -70,27 +72,25 @@ class FedRows:
 
 @contextmanager
 def probed_slots(runner: ProbedRunner, most: int) -> Iterator[tuple[list[int], int]]:
-    """Slots for at most this many sessions, and how many cells each may fill; leaves the cache empty."""
+    """Slots for at most this many sessions, and how many cells each may fill; leaves all pages free."""
     pool = runner.cache.pool
-    sessions = max(1, min(most, pool.sessions, pool.pages // _LEAST_PAGES))
+    sessions = max(1, min(most, pool.sessions, pool.pages // LEAST_PAGES))
     slots = [pool.allocate() for _ in range(sessions)]
     try:
         yield slots, min(runner.context_tokens, pool.pages // sessions * PAGE_CELLS, _MOST_CELLS)
     finally:
         for slot in slots:
             pool.release(slot)
-        runner.cache.keys.zero_()
-        runner.cache.values.zero_()
 
 
 def scatter(runner: ProbedRunner, slot: int, position: int, rows: int, generator: torch.Generator) -> Rows:
     """Fill a slot's cells before `position` with random numbers, and draw tokens to feed from there."""
     reserved = runner.cache.pool.reserve(slot, range(position + rows))
     assert reserved, "the pool is too small for a probe"
-    sides = runner.cache.read(slot, range(position))
-    runner.cache.write(
-        slot, range(position), *(torch.randn(side.shape, generator=generator).to(side) for side in sides)
-    )
+    cache = runner.cache
+    shapes = ((position, side.shape[0], *side.shape[2:]) for side in (cache.keys, cache.values))
+    cells = (torch.randn(shape, generator=generator).to(cache.keys) for shape in shapes)
+    cache.write(slot, range(position), *cells)
     token_ids = torch.randint(0, runner.vocabulary_size, (rows,), generator=generator)
     return Rows(slot, position, tuple(token_ids.tolist()))
 

@@ -150,7 +150,7 @@ def test_a_tree_may_lie_in_any_of_its_cells_to_the_last() -> None:
     token_ids, slot = tuple(random_tokens(2, 3)), open_slot(runner)
 
     def logits(first: int) -> torch.Tensor:
-        tree = TreeRows(slot, token_ids, (0, 1), (first, first + 1), NO_CELLS, [(first,), (first, first + 1)])
+        tree = TreeRows(slot, token_ids, (0, 1), NO_CELLS, [(first,), (first, first + 1)])
         return runner.forward_tree(runner.prepare_tree([tree]))
 
     # What lies in the padding's cell is no part of any tree.
@@ -165,8 +165,8 @@ def test_a_row_of_a_tree_sees_all_of_its_path_wherever_the_cells_lie() -> None:
     text = random_tokens(6, 7)
     expected = plain_logits(loaded, text)
     slot, path = open_slot(runner), (500, 3, 260, 130, 511, 0)
-    for position, cell in enumerate(path):
+    for position in range(len(path)):
         trunk = np.array(path[: position // 2], dtype=np.int64)
-        tree = TreeRows(slot, (text[position],), (position,), (cell,), trunk, [path[position // 2 : position + 1]])
+        tree = TreeRows(slot, (text[position],), (position,), trunk, [path[position // 2 : position + 1]])
         logits = runner.forward_tree(runner.prepare_tree([tree]))
         torch.testing.assert_close(logits[0], expected[position], atol=1e-4, rtol=1e-4)

@@ -122,9 +122,10 @@ def test_a_row_count_that_is_never_tried_is_refused_with_those_that_are() -> Non
         probe(Machine(classes()), keep_total=9)
 
 
-def test_the_probe_leaves_empty_cells() -> None:
+def test_the_probe_leaves_every_page_free_and_every_number_finite() -> None:
     machine = Machine(classes(2))
     probe(machine)
-    assert not machine.cache.keys.any()
+    assert machine.cache.keys.isfinite().all()
+    assert machine.cache.values.isfinite().all()
     assert machine.cache.pool.open_slots == 0
     assert machine.cache.pool.room == machine.cache.pool.pages
