@@ -19,19 +19,18 @@ class CellMap:
     Args:
         slot: the session's slot in the cache.
         ledger, tree: read, never written.
-        cells: how many cells of the slot may be used.
-        context_tokens: the most tokens that the ledger may hold.
+        spare_cells: how many cells may be used beyond those that the ledger will need.
 
     Attributes:
         fed_tokens: how many of the ledger's first tokens have filled cells.
         used_cells: no cell from this one on has been used.
     """
 
-    def __init__(self, slot: int, ledger: Ledger, tree: DraftTree, cells: int, context_tokens: int) -> None:
+    def __init__(self, slot: int, ledger: Ledger, tree: DraftTree, spare_cells: int) -> None:
         self._slot = slot
         self._ledger = ledger
         self._tree = tree
-        self._spare_cells = cells - context_tokens
+        self._spare_cells = spare_cells
         # Those below `used_cells` that hold nothing any more.
         self._free: list[int] = []
         self._committed = np.empty(256, dtype=np.int64)

@@ -13,10 +13,10 @@ from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.occupancy import Occupancy
 from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.prefill import Prefill
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import AcceptanceRule, Block, ModelDescription
 from sybil_engine.models.residency import Residency
-from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.metrics import PassMetrics
@@ -28,11 +28,14 @@ BRANCH_CELLS = 128
 class Drafter:
     """Owns the draft model; every call comes from the engine's thread.
 
+    Args:
+        prefill_share: parts of prompts that are fed before each pass, see `Prefill`.
+
     Attributes:
         passes: the times and rows of its passes.
     """
 
-    def __init__(self, runner: Runner, description: ModelDescription) -> None:
+    def __init__(self, runner: Runner, description: ModelDescription, prefill_share: float = 1.0) -> None:
         self._runner = runner
         self._pass_times = PassTimes()
         # Greedy and sampled sessions apart, and by acceptance rule: each makes certainty mean something else.
@@ -41,7 +44,8 @@ class Drafter:
         # In the order in which they were last served.
         self._sessions: dict[int, DrafterSession] = {}
         self._numbers = count()
-        self._residency: Residency[DrafterSession] = Residency(runner.pool)
+        prefill: Prefill[DrafterSession] = Prefill(runner.pool.page_cells, runner.prefill_tokens, prefill_share)
+        self._residency = Residency(runner, prefill)
         self.passes = PassMetrics()
 
     @property
@@ -62,15 +66,11 @@ class Drafter:
         """
         vocabulary_size = self.description.vocabulary_size
         max_position = check_opening(opening, vocabulary_size, self.description.context_tokens)
+        # Those of its own positions, and what the context leaves to hedges.
+        cells = max_position + self._runner.tree_cells - self._runner.context_tokens
+        self._residency.check(cells)
         noise = NoiseTape(opening.seed, vocabulary_size, self._runner.device)
-        self._residency.check(max_position)
-        room = SessionRoom(
-            self._runner.pool.allocate(),
-            self._runner.tree_cells,
-            self._runner.context_tokens,
-            max_position,
-            vocabulary_size,
-        )
+        room = SessionRoom(self._runner.pool.allocate(), cells, max_position, vocabulary_size)
         calibration = self._calibrations[opening.sampling.greedy, opening.acceptance_rule]
         session = DrafterSession(opening, room, noise, calibration, emit, next(self._numbers))
         self._sessions[session.slot] = session
@@ -89,48 +89,30 @@ class Drafter:
             self.close(session)
 
     def step(self) -> float | None:
-        """Grow the sessions' draft trees by one pass; see `Engine.step`."""
+        """Feed a part of a prompt; or else grow the sessions' draft trees by one pass. See `Engine.step`."""
         drafting = self._drafting()
-        if not drafting:
+        ready = [session for session in drafting if session.prefill_tokens <= 0][: self._runner.max_rows]
+        if len(ready) < len(drafting):
             self._push()
-            return None
-        turn = drafting[: self._runner.max_rows]
-        most_rows = self._runner.max_rows // len(turn)
-        prefilling = [session for session in turn if session.prefill_tokens > 0]
-        ready = [session for session in turn if session.prefill_tokens <= 0]
-        if prefilling:
-            self._push()
-            self._prefill(prefilling[0])
+            if self._residency.feed(drafting, due=bool(ready)):
+                return 0
         if ready:
+            most_rows = self._runner.max_rows // len(ready)
             self._run_pass([choose_rows(session, most_rows, self._pass_times) for session in ready])
-        return 0
+            self._residency.passed()
+            return 0
+        self._push()
+        return None
 
     def _drafting(self) -> list[DrafterSession]:
         """The sessions that want to draft and hold the cells for a pass, the one served longest ago first."""
-        wanting = [session for session in self._sessions.values() if session.wants_draft]
-        self._residency.start(wanting)
+        sessions = self._sessions.values()
+        wanting = [session for session in sessions if session.wants_draft]
+        if waiting := [session for session in wanting if not session.resident]:
+            self._residency.start(waiting, sum(session.resident for session in sessions))
         for session in wanting:
-            if session.resident and not self._residency.hold(session, self._next_cells(session), wanting):
-                self._residency.evict(session)
+            self._residency.hold(session, session.next_cells(self._runner.max_rows), sessions)
         return [session for session in wanting if session.resident]
-
-    def _next_cells(self, session: DrafterSession) -> range:
-        """Where a pass may put tokens of a session."""
-        used = session.cells.used_cells
-        return range(used, min(used + self._runner.max_rows, self._runner.tree_cells))
-
-    def _prefill(self, session: DrafterSession) -> None:
-        """Feed a part of the prompt."""
-        start = session.cells.fed_tokens
-        reused = self._runner.pool.reuse(session.slot, session.prompt) - start
-        if reused > 0:
-            # Another session has fed the same meanwhile.
-            session.cells.feed_prompt(reused)
-            return
-        part = session.ledger[start : start + min(self._runner.prefill_tokens, session.prefill_tokens)]
-        self._runner.prefill(Rows(session.slot, start, tuple(part)))
-        session.cells.feed_prompt(len(part))
-        self._yield_turn(session)
 
     def _push(self) -> None:
         """Push what was drafted. Called just before a pass, so that serialization overlaps with it."""

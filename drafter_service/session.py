@@ -1,16 +1,16 @@
 """One session as the drafter sees it."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from drafter_service.calibration import Calibration
 from drafter_service.cells import CellMap
 from drafter_service.growth import Drafted, Growth
 from sybil_engine.core.errors import ContextExceeded
-from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.session import Advance, SessionOpen
 from sybil_engine.core.types import Block
+from sybil_engine.models.residency import Resident
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.serving.opening import check_token_ids
 
@@ -20,16 +20,14 @@ class SessionRoom:
     """What a session may use.
 
     Attributes:
-        slot: its rows in the KV cache.
-        cells: how many cells the slot has.
-        context_tokens: the most tokens that its ledger may hold.
+        slot: its table in the KV cache.
+        cells: how many cells it may use.
         max_position: the session ends when this many tokens are committed; none is drafted at or beyond it.
         vocabulary_size: token ids are smaller.
     """
 
     slot: int
     cells: int
-    context_tokens: int
     max_position: int
     vocabulary_size: int
 
@@ -56,14 +54,11 @@ class _HeldBack:
         )
 
 
-class DrafterSession:
+class DrafterSession(Resident):
     """Ledger, growing draft tree, cells, and the plan that the drafting follows.
 
     Attributes:
-        slot: its rows in the KV cache.
         max_position: the session ends when this many tokens are committed.
-        number: in the order of opening.
-        resident: whether it holds cells.
         growth: the draft tree.
         cells: where the tokens of the tree and of the ledger lie.
         plan: what to draft.
@@ -77,18 +72,14 @@ class DrafterSession:
         noise: NoiseTape,
         calibration: Calibration,
         emit: Callable[[tuple[Block, ...] | Exception], None],
-        number: int = 0,
+        number: int,
     ) -> None:
-        self.opening = opening
-        self.slot = room.slot
+        super().__init__(opening, room.slot, number)
         self.max_position = room.max_position
         self.noise = noise
         self.emit = emit
         self.judge = judge_for(opening.acceptance_rule, opening.sampling)
-        self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
         self.plan = opening.plan
-        self.number = number
-        self.resident = False
         self._calibration = calibration
         self._room = room
         self.leave()
@@ -96,39 +87,25 @@ class DrafterSession:
         self._outgoing: list[Block] = []
 
     @property
-    def priority(self) -> int:
-        """See `SessionOpen.priority`."""
-        return self.opening.priority
+    def fed_tokens(self) -> int:
+        """See `Resident.fed_tokens`."""
+        return self.cells.fed_tokens
 
-    @property
-    def prompt(self) -> Sequence[int]:
-        """See `Resident.prompt`."""
-        return self.opening.token_ids[: self.opening.prompt_tokens - 1]
-
-    @property
-    def tokens(self) -> int:
-        """See `Resident.tokens`."""
-        return len(self.ledger)
-
-    def enter(self, reused_tokens: int) -> None:
-        """See `Resident.enter`."""
-        self.cells.feed_prompt(reused_tokens)
+    def feed(self, tokens: int) -> None:
+        """See `Resident.feed`."""
+        self.cells.feed_prompt(tokens)
 
     def leave(self) -> None:
         """See `Resident.leave`; the draft tree grows anew."""
         self.growth = Growth(self.ledger, self._calibration, allows_hedges=self.judge.allows_hedges)
-        self.cells = CellMap(self.slot, self.ledger, self.growth.tree, self._room.cells, self._room.context_tokens)
+        spare_cells = self._room.cells - self._room.max_position
+        self.cells = CellMap(self.slot, self.ledger, self.growth.tree, spare_cells)
         self.growth.aim(self.plan, self._depth)
 
-    @property
-    def prefill_tokens(self) -> int:
-        """Prompt tokens to feed in chunks; the prompt's last token belongs to the pass that drafts the first token."""
-        return self.ledger.prompt_tokens - 1 - self.cells.fed_tokens
-
-    @property
-    def unfed_tokens(self) -> int:
-        """The ledger's tokens that must be fed before anything can be drafted after them."""
-        return len(self.ledger) - self.cells.fed_tokens
+    def next_cells(self, most_rows: int) -> range:
+        """Where a pass may put tokens."""
+        used = self.cells.used_cells
+        return range(used, min(used + most_rows, self._room.cells))
 
     @property
     def wants_draft(self) -> bool:

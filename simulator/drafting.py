@@ -47,13 +47,13 @@ class Drafting:
         self._pass_times = experience.draft_times
         self._pass_ns = point.draft_ns
         self._events = events
-        context_tokens = opening.max_position
         self._session = DrafterSession(
             opening,
-            SessionRoom(0, context_tokens + _BRANCH_CELLS, context_tokens, opening.max_position, ANY_TOKEN),
+            SessionRoom(0, opening.max_position + _BRANCH_CELLS, opening.max_position, ANY_TOKEN),
             NoiseTape(opening.seed, ANY_TOKEN),
             experience.calibrations[opening.sampling.greedy],
             lambda pushed: send(pushed) if isinstance(pushed, tuple) else None,
+            number=0,
         )
         self._unheard: list[Advance] = []
         self._running = False

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from drafter_service.calibration import Calibration
 from sybil_engine.core.pass_times import PassTimes
 from verifier_service.policy.choice import Choice
+from verifier_service.tally import Tally
 
 
 @dataclass(eq=False)
@@ -17,6 +18,7 @@ class Experience:
         draft_times: of draft passes.
         calibrations: what certainty means, by whether tokens are drawn without noise.
         choice: the comparisons of adaptive sessions.
+        tally: what the verifier counts, for nobody to read.
     """
 
     pass_times: PassTimes = field(default_factory=PassTimes)
@@ -24,6 +26,7 @@ class Experience:
     draft_times: PassTimes = field(default_factory=PassTimes)
     calibrations: dict[bool, Calibration] = field(default_factory=lambda: {False: Calibration(), True: Calibration()})
     choice: Choice = field(init=False)
+    tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
         self.choice = Choice(pass_times=self.pass_times)

@@ -59,6 +59,8 @@ class Verifying:
             NoiseTape(opening.seed, ANY_TOKEN),
             lambda _: None,
             now_ns=0,
+            number=0,
+            tally=experience.tally,
         )
         self._row_control = RowControl(MOST_ROWS, experience.pass_times)
         self._running = False

@@ -11,6 +11,7 @@ from sybil_engine.core.errors import Unavailable
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.occupancy import Occupancy
 from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.core.prefill import Prefill, first_come
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import ModelDescription, PassTimings
 from sybil_engine.models.residency import Residency
@@ -63,19 +64,29 @@ class Verifier:
 
     Args:
         max_window_tokens: the most drafted tokens that one pass may judge for a session.
+        prefill_share: parts of prompts that are fed before each pass, see `Prefill`.
+        choose_prompt: see `Prefill`.
 
     Attributes:
         tally: what its passes did.
         choices: what `auto` has learned where drafters take time from verify passes (True), and elsewhere.
     """
 
-    def __init__(self, runner: Runner, description: ModelDescription, max_window_tokens: int) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        description: ModelDescription,
+        max_window_tokens: int,
+        prefill_share: float = 1.0,
+        choose_prompt: Callable[[Sequence[VerifierSession]], VerifierSession] = first_come,
+    ) -> None:
         self._runner = runner
         self.description = description
         # In the order in which they were last served.
         self._sessions: dict[int, VerifierSession] = {}
         self._numbers = count()
-        self._residency: Residency[VerifierSession] = Residency(runner.pool)
+        prefill = Prefill(runner.pool.page_cells, runner.prefill_tokens, prefill_share, choose_prompt)
+        self._residency = Residency(runner, prefill)
         self._last_pass_end_ns = time.monotonic_ns()
         # Time spent on prompts since the last pass.
         self._prefill_ns = 0
@@ -145,60 +156,70 @@ class Verifier:
             self.close(session)
 
     def step(self) -> float | None:
-        """Commit the last pass; or, if that is done, feed a part of a prompt and run a pass over the sessions due.
+        """Commit the last pass; or, if that is done, feed a part of a prompt; or else run a pass over the sessions due.
 
-        A pass is committed in a step of its own, so that blocks that arrived while it ran are in the draft trees by
-        then, and its sessions can take them into account. See `Engine.step`.
+        Each is a step of its own, so that blocks that arrived meanwhile are in the draft trees by then, and what comes
+        next can take them into account. See `Engine.step`.
         """
         if self._made:
             made, self._made = self._made, None
             self._commit(made)
             return 0
-        self._feed_prompt()
         now_ns = time.monotonic_ns()
-        if due := self._schedule(now_ns):
-            self._made = self._run(due, [self._placed(own) for own in self._row_control.choose(due)])
+        self._start_sessions(now_ns)
+        due = self._due(now_ns)
+        if self._feed_prompt(now_ns, due=bool(due)):
             return 0
-        return self._idle_s(now_ns)
+        if held := self._hold_cells(due):
+            self._made = self._run(held, [self._placed(own) for own in self._row_control.choose(held)])
+            self._residency.passed()
+            return 0
+        # Where a session was evicted, another one may go on.
+        return 0 if due else self._idle_s(now_ns)
 
-    def _schedule(self, now_ns: int) -> list[VerifierSession]:
-        """Choose the sessions of the next pass: those that are due, the one served longest ago first."""
+    def _start_sessions(self, now_ns: int) -> None:
+        """Let sessions start, as far as there is room."""
+        waiting = [session for session in self._sessions.values() if not session.resident]
+        for started in self._residency.start(waiting, len(self._sessions) - len(waiting)) if waiting else ():
+            if not started.prefill_tokens:
+                started.start_waiting(now_ns)
+
+    def _due(self, now_ns: int) -> list[VerifierSession]:
+        """The sessions of the next pass, the one served longest ago first.
+
+        A pass that runs anyway also draws the first tokens of sessions that still wait for drafts.
+        """
+        ready = [session for session in self._sessions.values() if session.ready]
+        due = [session for session in ready if session.due_in_ns(now_ns) <= 0]
+        if due and len(due) < len(ready):
+            due = [session for session in ready if session.begins or session.due_in_ns(now_ns) <= 0]
+        return due[: self._runner.max_rows]
+
+    def _hold_cells(self, due: Sequence[VerifierSession]) -> list[VerifierSession]:
+        """Reserve the cells of the next pass; those that are left without take no part."""
         sessions = self._sessions.values()
-        due = [each for each in sessions if each.ready and each.due_in_ns(now_ns) <= 0][: self._runner.max_rows]
         for session in due:
-            if session.resident:
-                end = len(session.ledger) + self._max_window_tokens
-                self._residency.hold(session, range(session.fed_tokens, end), sessions)
+            self._residency.hold(
+                session, range(session.fed_tokens, len(session.ledger) + self._max_window_tokens), sessions
+            )
         return [session for session in due if session.resident]
 
     def _idle_s(self, now_ns: int) -> float | None:
-        """Time until a session is due; 0 while there is a prompt to feed, None without sessions."""
-        sessions = [session for session in self._sessions.values() if session.resident]
-        if any(session.prefill_tokens > 0 for session in sessions):
-            return 0
-        return min(session.due_in_ns(now_ns) for session in sessions) / 1e9 if sessions else None
+        """Time until a session is due; None if nobody is ready."""
+        ready = [session for session in self._sessions.values() if session.ready]
+        return min(session.due_in_ns(now_ns) for session in ready) / 1e9 if ready else None
 
-    def _feed_prompt(self) -> None:
-        """Feed a part of one prompt, if there is one to feed."""
-        before_ns = time.monotonic_ns()
-        for started in self._residency.start(self._sessions.values()):
-            if not started.prefill_tokens:
-                started.start_waiting(before_ns)
-        prompts = (each for each in self._sessions.values() if each.resident and each.prefill_tokens > 0)
-        if (session := next(prompts, None)) is None:
-            return
-        # Another session may have fed the same meanwhile.
-        tokens = self._runner.pool.reuse(session.slot, session.prompt) - session.fed_tokens
-        if tokens <= 0:
-            tokens = min(self._runner.prefill_tokens, session.prefill_tokens)
-            part = session.ledger[session.fed_tokens :][:tokens]
-            self._runner.prefill(Rows(session.slot, session.fed_tokens, tuple(part)))
-        session.fed_tokens += tokens
-        self._yield_turn(session)
+    def _feed_prompt(self, before_ns: int, *, due: bool) -> bool:
+        """Feed a part of a prompt, unless a pass comes first. Returns whether there was one to feed."""
+        sessions = [session for session in self._sessions.values() if session.resident]
+        session = self._residency.feed(sessions, due=due)
+        if session is None:
+            return False
         now_ns = time.monotonic_ns()
         self._prefill_ns += now_ns - before_ns
         if not session.prefill_tokens:
             session.start_waiting(now_ns)
+        return True
 
     def _run(self, due: Sequence[VerifierSession], shares: Sequence[SessionShares]) -> _UncommittedPass:
         """Run one pass, draw, and judge."""

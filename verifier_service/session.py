@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from sybil_engine.core.draft_tree import DraftTree, Graft
 from sybil_engine.core.errors import InvalidRequest
-from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.session import Advance, Commit, SessionOpen
 from sybil_engine.core.types import Block, BlockOrigin, CommittedToken, FinishReason, PassTimings, TokenOrigin
+from sybil_engine.models.residency import Resident
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.sampling.judges.judge import Verdict
 from verifier_service.policy.pace import Pace
@@ -39,18 +39,19 @@ class SessionLimits:
     window_tokens: int
 
 
-class VerifierSession:
+class VerifierSession(Resident):
     """Ledger, draft tree, and when the next pass is due.
 
+    Args:
+        tally: counts the blocks that come.
+
     Attributes:
-        slot: its table in the KV cache.
-        number: in the order of opening.
-        resident: whether it holds cells.
         plan: what drafting does now, and what the next pass waits for.
         fed_tokens: committed tokens whose cells are filled; never the last one's.
-        reused_tokens: of its prompt, found in pages of other sessions.
         emit: takes the commits.
     """
+
+    fed_tokens = 0
 
     def __init__(
         self,
@@ -61,23 +62,18 @@ class VerifierSession:
         noise: NoiseTape,
         emit: Callable[[Commit | Exception], None],
         now_ns: int,
-        number: int = 0,
-        tally: Tally | None = None,
+        number: int,
+        tally: Tally,
     ) -> None:
-        self.opening = opening
-        self.slot = slot
-        self.number = number
-        self.resident = False
+        super().__init__(opening, slot, number)
         self._limits = limits
         self.rule = rule
         self.noise = noise
         self.emit = emit
-        self._tally = tally or Tally()
+        self._tally = tally
         self.judge = judge_for(opening.acceptance_rule, opening.sampling)
-        self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
         self.tree = DraftTree(self.ledger, _MOST_DRAFTED_TOKENS)
         self.plan = NO_DRAFTING
-        self.fed_tokens = self.reused_tokens = 0
         # The budget that the drafter has been told.
         self._told_budget = opening.plan.budget
         self._opened_ns = self._waits_since_ns = now_ns
@@ -87,24 +83,9 @@ class VerifierSession:
         if not self.prefill_tokens:
             self.start_waiting(now_ns)
 
-    @property
-    def priority(self) -> int:
-        """See `SessionOpen.priority`."""
-        return self.opening.priority
-
-    @property
-    def prompt(self) -> Sequence[int]:
-        """See `Resident.prompt`."""
-        return self.opening.token_ids[: self.opening.prompt_tokens - 1]
-
-    @property
-    def tokens(self) -> int:
-        """See `Resident.tokens`."""
-        return len(self.ledger)
-
-    def enter(self, reused_tokens: int) -> None:
-        """See `Resident.enter`."""
-        self.fed_tokens = self.reused_tokens = reused_tokens
+    def feed(self, tokens: int) -> None:
+        """See `Resident.feed`."""
+        self.fed_tokens += tokens
 
     def leave(self) -> None:
         """See `Resident.leave`."""
@@ -119,19 +100,14 @@ class VerifierSession:
         return self._limits.max_position
 
     @property
-    def prefill_tokens(self) -> int:
-        """Prompt tokens to feed before decode passes; the prompt's last token belongs to the first of these."""
-        return self.ledger.prompt_tokens - 1 - self.fed_tokens
-
-    @property
     def ready(self) -> bool:
         """Whether its prompt is in the cache."""
         return self.resident and self.prefill_tokens <= 0
 
     @property
-    def unfed_tokens(self) -> int:
-        """Committed tokens whose cells are not filled yet."""
-        return len(self.ledger) - self.fed_tokens
+    def begins(self) -> bool:
+        """Whether it has committed nothing since it was opened."""
+        return len(self.ledger) == len(self.opening.token_ids)
 
     @property
     def window_tokens(self) -> int:

@@ -145,10 +145,6 @@ class PagePool:
         session.table[:] = _NO_PAGE
         session.shared.clear()
 
-    def missing(self, slot: int, cells: range) -> int:
-        """How many pages a session lacks for a range of its cells."""
-        return int((self._range(slot, cells) == _NO_PAGE).sum())
-
     def reserve(self, slot: int, cells: range) -> bool:
         """Take the pages that a session lacks for a range of its cells; none if there are not enough."""
         table = self._range(slot, cells)
@@ -183,6 +179,20 @@ class PagePool:
                 break
             self._use(session, page)
         return len(session.shared) * self.page_cells
+
+    def needed(self, slot: int, prompt: Sequence[int], cells: int) -> int:
+        """How much `room` a session that has no page would take for its first cells; it takes none.
+
+        Pages of the prompt that other sessions use need no room. Those that are kept do, though they are filled.
+        """
+        following, used = self._following(self._sessions[slot]), 0
+        for start in range(0, len(prompt) - self.page_cells + 1, self.page_cells):
+            page = following.get(tuple(prompt[start : start + self.page_cells]))
+            if page is None:
+                break
+            used += page.sessions > 0
+            following = page.following
+        return -(-cells // self.page_cells) - used
 
     def share(self, slot: int, position: int, token_ids: tuple[int, ...]) -> None:
         """Let other sessions use the whole pages of a part of a prompt that was fed.

@@ -1,62 +1,91 @@
-"""Which sessions hold cells when there are not enough for all of them.
+"""Which sessions hold cells when there are not enough for all of them, and how their prompts' cells are filled.
 
-Sessions start in order, as long as there is room. When the pool is full, the youngest one loses its cells and waits
-until there is room again. Its tokens stay the same: cells are filled again as they were filled before.
+Sessions start in the order of `rank`, as long as there is room. When the pool is full, the last in order loses its
+cells and waits until there is room again. Its tokens stay the same: cells are filled again as they were filled before.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import Generic, TypeVar
 
 from sybil_engine.core.errors import ContextExceeded
+from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.occupancy import Occupancy
-from sybil_engine.models.pages import PagePool
+from sybil_engine.core.prefill import Prefill, rank
+from sybil_engine.core.session import SessionOpen
+from sybil_engine.models.rows import Rows
+from sybil_engine.models.runner import Runner
 
 
-class Resident(Protocol):
+class Resident(ABC):
     """A session that may hold cells.
 
     Attributes:
+        opening: what opened it.
         slot: its table in the pool.
         number: in the order of opening.
+        ledger: prompt and committed tokens.
+        prompt: the tokens to feed in chunks: all but the prompt's last one, whose row draws the first token.
         resident: whether it holds cells.
+        reused_tokens: of its prompt, found in pages of other sessions when it started.
     """
 
-    slot: int
-    number: int
-    resident: bool
+    def __init__(self, opening: SessionOpen, slot: int, number: int) -> None:
+        self.opening = opening
+        self.slot = slot
+        self.number = number
+        self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
+        self.prompt = opening.token_ids[: opening.prompt_tokens - 1]
+        self.resident = False
+        self.reused_tokens = 0
 
     @property
     def priority(self) -> int:
-        """Higher ones come first."""
+        """See `SessionOpen.priority`."""
+        return self.opening.priority
 
     @property
-    def prompt(self) -> Sequence[int]:
-        """The tokens to feed in chunks."""
+    @abstractmethod
+    def fed_tokens(self) -> int:
+        """How many of the ledger's first tokens have filled cells."""
 
     @property
-    def tokens(self) -> int:
-        """How many cells it needs before it goes on."""
+    def prefill_tokens(self) -> int:
+        """Prompt tokens to feed before decode passes."""
+        return len(self.prompt) - self.fed_tokens
 
-    def enter(self, reused_tokens: int) -> None:
-        """Start, with the cells of its first tokens filled."""
+    @property
+    def unfed_tokens(self) -> int:
+        """Tokens of the ledger whose cells are not filled yet."""
+        return len(self.ledger) - self.fed_tokens
 
+    @abstractmethod
+    def feed(self, tokens: int) -> None:
+        """Note that the cells of this many more prompt tokens are filled."""
+
+    @abstractmethod
     def leave(self) -> None:
-        """Stop: it holds no cells any more."""
+        """Note that no cell is filled any more."""
 
 
 Session = TypeVar("Session", bound=Resident)
 
 
 class Residency(Generic[Session]):
-    """Starts and evicts the sessions of one engine.
+    """Starts, feeds and evicts the sessions of one engine.
+
+    Args:
+        prefill: decides whose prompt is fed next.
 
     Attributes:
         evicted: how many sessions have lost their cells.
         prompt_tokens, reused_tokens: of all sessions that started: of their prompts, and of these not to be fed.
     """
 
-    def __init__(self, pool: PagePool) -> None:
-        self._pool = pool
+    def __init__(self, runner: Runner, prefill: "Prefill[Session]") -> None:
+        self._runner = runner
+        self._pool = runner.pool
+        self._prefill = prefill
         self.evicted = self.prompt_tokens = self.reused_tokens = 0
 
     def occupancy(self, sessions: Collection[Session]) -> Occupancy:
@@ -89,41 +118,78 @@ class Residency(Generic[Session]):
                 "raise --cache-memory"
             )
 
-    def start(self, sessions: Collection[Session]) -> list[Session]:
+    def start(self, waiting: Collection[Session], running: int) -> list[Session]:
         """Let sessions that hold no cells start, in order, while there is room.
 
-        Each session that runs is left one more page, so that the newest is not evicted at once.
+        Each session that runs, and the one that starts, is left one more page, so that it is not evicted at once.
+
+        Args:
+            running: how many sessions hold cells.
 
         Returns:
             Those that started.
         """
-        waiting = sorted((each for each in sessions if not each.resident), key=_order)
         started: list[Session] = []
-        if not waiting:
-            return started
-        running = sum(each.resident for each in sessions)
-        for session in waiting:
-            reused, cells = self._pool.reuse(session.slot, session.prompt), range(session.tokens)
-            if self._pool.missing(session.slot, cells) + running > self._pool.room:
-                self._pool.forget(session.slot)
+        for session in sorted(waiting, key=rank):
+            spare = running + 1 if running else 0
+            # Its last token has a page of its own, whatever it shares.
+            if self._pool.room <= spare:
                 break
-            self._pool.reserve(session.slot, cells)
-            session.resident = True
-            session.enter(reused)
-            self.prompt_tokens += len(session.prompt)
-            self.reused_tokens += reused
+            if self._pool.needed(session.slot, session.prompt, len(session.ledger)) + spare > self._pool.room:
+                break
+            self._start(session)
             running += 1
             started.append(session)
         return started
 
-    def hold(self, session: Session, cells: range, sessions: Iterable[Session]) -> bool:
-        """Reserve cells for a session; if need be, evict younger ones. False if that is not enough."""
-        while not self._pool.reserve(session.slot, cells):
-            younger = [each for each in sessions if each.resident and _order(each) > _order(session)]
-            if not younger:
-                return False
-            self.evict(max(younger, key=_order))
-        return True
+    def _start(self, session: Session) -> None:
+        reused = self._pool.reuse(session.slot, session.prompt)
+        self._pool.reserve(session.slot, range(len(session.ledger)))
+        session.resident = True
+        session.reused_tokens = reused
+        session.feed(reused)
+        self.prompt_tokens += len(session.prompt)
+        self.reused_tokens += reused
+
+    def feed(self, sessions: Collection[Session], *, due: bool) -> Session | None:
+        """Feed a part of a prompt, unless a pass comes first.
+
+        Args:
+            sessions: whose prompts may be fed; all hold cells.
+            due: whether a session waits for a pass.
+
+        Returns:
+            Whose prompt it was; None: there is nothing to feed now.
+        """
+        part = self._prefill.next_part(sessions, due=due)
+        if part is None:
+            return None
+        session, tokens = part
+        start = session.fed_tokens
+        # Another session may have fed the same meanwhile.
+        reused = self._pool.reuse(session.slot, session.prompt) - start
+        if reused > 0:
+            session.feed(reused)
+            return session
+        self._runner.prefill(Rows(session.slot, start, session.prompt[start : start + tokens]))
+        session.feed(tokens)
+        self._prefill.fed(tokens)
+        return session
+
+    def passed(self) -> None:
+        """Note that a pass has run."""
+        self._prefill.passed()
+
+    def hold(self, session: Session, cells: range, sessions: Collection[Session]) -> None:
+        """Reserve cells for a session that holds some.
+
+        While there are not enough, the last in order is evicted. That may be the session itself.
+
+        Args:
+            sessions: all that are open.
+        """
+        while session.resident and not self._pool.reserve(session.slot, cells):
+            self.evict(max((each for each in sessions if each.resident), key=rank))
 
     def evict(self, session: Session) -> None:
         """Take a session's cells away."""
@@ -131,7 +197,3 @@ class Residency(Generic[Session]):
         session.resident = False
         session.leave()
         self.evicted += 1
-
-
-def _order(session: Resident) -> tuple[int, int]:
-    return -session.priority, session.number

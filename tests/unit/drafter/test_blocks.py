@@ -44,10 +44,10 @@ class Receiver:
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
-        room = SessionRoom(0, 2 * CONTEXT_TOKENS, CONTEXT_TOKENS, CONTEXT_TOKENS, VOCABULARY_SIZE)
+        room = SessionRoom(0, 2 * CONTEXT_TOKENS, CONTEXT_TOKENS, VOCABULARY_SIZE)
         opening = SessionOpen(PROMPT, len(PROMPT), plan=HOLD_ALL)
         noise = NoiseTape(0, VOCABULARY_SIZE, torch.device("cpu"))
-        self.session = DrafterSession(opening, room, noise, Calibration(), self.take)
+        self.session = DrafterSession(opening, room, noise, Calibration(), self.take, number=0)
         self.drafted: list[tuple[Said, int]] = []
 
     def take(self, event: tuple[Block, ...] | Exception) -> None:

@@ -34,7 +34,7 @@ def test_reserving_takes_all_pages_or_none() -> None:
     pool = pool_of(pages=3)
     first, second = pool.allocate(), pool.allocate()
     assert pool.reserve(first, range(2 * PAGE))
-    assert pool.missing(second, range(2 * PAGE)) == 2
+    assert pool.needed(second, (), 2 * PAGE) == 2
     assert not pool.reserve(second, range(2 * PAGE))
     assert pool.room == 1
     assert pool.reserve(second, range(PAGE))

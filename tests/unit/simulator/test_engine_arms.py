@@ -26,6 +26,7 @@ from verifier_service.policy.rule import State
 from verifier_service.policy.rules import rule_for
 from verifier_service.policy.windows import LearnedWindow
 from verifier_service.session import SessionLimits, VerifierSession
+from verifier_service.tally import Tally
 
 NEAR, FAR = Point(30, 3, 1), Point(30, 1.5, 15)
 POINTS = pytest.mark.parametrize("point", [NEAR, FAR, Point(12, 1, 0.2, row_ms=0.3)], ids=str)
@@ -188,7 +189,7 @@ def test_a_session_driven_by_hand_makes_the_same_commits_and_plans(speculation: 
     opening = SessionOpen((0,), 1, seed=trace.seed, max_position=151, plan=first_plan(speculation))
     rule = rule_for(opening, 15, Pace(pass_times, alone_times), Choice(pass_times=pass_times), by_chance=True)
     limits = SessionLimits(151, ANY_TOKEN, 15)
-    session = VerifierSession(opening, 0, limits, rule, NoiseTape(0, ANY_TOKEN), lambda _: None, 0)
+    session = VerifierSession(opening, 0, limits, rule, NoiseTape(0, ANY_TOKEN), lambda _: None, 0, 0, Tally())
     pushes = deque(simulation.blocks)
     text = trace.target_ids.tolist()
 

@@ -446,9 +446,10 @@ def test_prompts_and_passes_take_turns(clock: FakeClock) -> None:
     listening = [Client(verifier, opening(number, tokens=40, more=2), clock) for number in (2, 3)]
     for chunks in range(1, 11):
         next_commit(talking)
-        assert len(runner.chunks) <= 1 + chunks, "a long prompt stalls nobody"
+        assert len(runner.chunks) == 1 + chunks, "a long prompt stalls nobody, and a pass waits for one chunk at most"
     assert len(talking.tokens) == said + 10
-    assert len({chunk.slot for chunk in runner.chunks[1:3]}) == 2, "and prompts also take turns"
+    # 39 tokens of each are fed, in five chunks.
+    assert [chunk.slot for chunk in runner.chunks[1:]] == [client.session.slot for client in listening for _ in "12345"]
     for client in (talking, *listening):
         client.leave()
 
