@@ -38,7 +38,7 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable
         settings,
         drafter_service_pb2.DESCRIPTOR,
         describe(settings.model, dtype=settings.dtype, device=settings.device),
-        lambda: Drafter(*host_model(settings, BRANCH_CELLS)),
+        lambda: Drafter(*host_model(settings, BRANCH_CELLS), settings.prefill_share),
         lambda hosted, server: drafter_service_pb2_grpc.add_DrafterServiceServicer_to_server(
             DrafterServicer(hosted), server
         ),

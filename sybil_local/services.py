@@ -51,9 +51,7 @@ class LocalServices:
             alone = verifier.model_copy(update={"alone_threads": alone_threads})
             verifying = self._start("verifier", lambda: load_verifier(alone))
             description = replace(verifying.result().description, ready=True)
-            drafting = (
-                self._start("drafter", lambda: Drafter(*host_model(drafter, DRAFT_BRANCH_CELLS))) if drafter else None
-            )
+            drafting = self._start("drafter", lambda: _load_drafter(drafter)) if drafter else None
             self.target = Target(description, Tokenizer(tokenizer_json(verifier.model)))
             check_vocabulary(description, self.target.tokenizer.size)
             self.draft = self._checked(drafting.result().description) if drafting else None
@@ -93,6 +91,10 @@ class LocalServices:
     def _checked(self, draft: ModelDescription) -> ModelDescription:
         check_vocabulary(draft, self.target.tokenizer.size)
         return replace(draft, ready=True)
+
+
+def _load_drafter(settings: DrafterSettings) -> Drafter:
+    return Drafter(*host_model(settings, DRAFT_BRANCH_CELLS), settings.prefill_share)
 
 
 class LocalVerifierStream:

@@ -18,4 +18,4 @@ def load_verifier(settings: VerifierSettings) -> Verifier:
         most_rows=settings.max_window_tokens + 1,
         alone_threads=settings.alone_threads,
     )
-    return Verifier(runner, description, settings.max_window_tokens)
+    return Verifier(runner, description, settings.max_window_tokens, settings.prefill_share)

@@ -15,6 +15,9 @@ MOST_THREADS = 4 * (os.cpu_count() or 1)
 MOST_SESSIONS = 65536
 """Far more than fit into any machine's memory; what fits into this one's shows when the model is loaded."""
 
+LEAST_PREFILL_SHARE, MOST_PREFILL_SHARE = 0.05, 64.0
+"""With less prompts would hardly ever be fed; with more streams would stand still."""
+
 LEAST_CONTEXT_TOKENS = 16
 """Holds the tokens of a model's trial, see `sybil_engine.models.trial`."""
 
@@ -55,6 +58,12 @@ class ServiceSettings(Settings):
             lambda tokens: tokens == 0 or tokens >= LEAST_CONTEXT_TOKENS,
         ),
     ] = Field(default=0, description="most tokens of a session")
+    prefill_share: float = Field(
+        default=1.0,
+        ge=LEAST_PREFILL_SHARE,
+        le=MOST_PREFILL_SHARE,
+        description="chunks of prompts fed before each pass of the sessions that run; 0.5: one before every second pass",
+    )
     packed: bool = Field(
         default=True, description="keep linear layers packed where nothing is lost by it (x86, float32)"
     )
