@@ -22,6 +22,9 @@ class Prompted(Protocol):
 
 Session = TypeVar("Session", bound=Prompted)
 
+# Fractions of a chunk that add up to a whole one may fall short of it by this much.
+_ROUNDING = 1e-9
+
 
 def rank(session: Prompted) -> tuple[int, int]:
     """A session's place: higher priorities come first, then who came first."""
@@ -72,10 +75,12 @@ class Prefill(Generic[Session]):
             return None
         most_tokens = self._part_tokens
         if due:
-            chunks = int(self._left_tokens / self._chunk_tokens)
+            chunks = int(self._left_tokens / self._chunk_tokens + _ROUNDING)
             most_tokens = min(most_tokens, chunks * self._chunk_tokens)
+        if not most_tokens:
+            return None
         session = self._choose(prompts)
-        return (session, min(most_tokens, session.prefill_tokens)) if most_tokens else None
+        return session, min(most_tokens, session.prefill_tokens)
 
     def fed(self, tokens: int) -> None:
         """Note that a part of this many tokens was fed; its last chunk counts as a whole one."""

@@ -62,7 +62,7 @@ class ServiceSettings(Settings):
         default=1.0,
         ge=LEAST_PREFILL_SHARE,
         le=MOST_PREFILL_SHARE,
-        description="chunks of prompts fed before each pass of the sessions that run; 0.5: one before every second pass",
+        description="chunks of prompts fed before each pass of running sessions; 0.5: one before every second pass",
     )
     packed: bool = Field(
         default=True, description="keep linear layers packed where nothing is lost by it (x86, float32)"

@@ -211,6 +211,23 @@ def test_more_sessions_than_rows_take_turns() -> None:
     assert sorted(len(session.growth.tree) for session in sessions) == [2] * 5
 
 
+def test_prompts_are_fed_in_the_order_of_arrival_beside_sessions_that_draft() -> None:
+    it = watched(slots=4)
+    drafting = it.open(opening(1, tokens=1, plan=replace(PLAN, budget=30)))
+    it.drafter.step()
+    long = [it.open(opening(number, tokens=30 - number)) for number in (2, 3)]
+    urgent = it.open(replace(opening(4, tokens=30), priority=1))
+    while any(session.prefill_tokens > 0 for session in (*long, urgent)):
+        chunks, passes = len(it.runner.chunks), len(it.runner.tree_batches)
+        it.drafter.step()
+        it.drafter.step()
+        assert len(it.runner.chunks) - chunks == len(it.runner.tree_batches) - passes == 1
+        assert drafting.slot in {rows.slot for rows in it.runner.tree_batches[-1]}
+    order = list(dict.fromkeys(chunk.slot for chunk in it.runner.chunks))
+    assert order == [urgent.slot, *(session.slot for session in long)]
+    drain(it.drafter)
+
+
 def test_a_gap_or_an_unknown_token_changes_nothing() -> None:
     it = watched()
     session = it.open(opening(1))

@@ -6,9 +6,19 @@ import pytest
 
 from drafter_service.engine import Drafter
 from sybil_engine.core.errors import ContextExceeded
+from sybil_engine.core.prefill import Prefill
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import SamplingParams, Speculation
-from tests.unit.fake_runner import CHUNK_TOKENS, FakeClock, FakeRunner, description, near_model, plain_tokens
+from sybil_engine.models.residency import Residency, Resident
+from tests.unit.fake_runner import (
+    CHUNK_TOKENS,
+    CONTEXT_TOKENS,
+    FakeClock,
+    FakeRunner,
+    description,
+    near_model,
+    plain_tokens,
+)
 from tests.unit.messages import some_prompt
 from tests.unit.verifier.test_verifier import Client, plan_of
 from verifier_service.engine import Verifier
@@ -113,3 +123,125 @@ def test_a_prompt_that_another_session_has_fed_is_not_fed_again(clock: FakeClock
     assert answers[0].tokens == answers[1].tokens == plain_tokens(opening(1, Speculation.OFF))
     assert [client.commits[0].cached_prompt_tokens for client in answers] == [0, 2 * CHUNK_TOKENS]
     assert sum(len(chunk.token_ids) for chunk in runner.chunks if chunk.position < CHUNK_TOKENS * 2) == 2 * CHUNK_TOKENS
+
+
+def test_a_draft_session_that_can_never_fit_with_its_hedges_is_refused_at_once() -> None:
+    runner = FakeRunner(pages=(TOKENS + MORE) // CHUNK_TOKENS + 1)
+    assert runner.tree_cells > CONTEXT_TOKENS, "hedges need cells beside those of its positions"
+    with pytest.raises(ContextExceeded, match="raise --cache-memory"):
+        Drafter(runner, description()).open(opening(0, Speculation.HEDGED), lambda event: None)
+    assert runner.slots_in_use == 0
+
+
+# ------------------------------------------------------------------------------------------------- one house, by itself
+
+
+class Guest(Resident):
+    """A session that only holds cells."""
+
+    fed_tokens = 0
+
+    def feed(self, tokens: int) -> None:
+        self.fed_tokens += tokens
+
+    def leave(self) -> None:
+        self.fed_tokens = 0
+
+
+class House:
+    """A pool and its guests."""
+
+    def __init__(self, pages: int) -> None:
+        self.runner = FakeRunner(slots=9, pages=pages)
+        self.residency: Residency[Guest] = Residency(self.runner, Prefill(CHUNK_TOKENS, CHUNK_TOKENS))
+        self.guests: list[Guest] = []
+
+    def open(self, prompt: tuple[int, ...], priority: int = 0) -> Guest:
+        asked = SessionOpen(prompt, len(prompt), priority=priority)
+        self.guests.append(Guest(asked, self.runner.pool.allocate(), len(self.guests)))
+        return self.guests[-1]
+
+    def start(self) -> list[Guest]:
+        waiting = [guest for guest in self.guests if not guest.resident]
+        return self.residency.start(waiting, len(self.guests) - len(waiting))
+
+    def feed_all(self) -> None:
+        while self.residency.feed([guest for guest in self.guests if guest.resident], due=False):
+            pass
+
+
+def pages_of(count: int, seed: int = 0) -> tuple[int, ...]:
+    """A prompt that takes this many pages, the last one with its last token alone."""
+    return some_prompt(seed, CHUNK_TOKENS * (count - 1) + 1)
+
+
+def test_for_cells_that_only_older_sessions_could_give_a_session_goes_itself() -> None:
+    house = House(pages=4)
+    older, younger = house.open(pages_of(1)), house.open(pages_of(1, seed=1))
+    assert house.start() == [older, younger]
+    house.residency.hold(older, range(2 * CHUNK_TOKENS), house.guests)
+    house.residency.hold(younger, range(3 * CHUNK_TOKENS), house.guests)
+    assert (older.resident, younger.resident) == (True, False)
+    assert (house.runner.pool.room, house.residency.evicted) == (2, 1)
+
+
+def test_the_last_in_order_gives_its_cells_first() -> None:
+    house = House(pages=8)
+    low, urgent, young = (house.open(pages_of(1, seed), priority) for seed, priority in ((0, 0), (1, 1), (2, 0)))
+    assert house.start() == [urgent, low, young]
+    house.residency.hold(low, range(7 * CHUNK_TOKENS), house.guests)
+    assert [guest.resident for guest in (low, urgent, young)] == [True, True, False]
+    house.residency.hold(urgent, range(8 * CHUNK_TOKENS), house.guests)
+    assert [guest.resident for guest in (low, urgent, young)] == [False, True, False]
+
+
+def test_a_session_that_starts_is_left_a_page_to_go_on_with() -> None:
+    house = House(pages=6)
+    first, second = house.open(pages_of(2)), house.open(pages_of(2, seed=1))
+    assert house.start() == [first, second]
+    for guest in (first, second):
+        house.residency.hold(guest, range(3 * CHUNK_TOKENS), house.guests)
+    assert first.resident
+    assert second.resident
+    tight = House(pages=5)
+    first, second = tight.open(pages_of(2)), tight.open(pages_of(2, seed=1))
+    assert tight.start() == [first], "it would be evicted at its first pass"
+
+
+def test_a_session_that_finds_no_room_takes_nothing_and_leaves_kept_pages_in_their_order() -> None:
+    house = House(pages=6)
+    gone = house.open(pages_of(4))
+    house.start()
+    house.feed_all()
+    house.runner.pool.release(gone.slot)
+    house.guests.clear()
+    first = house.open(pages_of(3, seed=1))
+    assert house.start() == [first]
+    waiting = house.open(pages_of(4))
+    pool = house.runner.pool
+    before = (pool.room, list(pool._kept), pool.counts)
+    for _ in range(3):
+        assert house.start() == []
+        assert (pool.room, list(pool._kept), pool.counts) == before
+    assert not waiting.resident
+
+
+def test_pages_that_others_use_need_no_room() -> None:
+    house = House(pages=7)
+    first = house.open(pages_of(4))
+    house.start()
+    house.feed_all()
+    second = house.open((*first.prompt, 1))
+    assert house.runner.pool.room == 3
+    assert house.start() == [second], "three pages are shared; one of its own, and one more for each, is all it needs"
+    assert (second.reused_tokens, second.prefill_tokens) == (3 * CHUNK_TOKENS, 0)
+
+
+def test_what_another_session_has_fed_meanwhile_is_not_fed_again() -> None:
+    house = House(pages=20)
+    first, second = house.open(pages_of(4)), house.open(pages_of(4))
+    house.start()
+    assert second.reused_tokens == 0
+    house.feed_all()
+    assert {chunk.slot for chunk in house.runner.chunks} == {first.slot}
+    assert second.prefill_tokens == 0

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import pytest
 
@@ -452,6 +453,96 @@ def test_prompts_and_passes_take_turns(clock: FakeClock) -> None:
     assert [chunk.slot for chunk in runner.chunks[1:]] == [client.session.slot for client in listening for _ in "12345"]
     for client in (talking, *listening):
         client.leave()
+
+
+@pytest.mark.parametrize("prompts", [3, 6])
+def test_first_tokens_come_in_the_order_of_arrival_beside_streams_that_go_on(prompts: int, clock: FakeClock) -> None:
+    runner = FakeRunner(slots=prompts + 2)
+    verifier = verifier_on(runner)
+    streams = [Client(verifier, opening(number, tokens=2, more=60), clock) for number in range(2)]
+    for stream in streams:
+        next_commit(stream)
+    arrived = [Client(verifier, opening(9 - number, tokens=30 - number, more=3), clock) for number in range(prompts)]
+    urgent = replace(arrived[-1].opening, priority=1)
+    arrived[-1].leave()
+    arrived[-1] = Client(verifier, urgent, clock)
+    began: list[Client] = []
+    while len(began) < prompts:
+        chunks, passes = len(runner.chunks), len(runner.batches)
+        next_commit(streams[0])
+        assert len(runner.chunks) - chunks <= 1
+        assert len(runner.batches) - passes == 1
+        new = [client for client in arrived if client.commits and client not in began]
+        assert len(new) <= 1, "the next one's prompt was fed before the first token of the one before"
+        began += new
+    assert began == [arrived[-1], *arrived[:-1]]
+    for client in (*streams, *arrived):
+        plain = plain_tokens(client.opening)
+        assert client.tokens == plain[: len(client.tokens)]
+        client.leave()
+
+
+@pytest.mark.parametrize(("share", "most", "passes"), [(0.5, 1, 20), (1.0, 1, 10), (3.0, 3, 4)])
+def test_the_share_of_prompts_is_a_setting(share: float, most: int, passes: int, clock: FakeClock) -> None:
+    runner = FakeRunner()
+    verifier = Verifier(runner, description(), 4, prefill_share=share)
+    stream = Client(verifier, opening(1, tokens=2, more=60), clock)
+    next_commit(stream)
+    listening = [Client(verifier, opening(number, tokens=40, more=1), clock) for number in (2, 3)]
+    fed = [len(runner.chunks)]
+    while not all(client.finished for client in listening):
+        next_commit(stream)
+        fed.append(len(runner.chunks))
+    assert max(after - before for before, after in pairwise(fed)) == most
+    assert abs(len(fed) - passes) <= 3
+    stream.leave()
+
+
+def test_without_streams_prompts_are_fed_without_limit_and_messages_are_read_between_their_parts(
+    clock: FakeClock,
+) -> None:
+    runner = FakeRunner()
+    verifier = verifier_on(runner)
+    first, second = (Client(verifier, opening(number, tokens=40), clock) for number in (1, 2))
+    for chunks in range(1, 6):
+        assert verifier.step() == 0
+        assert len(runner.chunks) == chunks, "a step feeds one part"
+    next_commit(first)
+    assert len(runner.chunks) == 5, "the first one's token comes before the second one's prompt"
+    second.leave()
+    first.leave()
+
+
+def test_blocks_that_come_while_a_prompt_is_fed_join_the_next_pass(clock: FakeClock) -> None:
+    runner = FakeRunner()
+    verifier = verifier_on(runner)
+    stream = Client(verifier, opening(1, Speculation.PIPELINED, tokens=1, more=40), clock)
+    next_commit(stream)
+    Client(verifier, opening(2, tokens=40), clock)
+    clock.pass_s(10)
+    fed = len(runner.chunks)
+    verifier.step()
+    assert len(runner.chunks) == fed + 1
+    own = plain_tokens(stream.opening)
+    stream.session.offer(block_of(stream, tuple(own[len(stream.tokens) :][:3])), clock.monotonic_ns())
+    next_pass(stream, runner)
+    assert len(runner.chunks) == fed + 1
+    assert len(runner.batches[-1][0].token_ids) == 4
+
+
+def test_a_pass_that_runs_anyway_draws_a_first_token_without_waiting_for_drafts(clock: FakeClock) -> None:
+    runner = FakeRunner()
+    verifier = verifier_on(runner)
+    alone = Client(verifier, opening(2, Speculation.LOCKSTEP, tokens=20), clock)
+    while alone.session.prefill_tokens > 0 or not alone.session.resident:
+        verifier.step()
+    assert (verifier.step() or 0) > 0.05, "alone it waits for its drafts"
+    assert not runner.batches
+    stream = Client(verifier, opening(1, tokens=2, more=40), clock)
+    next_commit(stream)
+    assert len(alone.commits) == 1
+    alone.leave()
+    stream.leave()
 
 
 def test_a_pass_that_fails_ends_its_sessions_and_frees_their_slots(clock: FakeClock) -> None:
