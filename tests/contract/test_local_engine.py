@@ -96,7 +96,7 @@ def test_a_full_cache_makes_completions_wait_and_changes_none_of_them(
     monkeypatch.setattr(Residency, "evict", watched)
 
     def asked(seed: int) -> dict[str, Any]:
-        return {"max_tokens": 90, "temperature": 0.8 * (seed % 2), "seed": seed, "speculation": WAYS[seed % len(WAYS)]}
+        return {"max_tokens": 130, "temperature": 0.8 * (seed % 2), "seed": seed, "speculation": WAYS[seed % len(WAYS)]}
 
     prompts = [f"{'# ' * (4 * seed)}def f{seed}(values):" for seed in range(8)]
     quiet = [engine.generate(prompt, **asked(seed)).token_ids for seed, prompt in enumerate(prompts)]
