@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer
 
+from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.prefill import Prompted, first_come
 from sybil_engine.core.references import EMBEDDED_TARGET
 from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import ModelDescription
+from sybil_engine.core.types import ModelDescription, Speculation
 from sybil_engine.models.hosting import host_model
 from sybil_engine.models.loading import tokenizer_json
 from sybil_engine.models.pages import PagePool
@@ -331,14 +332,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--prompts", type=int, default=40, help="with a cached prefix (40)")
     parser.add_argument("--threads", type=int, default=0, help="processor threads of a pass; 0: all cores but one (0)")
     parser.add_argument("--prefill-share", type=float, default=1.0, help="as of a service (1)")
-    parser.add_argument("--speculation", default="off", help="of the streams with a cached prefix (off)")
+    parser.add_argument(
+        "--speculation", choices=[each.value for each in Speculation], default="off", help="with a cached prefix (off)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args(argv)
     if min(arguments.repeats, arguments.seconds, arguments.prompts) < 1:
         parser.error("--repeats, --seconds and --prompts must be at least 1")
-    settings = VerifierSettings(
-        threads=arguments.threads, prefill_share=arguments.prefill_share, max_sessions=STREAMS + 4 * CROWD
-    )
+    try:
+        settings = VerifierSettings(
+            threads=arguments.threads, prefill_share=arguments.prefill_share, max_sessions=STREAMS + 4 * CROWD
+        )
+    except InvalidSettings as error:
+        parser.error(str(error))
     bench = Bench(settings)
     figures = [*bench.crowd(arguments.repeats), bench.arrivals(arguments.seconds, arguments.repeats)]
     prefix, differing = cached_prefix(arguments.prompts, arguments.speculation)

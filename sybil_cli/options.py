@@ -68,6 +68,12 @@ def request_options(command: Command) -> Command:
             default=0,
             help=f"Most drafted tokens one pass judges, up to {MOST_WINDOW_TOKENS}; 0: automatic.",
         ),
+        click.option(
+            "--priority",
+            type=int,
+            default=0,
+            help="Higher ones are served first; a coordinator allows as much as its --max-priority.",
+        ),
     )
 
 
@@ -106,6 +112,7 @@ def request_from(prompt: str, options: Mapping[str, Any]) -> GenerationRequest:
         speculation=Speculation(options["speculation"]) if options["speculation"] else None,
         acceptance_rule=AcceptanceRule(options["acceptance"]),
         window_tokens=options["window"],
+        priority=options["priority"],
     )
 
 

@@ -139,6 +139,7 @@ class LocalEngine:
         speculation: str | None = None,
         window_tokens: int = 0,
         logprobs: bool = False,
+        priority: int = 0,
     ) -> AsyncGenerator[Delta, None]:
         """Complete a prompt.
 
@@ -160,6 +161,8 @@ class LocalEngine:
             speculation: off, lockstep, pipelined, hedged or auto; None: as the engine was told.
             window_tokens: the most drafted tokens that one pass judges; 0: automatic.
             logprobs: give each token's log-probability.
+            priority: among completions that run or wait together, higher ones start first, and their prompts are fed
+                first.
 
         Raises:
             InvalidRequest: a value is out of range.
@@ -167,6 +170,7 @@ class LocalEngine:
             Unavailable: the engine is closed.
         """
         _check_kind("a whole number", int, max_tokens=max_tokens, top_k=top_k, seed=seed, window_tokens=window_tokens)
+        _check_kind("a whole number", int, priority=priority)
         _check_kind("a number", (int, float), temperature=temperature, top_p=top_p, min_p=min_p)
         stops = (stop,) if isinstance(stop, str) else stop
         _check_items("text", str, "stop", stops)
@@ -176,7 +180,7 @@ class LocalEngine:
         sampling = SamplingParams(temperature, top_k, top_p, min_p)
         way = None if speculation is None else _speculation(speculation)
         limits = seed, max_tokens, stops, stop_token_ids, ignore_end_tokens
-        request = GenerationRequest(prompt, sampling, *limits, way, window_tokens, logprobs=logprobs)
+        request = GenerationRequest(prompt, sampling, *limits, way, window_tokens, logprobs=logprobs, priority=priority)
         async with aclosing(self._generation.stream(request)) as deltas:
             async for delta in deltas:
                 yield delta

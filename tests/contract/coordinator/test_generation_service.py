@@ -346,6 +346,16 @@ async def test_requests_of_a_higher_priority_start_first_and_users_take_turns() 
 
 
 @asynchronous
+async def test_a_requests_priority_reaches_both_services() -> None:
+    verifier, drafter = ToyVerifier(), ToyDrafter()
+    async with scene(verifier, drafter, settings=SETTINGS.model_copy(update={"max_priority": 7})) as here:
+        for priority in (7, -2):
+            await generated(here.stub, request(priority=priority, speculation=types_pb2.SPECULATION_LOCKSTEP))
+        assert [opening.priority for opening in verifier.openings] == [7, -2]
+        assert [opening.priority for opening in drafter.openings] == [7, -2]
+
+
+@asynchronous
 async def test_a_verifier_that_is_gone_leaves_no_room() -> None:
     gone, stays = ToyVerifier(toy_description(max_sessions=2)), ToyVerifier(toy_description(max_sessions=1))
     async with scene(gone, stays) as here:
