@@ -329,6 +329,22 @@ def test_on_every_branch_the_context_is_the_ledgers_and_then_a_paths(seed: int) 
     assert it.rows_seen > 100
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_session_never_needs_more_cells_than_it_was_checked_for(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Growth, "_LEAST_CHANCE", 0.0)
+    rng, end = random.Random(seed), 24
+    it = watched(slots=1, max_rows=12)
+    session = it.open(replace(opening(seed, plan=replace(HEDGED, budget=9)), max_position=end))
+    most_cells = end + it.runner.tree_cells - it.runner.context_tokens
+    while len(session.ledger) < end:
+        for _ in range(rng.randrange(8)):
+            it.drafter.step()
+            assert session.cells.used_cells <= most_cells
+        token_ids = (*walk(session.growth.tree.root, rng), rng.randrange(VOCABULARY_SIZE))[: end - len(session.ledger)]
+        session.advance(advance_after(session.ledger, token_ids, replace(HEDGED, budget=rng.randrange(10))))
+    assert session.cells.used_cells > end, "hedges took cells of their own"
+
+
 def walk(node: DraftNode, rng: random.Random) -> tuple[int, ...]:
     """The tokens of a random path in a draft tree: what the target may decide."""
     tokens: list[int] = []
