@@ -108,8 +108,8 @@ class Drafter:
         """The sessions that want to draft and hold the cells for a pass, the one served longest ago first."""
         sessions = self._sessions.values()
         wanting = [session for session in sessions if session.wants_draft]
-        if waiting := [session for session in wanting if not session.resident]:
-            self._residency.start(waiting, sum(session.resident for session in sessions))
+        waiting = [session for session in wanting if not session.resident]
+        self._residency.start(waiting, running=sum(session.resident for session in sessions))
         for session in wanting:
             self._residency.hold(session, session.next_cells(self._runner.max_rows), sessions)
         return [session for session in wanting if session.resident]

@@ -180,9 +180,9 @@ class Verifier:
     def _start_sessions(self, now_ns: int) -> None:
         """Let sessions start, as far as there is room."""
         waiting = [session for session in self._sessions.values() if not session.resident]
-        for started in self._residency.start(waiting, len(self._sessions) - len(waiting)) if waiting else ():
-            if not started.prefill_tokens:
-                started.start_waiting(now_ns)
+        for session in self._residency.start(waiting, running=len(self._sessions) - len(waiting)):
+            if not session.prefill_tokens:
+                session.start_waiting(now_ns)
 
     def _due(self, now_ns: int) -> list[VerifierSession]:
         """The sessions of the next pass, the one served longest ago first.
@@ -199,9 +199,8 @@ class Verifier:
         """Reserve the cells of the next pass; those that are left without take no part."""
         sessions = self._sessions.values()
         for session in due:
-            self._residency.hold(
-                session, range(session.fed_tokens, len(session.ledger) + self._max_window_tokens), sessions
-            )
+            end = len(session.ledger) + self._max_window_tokens
+            self._residency.hold(session, range(session.fed_tokens, end), sessions)
         return [session for session in due if session.resident]
 
     def _idle_s(self, now_ns: int) -> float | None:

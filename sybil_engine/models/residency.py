@@ -82,7 +82,7 @@ class Residency(Generic[Session]):
         prompt_tokens, reused_tokens: of all sessions that started: of their prompts, and of these not to be fed.
     """
 
-    def __init__(self, runner: Runner, prefill: "Prefill[Session]") -> None:
+    def __init__(self, runner: Runner, prefill: Prefill[Session]) -> None:
         self._runner = runner
         self._pool = runner.pool
         self._prefill = prefill
