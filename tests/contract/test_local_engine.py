@@ -96,9 +96,11 @@ def test_a_full_cache_makes_completions_wait_and_changes_none_of_them(
     monkeypatch.setattr(Residency, "evict", watched)
 
     def asked(seed: int) -> dict[str, Any]:
-        return {"max_tokens": 130, "temperature": 0.8 * (seed % 2), "seed": seed, "speculation": WAYS[seed % len(WAYS)]}
+        # Each of them takes four pages in the end, and starts with one.
+        length = {"max_tokens": 3 * PAGE_CELLS, "ignore_end_tokens": True}
+        return length | {"temperature": 0.8 * (seed % 2), "seed": seed, "speculation": WAYS[seed % len(WAYS)]}
 
-    prompts = [f"{'# ' * (4 * seed)}def f{seed}(values):" for seed in range(8)]
+    prompts = [f"{'# ' * (4 * seed)}def f{seed}(values):" for seed in range(len(WAYS))]
     quiet = [engine.generate(prompt, **asked(seed)).token_ids for seed, prompt in enumerate(prompts)]
     with (
         LocalEngine(max_sessions=8, context_tokens=256, cache_memory=SMALL_CACHE, traced=False) as small,
