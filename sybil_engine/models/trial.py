@@ -1,6 +1,6 @@
 """The trial of a model when it starts: does it compute over a paged cache what it computes without one?"""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,13 @@ from sybil_engine.models.rows import Rows
 
 _TRIAL_TOKENS = (3, 1, 4, 1, 5, 9, 2, 6)
 _TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.1, "int8": 0.1}
+
+
+class TriedRunner(ProbedRunner, Protocol):
+    """What the trial needs of a model runner."""
+
+    def prefill(self, prompt: Rows) -> None:
+        """Feed a part of a prompt."""
 
 
 @torch.inference_mode()
@@ -47,7 +54,7 @@ def plain_pass(loaded: LoadedModel) -> tuple[CellShape, Tensor]:
     return CellShape(len(layers), kv_heads, key_dim, value_dim), logits
 
 
-def compare_with_plain_pass(runner: ProbedRunner, plain_logits: Tensor, description: ModelDescription) -> None:
+def compare_with_plain_pass(runner: TriedRunner, plain_logits: Tensor, description: ModelDescription) -> None:
     """Feed the same tokens over the paged cache: the first half as a prompt, the second in a decode pass.
 
     Raises:

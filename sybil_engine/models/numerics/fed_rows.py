@@ -32,9 +32,6 @@ class ProbedRunner(Protocol):
     context_tokens: int
     chunk_tokens: int
 
-    def prefill(self, prompt: Rows) -> None:
-        """Feed a part of a prompt."""
-
     def run(self, batch: Sequence[Rows], total: int) -> Tensor:
         """Run one pass of exactly this many rows; returns [total, vocabulary_size]."""
 

@@ -34,9 +34,6 @@ class Machine:
         self.shares_passes = shares_passes
         self._error, self._in_cells = error, in_cells
 
-    def prefill(self, prompt: Rows) -> None:
-        raise NotImplementedError
-
     def run(self, batch: Sequence[Rows], total: int) -> Tensor:
         assert sum(len(rows.token_ids) for rows in batch) <= total
         assert self.shares_passes or len(batch) == 1

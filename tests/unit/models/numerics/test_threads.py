@@ -33,9 +33,6 @@ class ThreadedMachine:
         self.vocabulary_size, self.context_tokens, self.chunk_tokens = 8, 64, 64
         self._wrong, self._in_cells = wrong, in_cells
 
-    def prefill(self, prompt: Rows) -> None:
-        raise NotImplementedError
-
     def run(self, batch: Sequence[Rows], total: int) -> Tensor:
         error = (torch.get_num_threads() - 1) / 64 if total == self._wrong else 0
         logits = torch.zeros(total, self.vocabulary_size)
