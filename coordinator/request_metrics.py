@@ -8,10 +8,10 @@ from itertools import chain
 from prometheus_client import Counter
 from prometheus_client.core import Metric
 
-from coordinator.usage import DraftedBlock, Meter, count_tested
+from coordinator.usage import DraftedBlock, Meter
 from sybil_engine.core.completion import Usage
 from sybil_engine.core.errors import SybilError
-from sybil_engine.core.session import Commit
+from sybil_engine.core.session import Commit, count_tested
 from sybil_engine.serving.metrics import PREFIX, seconds_histogram
 
 

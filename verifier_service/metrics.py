@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from sybil_engine.core.draft_tree import Graft
+from sybil_engine.core.session import count_tested
 from sybil_engine.core.types import MOST_WINDOW_TOKENS
 from sybil_engine.serving.metrics import PREFIX, counter, gauge, occupancy_metrics
 from verifier_service.engine import Verifier
 from verifier_service.policy.choice import WAYS, Choice
-from verifier_service.tally import Window
+from verifier_service.tally import JudgedWindow
 
-Windows = Mapping[Window, int]
+WindowCounts = Mapping[JudgedWindow, int]
 
 
 def verifier_metrics(engine: Verifier) -> Iterator[Metric]:
@@ -31,7 +32,7 @@ def verifier_metrics(engine: Verifier) -> Iterator[Metric]:
     yield from _auto(engine.choices)
 
 
-def _windows(windows: Windows) -> Iterator[Metric]:
+def _windows(windows: WindowCounts) -> Iterator[Metric]:
     """What was judged, and what came of it."""
     drafts = {window: count for window, count in windows.items() if window.judged}
     judged = sum(window.judged * count for window, count in drafts.items())
@@ -44,13 +45,13 @@ def _windows(windows: Windows) -> Iterator[Metric]:
         "spec_decode_num_tested_tokens_per_pos",
         "Tokens accepted or first to be rejected",
         drafts,
-        lambda each: min(each.accepted + 1, each.judged),
+        lambda each: count_tested(each.judged, each.accepted),
     )
     yield _window_lengths(windows)
     yield _session_passes(windows)
 
 
-def _session_passes(windows: Windows) -> CounterMetricFamily:
+def _session_passes(windows: WindowCounts) -> CounterMetricFamily:
     passes: Counter[tuple[str, str]] = Counter()
     for window, count in windows.items():
         passes[window.requested.value, window.speculation.value] += count
@@ -64,7 +65,9 @@ def _session_passes(windows: Windows) -> CounterMetricFamily:
     return ways
 
 
-def _by_position(name: str, text: str, windows: Windows, reached: Callable[[Window], int]) -> CounterMetricFamily:
+def _by_position(
+    name: str, text: str, windows: WindowCounts, reached: Callable[[JudgedWindow], int]
+) -> CounterMetricFamily:
     """How many windows reached each position, counted from 0."""
     metric = counter(name, f"{text}, by position in the window", labels=("position",))
     for position in range(max(map(reached, windows), default=0)):
@@ -74,7 +77,7 @@ def _by_position(name: str, text: str, windows: Windows, reached: Callable[[Wind
     return metric
 
 
-def _window_lengths(windows: Windows) -> HistogramMetricFamily:
+def _window_lengths(windows: WindowCounts) -> HistogramMetricFamily:
     lengths = Counter({0: 0})
     for window, count in windows.items():
         lengths[window.judged] += count

@@ -8,7 +8,7 @@ from sybil_engine.core.draft_tree import DraftTree, Graft
 from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
-from sybil_engine.core.session import Advance, Commit, SessionOpen
+from sybil_engine.core.session import Advance, Commit, SessionOpen, count_tested
 from sybil_engine.core.types import Block, BlockOrigin, CommittedToken, FinishReason, PassTimings, TokenOrigin
 from sybil_engine.models.residency import Resident
 from sybil_engine.sampling.judges import judge_for
@@ -214,7 +214,7 @@ class VerifierSession(Resident):
             if token_id not in node.children:
                 break
             node = node.children[token_id]
-        self.pace.saw_pass(min(verdict.accepted + 1, len(trunk)), verdict.accepted)
+        self.pace.saw_pass(count_tested(len(trunk), verdict.accepted), verdict.accepted)
 
     def commit(
         self,

@@ -10,7 +10,7 @@ from sybil_engine.serving.metrics import PassMetrics, seconds_histogram
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class JudgedWindow:
     """How one session took part in a pass.
 
     Attributes:
@@ -39,7 +39,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.passes = PassMetrics()
-        self.windows: Counter[Window] = Counter()
+        self.windows: Counter[JudgedWindow] = Counter()
         self.committed_tokens = self.draft_wait_ns = 0
         self.blocks: Counter[Graft] = Counter()
         self.round_trips = seconds_histogram(
@@ -48,7 +48,7 @@ class Tally:
 
     def committed(self, requested: Speculation, speculation: Speculation, commit: Commit) -> None:
         """Count a commit of a session that speculates in this way."""
-        self.windows[Window(requested, speculation, commit.judged, commit.accepted)] += 1
+        self.windows[JudgedWindow(requested, speculation, commit.judged, commit.accepted)] += 1
         self.committed_tokens += len(commit.tokens)
         if speculation is not Speculation.OFF:
             self.draft_wait_ns += commit.timings.wait_ns

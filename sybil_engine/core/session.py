@@ -53,6 +53,11 @@ class Commit:
         return Advance(self.position, self.prefix_fingerprint, self.token_ids, self.plan)
 
 
+def count_tested(judged: int, accepted: int) -> int:
+    """How many drafted tokens were tested: up to the first rejection, which is counted too."""
+    return min(accepted + 1, judged)
+
+
 @dataclass(frozen=True, slots=True)
 class Advance:
     """The part of a commit that a drafter reads; see `Commit`."""
