@@ -30,7 +30,7 @@ WARM_UPS = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PassRatio:
     """Two passes of as many rows.
 
     Attributes:
@@ -50,7 +50,7 @@ def open_runner(threads: int) -> ModelRunner:
     return ModelRunner(load("embedded-target", "float32", "cpu", packed=True), RunnerOptions(max_sessions=32))
 
 
-def compare(runner: ModelRunner, repeats: int) -> list[Comparison]:
+def compare(runner: ModelRunner, repeats: int) -> list[PassRatio]:
     """Time all cases in turns."""
     slots = [_filled(runner) for _ in range(32)]
     cases = {case: _batch(slots, *case) for pair in PAIRS for case in pair}
@@ -63,7 +63,7 @@ def compare(runner: ModelRunner, repeats: int) -> list[Comparison]:
                 times[case].append(1e3 * (perf_counter() - start))
     medians = {case: median(each) for case, each in times.items()}
     return [
-        Comparison(
+        PassRatio(
             f"{many[0]} x {many[1]} / {few[0]} x {few[1]}", medians[many] / medians[few], medians[many], medians[few]
         )
         for many, few in PAIRS

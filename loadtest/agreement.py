@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loadtest.figures import Measured
+from loadtest.figures import MeasuredSegment
 from loadtest.record import RequestRecord, Status
 from loadtest.segment import Segment
 from sybil_engine.core.types import Speculation
@@ -12,7 +12,7 @@ _MOST_EXAMPLES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Agreement:
     """Tokens of the same prompt and seed, arm by arm, against those of the arm that came first.
 
     Attributes:
@@ -24,7 +24,7 @@ class Comparison:
     examples: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, measured: Sequence[Measured]) -> "Comparison":
+    def of(cls, measured: Sequence[MeasuredSegment]) -> "Agreement":
         """A request that ended early is compared as far as it came."""
         first: dict[tuple[str, int], tuple[Speculation, RequestRecord]] = {}
         compared = differing = 0
@@ -40,7 +40,7 @@ class Comparison:
         return cls(compared, differing, tuple(examples[:_MOST_EXAMPLES]))
 
 
-def _compared(measured: Sequence[Measured]) -> Iterator[tuple[Segment, RequestRecord]]:
+def _compared(measured: Sequence[MeasuredSegment]) -> Iterator[tuple[Segment, RequestRecord]]:
     for each in measured:
         if not each.segment.own_head:
             yield from ((each.segment, record) for record in each.records)

@@ -20,7 +20,7 @@ _MOST_ERRORS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredSegment:
     """What came of one segment.
 
     Attributes:
@@ -38,7 +38,7 @@ class Measured:
     lost: bool = False
 
     @classmethod
-    def of(cls, segment: Segment, parts: Sequence[Part]) -> "Measured":
+    def of(cls, segment: Segment, parts: Sequence[Part]) -> "MeasuredSegment":
         """All workers' parts of a segment together."""
         from_ns = segment.start_ns + int(segment.ramp_s * 1e9)
         return cls(
@@ -88,7 +88,7 @@ def distribution(values: Iterable[float | None], unit: float = 1e6) -> dict[str,
     return {"mean": float(known.mean()), **{f"p{percentile}": float(value) for percentile, value in named}}
 
 
-def figures(measured: Sequence[Measured], slo: Slo | None) -> dict[str, Any]:
+def figures(measured: Sequence[MeasuredSegment], slo: Slo | None) -> dict[str, Any]:
     """Every figure of one arm at one level, all rounds together.
 
     Latencies are of completed requests. Throughput is of the time under full load.
@@ -131,7 +131,7 @@ def figures(measured: Sequence[Measured], slo: Slo | None) -> dict[str, Any]:
     }
 
 
-def _sending_s(measured: Measured) -> float:
+def _sending_s(measured: MeasuredSegment) -> float:
     """From the end of the ramp to the end of the last request."""
     ends = [record.end_ns for record in measured.counted]
     return (max(ends) - measured.from_ns) / 1e9 if ends else 0.0
@@ -141,9 +141,9 @@ Row = dict[str, Any]
 """An arm at a level: `level`, `amount`, `arm`, its figures and its ratios."""
 
 
-def rows(measured: Sequence[Measured], slo: Slo | None) -> list[Row]:
+def rows(measured: Sequence[MeasuredSegment], slo: Slo | None) -> list[Row]:
     """Every arm at every level, with ratios to the first arm and to the lowest level."""
-    groups: dict[tuple[Level, Speculation], list[Measured]] = {}
+    groups: dict[tuple[Level, Speculation], list[MeasuredSegment]] = {}
     for each in measured:
         if each.segment.timed:
             groups.setdefault((each.segment.level, each.segment.arm), []).append(each)

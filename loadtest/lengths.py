@@ -10,14 +10,14 @@ from tokenizers import Tokenizer
 
 from loadtest.texts import text_of
 
-Prompt = str | tuple[int, ...]
+PromptContent = str | tuple[int, ...]
 _MOST_CHARACTERS_PER_TOKEN = 8
 
 
 class Lengths(Protocol):
     """Knows how long a token is."""
 
-    def cut(self, kind: str, head: str, tokens: int, generator: Random) -> Prompt:
+    def cut(self, kind: str, head: str, tokens: int, generator: Random) -> PromptContent:
         """The head and then text of a kind, from a random line on, together about as many tokens long."""
 
 

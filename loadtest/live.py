@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from loadtest.crew import Crew
-from loadtest.figures import Measured
+from loadtest.figures import MeasuredSegment
 from loadtest.record import Status
 from loadtest.segment import Segment
 
@@ -35,7 +35,7 @@ class Display:
             finally:
                 task.cancel()
 
-    def done(self, measured: Measured) -> None:
+    def done(self, measured: MeasuredSegment) -> None:
         """Leave a line about a segment that has ended."""
         speed = f"{measured.tokens_per_second:.1f} tokens/s" if measured.segment.timed else "done"
         ended = _counted(Counter(record.status.value for record in measured.records))

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.comparison import Comparison
+from loadtest.agreement import Agreement
 from loadtest.crew import running_crew
-from loadtest.figures import Measured, rows
+from loadtest.figures import MeasuredSegment, rows
 from loadtest.live import Display
 from loadtest.settings import LoadtestSettings
 from loadtest.table import summary
@@ -38,11 +38,11 @@ async def load_test(settings: LoadtestSettings, output: Console, progress: Conso
     workload = await fitted(settings.workload(), settings.address, served)
     segments = list(settings.segments(workload))
     display = Display(progress, len(segments))
-    measured: list[Measured] = []
+    measured: list[MeasuredSegment] = []
     async with running_crew(settings.processes) as crew:
         for segment in segments:
             async with display.showing(segment, crew):
-                measured.append(Measured.of(*await crew.send(segment)))
+                measured.append(MeasuredSegment.of(*await crew.send(segment)))
             display.done(measured[-1])
             if measured[-1].lost:
                 break
@@ -54,7 +54,7 @@ async def load_test(settings: LoadtestSettings, output: Console, progress: Conso
 
 
 def _document(
-    settings: LoadtestSettings, served: Served, measured: Sequence[Measured], segments: int
+    settings: LoadtestSettings, served: Served, measured: Sequence[MeasuredSegment], segments: int
 ) -> dict[str, Any]:
     """What the JSON file says."""
     last = measured[-1]
@@ -70,12 +70,14 @@ def _document(
         "draft": served.draft.model_id if served.draft else None,
         "settings": settings.model_dump(by_alias=True),
         "rows": rows(measured, settings.limits()),
-        "comparison": asdict(Comparison.of(measured)),
+        "comparison": asdict(Agreement.of(measured)),
         "lost": lost,
     }
 
 
-def _write(settings: LoadtestSettings, document: dict[str, Any], measured: Sequence[Measured], output: Console) -> None:
+def _write(
+    settings: LoadtestSettings, document: dict[str, Any], measured: Sequence[MeasuredSegment], output: Console
+) -> None:
     if settings.json_file:
         Path(settings.json_file).write_text(json.dumps(document, indent=2) + "\n")
     if settings.report:

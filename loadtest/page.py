@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from loadtest.figures import Measured
+from loadtest.figures import MeasuredSegment
 from loadtest.plots import draw_plots
 from loadtest.table import summary
 
@@ -22,7 +22,7 @@ pre { background: #f5f6f7; padding: 1rem; overflow-x: auto; font-size: 12px; }
 """
 
 
-def write_page(document: Mapping[str, Any], measured: Sequence[Measured], folder: Path) -> Path:
+def write_page(document: Mapping[str, Any], measured: Sequence[MeasuredSegment], folder: Path) -> Path:
     """Write every plot as PNG, and index.html with all of them inside.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.figures import Measured, Row
+from loadtest.figures import MeasuredSegment, Row
 from loadtest.level import Level
 from loadtest.record import RequestRecord, Status, token_gaps_ns
 from sybil_engine.core.types import Speculation
@@ -24,7 +24,7 @@ _MOST_POINTS = 2000
 Values = Callable[[RequestRecord], Sequence[float]]
 
 
-def draw_plots(rows: Sequence[Row], measured: Sequence[Measured]) -> dict[str, Figure]:
+def draw_plots(rows: Sequence[Row], measured: Sequence[MeasuredSegment]) -> dict[str, Figure]:
     """Draw every plot, by the title it is shown under."""
     timed = [each for each in measured if each.segment.timed]
     plots = {
@@ -62,7 +62,7 @@ def _latency(rows: Sequence[Row], name: str) -> Figure:
     return _against_load(figure, axes, rows, "ms")
 
 
-def _distributions(measured: Sequence[Measured], values: Values, unit: str) -> Figure:
+def _distributions(measured: Sequence[MeasuredSegment], values: Values, unit: str) -> Figure:
     """For each level the share of values up to each, on a logarithmic scale."""
     levels = _levels(measured)
     figure, places = _figure(len(levels))
@@ -78,7 +78,7 @@ def _distributions(measured: Sequence[Measured], values: Values, unit: str) -> F
     return figure
 
 
-def _chosen(measured: Sequence[Measured]) -> Figure | None:
+def _chosen(measured: Sequence[MeasuredSegment]) -> Figure | None:
     """For each level the requests of `auto` in the order they were sent: the share of passes of each way."""
     levels = [level for level in _levels(measured) if _completed(measured, level, Speculation.AUTO)]
     if not levels:
@@ -129,15 +129,15 @@ def _amounts(rows: Sequence[Row]) -> list[float]:
     return [row["amount"] for row in rows]
 
 
-def _levels(measured: Sequence[Measured]) -> list[Level]:
+def _levels(measured: Sequence[MeasuredSegment]) -> list[Level]:
     return list(dict.fromkeys(each.segment.level for each in measured))
 
 
-def _arms(measured: Sequence[Measured]) -> list[Speculation]:
+def _arms(measured: Sequence[MeasuredSegment]) -> list[Speculation]:
     return list(dict.fromkeys(each.segment.arm for each in measured))
 
 
-def _completed(measured: Sequence[Measured], level: Level, arm: Speculation) -> list[RequestRecord]:
+def _completed(measured: Sequence[MeasuredSegment], level: Level, arm: Speculation) -> list[RequestRecord]:
     return [
         record
         for each in measured

@@ -6,7 +6,7 @@ from random import Random
 
 from pydantic import BaseModel, Field, ValidationError
 
-from loadtest.lengths import ByCharacters, Lengths, Prompt
+from loadtest.lengths import ByCharacters, Lengths, PromptContent
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import SamplingParams
@@ -97,7 +97,7 @@ class Workload:
         drawn = generator.randint(*self.max_tokens) if self.max_tokens else None
         return line.prompt, line.max_tokens if line.max_tokens is not None else drawn
 
-    def _text(self, head: str, generator: Random) -> tuple[Prompt, int]:
+    def _text(self, head: str, generator: Random) -> tuple[PromptContent, int]:
         kind = generator.choice(self.kinds)
         tokens = generator.randint(*(self.prompt_tokens or KINDS[kind].prompt_tokens))
         prompt = self.lengths.cut(kind, head, tokens, generator)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.comparison import Comparison
-from loadtest.figures import Measured, distribution, rows
+from loadtest.agreement import Agreement
+from loadtest.figures import MeasuredSegment, distribution, rows
 from loadtest.level import Level
 from loadtest.page import write_page
 from loadtest.record import Arrival, RequestRecord, Status
@@ -34,8 +34,8 @@ def record(
     return RequestRecord(index, due_ns, end_ns, status, arrivals, tuple(map(ord, ids)), usage=usage)
 
 
-def measured(where: Segment, *records: RequestRecord, until_ns: int = 10 * S) -> Measured:
-    return Measured.of(where, [Part(list(records), full_until_ns=until_ns, busy=0.5)])
+def measured(where: Segment, *records: RequestRecord, until_ns: int = 10 * S) -> MeasuredSegment:
+    return MeasuredSegment.of(where, [Part(list(records), full_until_ns=until_ns, busy=0.5)])
 
 
 def test_throughput_is_of_the_time_under_full_load() -> None:
@@ -50,7 +50,7 @@ def test_throughput_is_of_the_time_under_full_load() -> None:
 
 def test_the_slowest_worker_ends_no_ones_full_load_later() -> None:
     parts = [Part([], full_until_ns=5 * S), Part([], full_until_ns=7 * S)]
-    assert Measured.of(segment(), parts).until_ns == 5 * S
+    assert MeasuredSegment.of(segment(), parts).until_ns == 5 * S
 
 
 def test_ratios_are_to_the_first_arm_and_to_the_lowest_level() -> None:
@@ -119,7 +119,7 @@ def test_tokens_of_equal_requests_are_compared_as_far_as_they_came(
 ) -> None:
     off = measured(segment("off", own_head=""), record(0, ids="abcd"))
     auto = measured(segment("auto", own_head=""), record(0, ids=ids, status=status), record(1, ids="zz"))
-    found = Comparison.of([off, auto])
+    found = Agreement.of([off, auto])
     assert (found.compared_tokens, found.differing_tokens) == (compared, differing)
     assert bool(found.examples) is bool(differing)
 
@@ -130,7 +130,7 @@ def test_requests_of_other_prompts_are_not_compared() -> None:
         measured(segment("off", ONE, own_head=""), record(0, ids="ab")),
         measured(segment("auto", FOUR, own_head=""), record(0, ids="xy")),
     ]
-    assert Comparison.of([*of_their_own, *in_other_levels]) == Comparison(0, 0)
+    assert Agreement.of([*of_their_own, *in_other_levels]) == Agreement(0, 0)
 
 
 def test_a_report_without_figures_says_why(tmp_path: Path) -> None:
