@@ -32,6 +32,7 @@ COPY verifier_service verifier_service
 COPY coordinator coordinator
 COPY benchmarks benchmarks
 COPY loadtest loadtest
+COPY reporting reporting
 COPY simulator simulator
 COPY sybil_local sybil_local
 COPY sybil_cli sybil_cli

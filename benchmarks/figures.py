@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measurement import Measured, Measurement, median_interval, speed_ratio
+from benchmarks.measurement import Measured, Measurement, speed_ratio
+from reporting.intervals import median_interval
 from sybil_engine import __version__
 from sybil_engine.core.ledger import Ledger
 

@@ -4,9 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-_RESAMPLES = 2_000
+from reporting.intervals import median_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +28,6 @@ class Measurement:
 
 Measured = Mapping[str, Sequence[Measurement]]
 """By arm, one measurement a task, in order."""
-
-
-def median_interval(values: Sequence[float]) -> dict[str, float]:
-    """The median of values, and the "low" and "high" end of its 95 % bootstrap interval.
-
-    Source: Efron 1979 (percentile bootstrap).
-    """
-    resamples = np.random.default_rng(0).choice(values, (_RESAMPLES, len(values)))
-    low, high = np.quantile(np.median(resamples, axis=1), (0.025, 0.975))
-    return {"median": statistics.median(values), "low": float(low), "high": float(high)}
 
 
 def median_speed(measurements: Sequence[Measurement]) -> float:

@@ -1,16 +1,14 @@
 """What a run will do, checked as far as possible before anything starts."""
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.environments import Environment, environment_of
 from benchmarks.prompts import read_prompts
 from benchmarks.settings import PEERS, BenchSettings
 from drafter_service.settings import DrafterSettings
+from reporting.outputs import check_file, check_report_folder
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.references import NO_DRAFTER
 from sybil_engine.core.types import Speculation
@@ -56,7 +54,10 @@ class Plan:
             except InvalidSettings as error:
                 raise InvalidSettings(f"--{name}-arguments: {error}") from error
         plan._check_pair()
-        _check_outputs(settings)
+        if settings.json_file:
+            check_file(Path(settings.json_file), "--json")
+        if settings.report:
+            check_report_folder(Path(settings.report), "--report")
         return plan
 
     @property
@@ -156,22 +157,3 @@ def _peers(settings: BenchSettings) -> tuple[str, ...]:
             "--peers out"
         )
     return named
-
-
-def _check_outputs(settings: BenchSettings) -> None:
-    """Refuse output files that could not be written."""
-    if settings.json_file:
-        file = Path(settings.json_file).absolute()
-        if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-            raise InvalidSettings(f"--json {settings.json_file} cannot be written; name a file in a folder that can be")
-    if settings.report:
-        if find_spec("matplotlib") is None:
-            raise InvalidSettings(
-                "--report needs the package matplotlib, which is not installed; install it with "
-                "`pip install sybil-engine[bench]`, or leave --report out"
-            )
-        folder = Path(settings.report)
-        with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-        if not (folder.is_dir() and os.access(folder, os.W_OK)):
-            raise InvalidSettings(f"--report {folder} cannot be written; name a folder that can be")

@@ -9,9 +9,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.anatomy import PARTS, Anatomy, DraftedToken, Fate, VerifyPass, acceptance_by_position, pass_parts
+from reporting.drawing import figure_of
 from sybil_engine.core.types import BlockOrigin
 
-_DPI = 130
 _FATE_COLOURS = dict(zip(Fate, ("#2a9d57", "#d1495b", "#9aa0a6", "#edae49"), strict=True))
 _PART_COLOURS = dict(zip(PARTS, ("#c9cdd2", "#edae49", "#8d96a3", "#33658a", "#86bbd8"), strict=True))
 _BLUE = "#33658a"
@@ -133,14 +133,11 @@ def _bars(values: Mapping[str, float], label: str, unit: str, title: str, **opti
     bars = axes.bar(list(values), list(values.values()), color=_BLUE, **options)
     axes.bar_label(bars, [label.format(value) for value in values.values()], padding=3, fontsize=8)
     axes.set_ylabel(unit)
-    axes.tick_params(axis="x", labelsize=8)
-    figure.autofmt_xdate(rotation=25)
+    axes.set_xticks(range(len(values)), list(values), rotation=25, ha="right", fontsize=8)
     return figure
 
 
 def _figure(title: str, width: float = 7.5, height: float = 4.2) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), dpi=_DPI)
-    axes = figure.add_subplot()
+    figure, (axes,) = figure_of(width=width, height=height)
     axes.set_title(title, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
     return figure, axes

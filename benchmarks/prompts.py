@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.prompts import Prompt, built_in_prompts, mixed
+from sybil_engine.prompts import Prompt, built_in_prompts, mixed, read_prompt_lines
 
 
 class _Line(BaseModel):
@@ -26,22 +25,5 @@ def read_prompts(file: str, count: int) -> list[Prompt]:
 
 
 def _from_file(file: Path) -> list[Prompt]:
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not valid UTF-8"
-        raise InvalidSettings(f"--prompts {file} cannot be read: {reason}; name a file of JSON lines") from None
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                read = _Line.model_validate_json(line)
-            except ValidationError:
-                raise InvalidSettings(
-                    f"line {number} of {file} is not a prompt; each line must be a JSON object with a text called "
-                    "`prompt`, and perhaps one called `category`"
-                ) from None
-            prompts.append(Prompt("", read.category, "", read.prompt))
-    if not prompts:
-        raise InvalidSettings(f"--prompts {file} holds no prompt; write JSON lines with a `prompt` field into it")
-    return prompts
+    lines = read_prompt_lines(file, _Line, '{"prompt": "text", "category": "stories"}')
+    return [Prompt("", line.category, "", line.prompt) for line in lines]

@@ -7,6 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from reporting.intervals import interval_text
 from sybil_engine.core.types import Speculation
 
 
@@ -36,7 +37,7 @@ def _arms_table(title: str, figures: Mapping[str, Any], against: Sequence[str]) 
         cells = [f"{arm['tokens_per_second']['median']:.1f}"]
         for other in against:
             ratio = figures["ratios"].get(f"{name}/{other}")
-            cells.append(f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]" if ratio else "")
+            cells.append(interval_text(ratio) if ratio else "")
         cells += ["" if arm[rate] is None else format(arm[rate], spec) for rate, spec in rates.items()]
         gap_ns = arm["gap_between_passes_ns"]
         shown.add_row(name, *cells, "" if gap_ns is None else f"{gap_ns / 1e6:.2f} ms")

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from loadtest.figures import MeasuredSegment, Row
 from loadtest.level import Level
 from loadtest.record import RequestRecord, Status, token_gaps_ns
+from reporting.drawing import figure_of
 from sybil_engine.core.types import Speculation
 
-_DPI = 130
 _COLOURS = {
     Speculation.OFF: "#8d96a3",
     Speculation.LOCKSTEP: "#edae49",
@@ -40,7 +40,7 @@ def draw_plots(rows: Sequence[Row], measured: Sequence[MeasuredSegment]) -> dict
 
 def _throughput(rows: Sequence[Row]) -> Figure:
     """Tokens per second against load; a dot for each round."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = figure_of()
     for arm, own in _by_arm(rows).items():
         axes.plot(_amounts(own), [row["tokens_per_second"] for row in own], color=_COLOURS[arm], label=arm.value)
         for row in own:
@@ -51,7 +51,7 @@ def _throughput(rows: Sequence[Row]) -> Figure:
 
 def _latency(rows: Sequence[Row], name: str) -> Figure:
     """Median and 99th percentile against load."""
-    figure, (axes,) = _figure(1)
+    figure, (axes,) = figure_of()
     for arm, own in _by_arm(rows).items():
         known = [row for row in own if row[name]]
         for percentile, style in (("p50", "-"), ("p99", "--")):
@@ -65,7 +65,7 @@ def _latency(rows: Sequence[Row], name: str) -> Figure:
 def _distributions(measured: Sequence[MeasuredSegment], values: Values, unit: str) -> Figure:
     """For each level the share of values up to each, on a logarithmic scale."""
     levels = _levels(measured)
-    figure, places = _figure(len(levels))
+    figure, places = figure_of(len(levels))
     for level, axes in zip(levels, places, strict=True):
         for arm in _arms(measured):
             found = np.sort([value for record in _completed(measured, level, arm) for value in values(record)])
@@ -83,7 +83,7 @@ def _chosen(measured: Sequence[MeasuredSegment]) -> Figure | None:
     levels = [level for level in _levels(measured) if _completed(measured, level, Speculation.AUTO)]
     if not levels:
         return None
-    figure, places = _figure(len(levels), height=2.2)
+    figure, places = figure_of(len(levels), height=2.2)
     for level, axes in zip(levels, places, strict=True):
         records = _completed(measured, level, Speculation.AUTO)
         passes = [max(1, sum(record.passes.values())) for record in records]
@@ -96,15 +96,6 @@ def _chosen(measured: Sequence[MeasuredSegment]) -> Figure | None:
         axes.set(title=str(level), xlabel="requests in the order they were sent", ylabel="share of passes")
         axes.legend(fontsize=8, ncols=len(_COLOURS), loc="upper center", bbox_to_anchor=(0.5, -0.3))
     return figure
-
-
-def _figure(panels: int, height: float = 3.6) -> tuple[Figure, Sequence[Axes]]:
-    """Panels below one another."""
-    figure = Figure(figsize=(8, height * panels), dpi=_DPI, layout="constrained")
-    places = figure.subplots(panels, squeeze=False)[:, 0]
-    for axes in places:
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, list(places)
 
 
 def _against_load(figure: Figure, axes: Axes, rows: Sequence[Row], unit: str) -> Figure:

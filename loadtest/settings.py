@@ -2,9 +2,7 @@
 
 import secrets
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -13,9 +11,11 @@ from pydantic_settings import SettingsConfigDict
 from loadtest.level import Level, rotated
 from loadtest.segment import Segment
 from loadtest.slo import Slo
-from loadtest.workload import KINDS, Workload, read_prompts
+from loadtest.workload import FILE_PROMPT_EXAMPLE, KINDS, FilePrompt, Workload
+from reporting.outputs import check_file, check_report_folder
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import Speculation
+from sybil_engine.prompts import read_prompt_lines
 from sybil_engine.settings import Constraint, Settings, Split, Words
 
 _ARMS = tuple(each.value for each in Speculation)
@@ -100,9 +100,9 @@ class LoadtestSettings(Settings):
                 f"--requests {self.requests} is fewer than {most_users} users need; ask for at least one a user"
             )
         if self.json_file:
-            _check_file(Path(self.json_file))
+            check_file(Path(self.json_file), "--json")
         if self.report:
-            _check_folder(Path(self.report))
+            check_report_folder(Path(self.report), "--report")
         return self
 
     def limits(self) -> Slo | None:
@@ -121,7 +121,7 @@ class LoadtestSettings(Settings):
             )
         return Workload(
             kinds=self.prompts if kinds else (),
-            lines=() if kinds else read_prompts(Path(self.prompts[0])),
+            lines=() if kinds else read_prompt_lines(Path(self.prompts[0]), FilePrompt, FILE_PROMPT_EXAMPLE),
             prompt_tokens=self.prompt_tokens,
             max_tokens=self.max_tokens,
             shared_prefix_tokens=self.shared_prefix,
@@ -169,22 +169,3 @@ class LoadtestSettings(Settings):
         level = Level(concurrency=level.concurrency or _LEAST_COMPARED)
         requests = self.compare or max(_LEAST_COMPARED, level.concurrency or 0)
         return Segment(self.address, workload, arm, level, 0, requests, None, timed=False)
-
-
-def _check_file(file: Path) -> None:
-    try:
-        with file.open("a") if file.exists() else TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise InvalidSettings(f"{file} cannot be written ({error.strerror}); name another file with --json") from None
-
-
-def _check_folder(folder: Path) -> None:
-    if find_spec("matplotlib") is None:
-        raise InvalidSettings("--report draws plots with matplotlib; install it with `pip install sybil-engine[bench]`")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InvalidSettings(f"{folder} cannot be written ({error.strerror}); name another with --report") from None

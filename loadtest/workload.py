@@ -1,13 +1,11 @@
 """What is asked: prompts, lengths and seeds, the same in every arm."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from loadtest.lengths import ByCharacters, Lengths, PromptContent
-from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import SamplingParams
 
@@ -36,6 +34,9 @@ class FilePrompt(BaseModel, frozen=True, extra="forbid", strict=True):
 
     prompt: str = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+
+
+FILE_PROMPT_EXAMPLE = '{"prompt": "text", "max_tokens": 64}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,31 +106,3 @@ class Workload:
             prefix = self.lengths.cut(kind, "", self.shared_prefix_tokens, Random(_SHARED_SEED))
             prompt = prefix + prompt  # type: ignore[operator]  # both are text, or both are ids
         return prompt, generator.randint(*(self.max_tokens or KINDS[kind].max_tokens))
-
-
-def read_prompts(file: Path) -> tuple[FilePrompt, ...]:
-    """Read a JSONL file: an object a line, with `prompt` and, if it likes, `max_tokens`.
-
-    Raises:
-        InvalidSettings: it cannot be read, or a line is something else.
-    """
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettings(
-            f"{file} cannot be read ({error}); name a JSONL file or one of {', '.join(KINDS)}"
-        ) from error
-    prompts = tuple(_line(file, number, line) for number, line in enumerate(lines, 1) if line.strip())
-    if not prompts:
-        raise InvalidSettings(f'{file} holds no prompts; write one JSON object a line, such as {{"prompt": "Hello"}}')
-    return prompts
-
-
-def _line(file: Path, number: int, line: str) -> FilePrompt:
-    try:
-        return FilePrompt.model_validate_json(line)
-    except ValidationError as error:
-        raise InvalidSettings(
-            f"line {number} of {file} is not a prompt ({error.errors()[0]['msg']}); "
-            'write {"prompt": "text", "max_tokens": 64}'
-        ) from None

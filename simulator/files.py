@@ -1,6 +1,5 @@
-"""Files that people name: refused in one sentence if they cannot be read or written."""
+"""Files that people name: refused in one sentence if they cannot be read."""
 
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -15,19 +14,7 @@ _BROKEN = (OSError, ValueError, LookupError, TypeError, RecursionError, EOFError
 
 
 class UnusableFile(InvalidRequest):
-    """A file is missing, cannot be read or written, or holds something else."""
-
-
-def check_writable(file: Path) -> None:
-    """Refuse a file that cannot be written, before an hour's work is lost.
-
-    Raises:
-        UnusableFile: its folder is missing or may not be written to, or it is a folder itself.
-    """
-    if file.is_dir():
-        raise UnusableFile(f"{file} is a folder; name a file to write to")
-    if not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise UnusableFile(f"{file} cannot be written; name a file in a folder that can be")
+    """A file is missing, cannot be read, or holds something else."""
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
+from reporting.outputs import check_file
 from sybil_cli.exits import SUCCESS
 from sybil_cli.options import Command, model_options, pair_from
 from sybil_cli.progress import Progress
@@ -98,11 +99,10 @@ def simulate(
             f"{flags} cannot be chosen with --against, which takes it from {bench_file}; leave it out"
         )
     # NumPy, which `sybil --help` does not need.
-    from simulator.files import check_writable
     from simulator.storage import load
 
     if json_file:
-        check_writable(json_file)
+        check_file(json_file, "--json")
     recording = load(trace_file)
     if bench_file:
         figures = _check(recording, trace_file, bench_file, temperatures)
@@ -124,10 +124,9 @@ def simulate(
 @model_options
 def record(out_file: Path, temperatures: list[float], **options: Any) -> int:
     """Let a pair of models complete the built-in prompts, and record what the target says and the drafter guesses."""
-    from simulator.files import check_writable
     from simulator.storage import save
 
-    check_writable(out_file)
+    check_file(out_file, "--out")
     progress = Progress()
     with progress.waiting("the models"):
         # Imports torch and transformers, which playing does not need.

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks import plan
 from benchmarks.plan import Plan
 from benchmarks.settings import ARMS, BenchSettings
 from sybil_cli.__main__ import main
@@ -81,7 +80,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 def test_a_report_without_matplotlib_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "find_spec", lambda package: None)
+    monkeypatch.setattr("reporting.outputs.find_spec", lambda package: None)
     assert main(["bench", "--peers", "none", "--report", str(tmp_path)]) == 2
     assert "--report needs the package matplotlib" in capsys.readouterr().err
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from loadtest.lengths import ByCharacters, ByTokenizer
-from loadtest.workload import KINDS, Workload, read_prompts
+from loadtest.workload import FILE_PROMPT_EXAMPLE, KINDS, FilePrompt, Workload
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.models.finding import find_tokenizer
 from sybil_engine.models.tokenizer import TOKENIZER_FILE
+from sybil_engine.prompts import read_prompt_lines
 
 TOKENIZER = ByTokenizer(str(find_tokenizer("embedded-target") / TOKENIZER_FILE))
 
@@ -64,7 +65,7 @@ def test_a_share_of_the_prompts_begins_with_the_shared_prefix() -> None:
 def test_a_files_lines_are_sent_as_they_are(tmp_path: Path) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "one", "max_tokens": 5}\n\n{"prompt": "two"}\n')
-    workload = Workload((), lines=read_prompts(file), max_tokens=(9, 9))
+    workload = Workload((), lines=read_prompt_lines(file, FilePrompt, FILE_PROMPT_EXAMPLE), max_tokens=(9, 9))
     asked = {(request.prompt, request.max_tokens) for request in (workload.request("a", n, "off") for n in range(20))}
     assert asked == {("one", 5), ("two", 9)}
 
@@ -77,4 +78,4 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path, content: str) -> None
     file = tmp_path / "prompts.jsonl"
     file.write_text(content)
     with pytest.raises(InvalidSettings, match=r"prompts\.jsonl"):
-        read_prompts(file)
+        read_prompt_lines(file, FilePrompt, FILE_PROMPT_EXAMPLE)

@@ -53,7 +53,7 @@ def test_every_player_is_reported_at_every_point(
         (["--traces", "TRACES", "--replicas", "0"], "Invalid value for '--replicas'"),
         (["--traces", "TRACES", "--json", "/nowhere/figures.json"], "/nowhere/figures.json cannot be written"),
         (["record", "--out", "/nowhere/traces.npz"], "/nowhere/traces.npz cannot be written"),
-        (["record", "--out", "/tmp"], "/tmp is a folder"),
+        (["record", "--out", "/tmp"], "--out /tmp cannot be written (Is a directory)"),
         (["record"], "Missing option '--out'"),
         (["recrod"], "No such command 'recrod'. Did you mean 'record'?"),
     ],
