@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from loadtest.figures import MeasuredSegment
+from loadtest.measured import MeasuredSegment
 from loadtest.record import RequestRecord, Status
 from loadtest.segment import Segment
 from sybil_engine.core.types import Speculation
@@ -31,7 +31,7 @@ class Agreement:
         examples = []
         for segment, record in _compared(measured):
             arm, other = first.setdefault((segment.stage, record.index), (segment.arm, record))
-            if arm is segment.arm:
+            if other is record:
                 continue
             tokens, differences = _differences(other, record)
             compared, differing = compared + tokens, differing + differences

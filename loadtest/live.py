@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from loadtest.crew import Crew
-from loadtest.figures import MeasuredSegment
+from loadtest.measured import MeasuredSegment
 from loadtest.record import Status
 from loadtest.segment import Segment
 

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from loadtest.agreement import Agreement
 from loadtest.crew import running_crew
-from loadtest.figures import MeasuredSegment, rows
 from loadtest.live import Display
+from loadtest.measured import MeasuredSegment
+from loadtest.rows import rows
 from loadtest.settings import LoadtestSettings
 from loadtest.table import summary
 from loadtest.target import fitted, served_at
@@ -50,7 +51,7 @@ async def load_test(settings: LoadtestSettings, output: Console, progress: Conso
     for part in summary(document):
         output.print(part, soft_wrap=isinstance(part, Text))
     _write(settings, document, measured, output)
-    return not document["lost"] and not document["comparison"]["differing_tokens"]
+    return not document["lost"] and not document["agreement"]["differing_tokens"]
 
 
 def _document(
@@ -70,7 +71,8 @@ def _document(
         "draft": served.draft.model_id if served.draft else None,
         "settings": settings.model_dump(by_alias=True),
         "rows": rows(measured, settings.limits()),
-        "comparison": asdict(Agreement.of(measured)),
+        "slo": str(settings.limits() or ""),
+        "agreement": asdict(Agreement.of(measured)),
         "lost": lost,
     }
 

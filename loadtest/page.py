@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.figures import MeasuredSegment
+from loadtest.measured import MeasuredSegment
 from loadtest.plots import draw_plots
 from loadtest.table import summary
 from reporting.page import ReportPage

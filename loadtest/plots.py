@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.figures import MeasuredSegment, Row
 from loadtest.level import Level
+from loadtest.measured import MeasuredSegment
 from loadtest.record import RequestRecord, Status, token_gaps_ns
+from loadtest.rows import Row
 from reporting.drawing import figure_of
 from sybil_engine.core.types import Speculation
 

@@ -29,6 +29,7 @@ class Segment:
     """One arm at one level in one round.
 
     Attributes:
+        stage: what all arms have in common, and no other part of the test: it decides the prompts, seeds and times.
         requests: how many; None: until `duration_s` is over.
         start_ns: of the load, by the monotonic clock.
         leaving_share: of clients that cancel part-way.
@@ -42,19 +43,15 @@ class Segment:
     arm: Speculation
     level: Level
     round_number: int
-    requests: int | None
-    duration_s: float | None
+    stage: str
+    requests: int | None = None
+    duration_s: float | None = None
     ramp_s: float = 0.0
     deadline_s: float | None = None
     leaving_share: float = 0.0
     own_head: str = ""
     timed: bool = True
     start_ns: int = 0
-
-    @property
-    def stage(self) -> str:
-        """What all arms have in common, and no other part of the test."""
-        return f"{self.level} {self.round_number} {self.timed}"
 
     def __str__(self) -> str:
         return f"{self.level}, {self.arm.value}, {f'round {self.round_number + 1}' if self.timed else 'comparison'}"

@@ -41,6 +41,9 @@ _Users = Annotated[
     Split,
     Constraint("numbers of users such as 1,4,16", lambda users: users and all(1 <= each <= 10_000 for each in users)),
 ]
+_Requests = Annotated[
+    tuple[int, ...], Split, Constraint("numbers of requests from 1 on", lambda each: all(1 <= n <= _MOST for n in each))
+]
 _Rates = Annotated[
     tuple[float, ...],
     Split,
@@ -60,8 +63,8 @@ class LoadtestSettings(Settings):
     concurrency: _Users = Field(default=(1, 4, 16), description="closed loop: users at once")
     rate: _Rates = Field(default=(), description="open loop instead: requests a second, at random (Poisson) times")
     arms: _Arms = Field(default=("off", "lockstep", "auto"), description="speculation; the first is the measure")
-    rounds: int = Field(default=3, ge=1, le=_MOST, description="runs of every arm at each level, in turn")
-    requests: int | None = Field(default=None, ge=1, le=_MOST, description="of each run; left out: as --duration-s")
+    rounds: int = Field(default=3, ge=1, le=_MOST, description="runs of every arm at each level, taking turns")
+    requests: _Requests = Field(default=(), description="of a run: a number, or one a level; empty: as --duration-s")
     duration_s: float = Field(default=10, ge=0.1, le=_MOST, description="seconds that each run sends for")
     ramp_s: float = Field(default=0, ge=0, le=_MOST, description="of each run: seconds to full load; not counted")
     prompts: Words = Field(default=("code",), description=f"kinds to mix ({', '.join(KINDS)}), or a JSONL file")
@@ -90,15 +93,8 @@ class LoadtestSettings(Settings):
         """
         self.limits()
         self.workload()
-        if self.ramp_s >= self.duration_s and self.requests is None:
-            raise InvalidSettings(
-                f"--ramp-s {self.ramp_s:g} leaves nothing to measure of --duration-s {self.duration_s:g}; shorten it"
-            )
-        most_users = 0 if self.rate else max(self.concurrency)
-        if self.requests is not None and self.requests < most_users:
-            raise InvalidSettings(
-                f"--requests {self.requests} is fewer than {most_users} users need; ask for at least one a user"
-            )
+        self._check_amounts()
+        self._check_unused()
         if self.json_file:
             check_file(Path(self.json_file), "--json")
         if self.report:
@@ -131,32 +127,82 @@ class LoadtestSettings(Settings):
             ignore_end=self.ignore_end,
         )
 
-    def levels(self) -> list[Level]:
-        """Every load, once, from the lowest on."""
-        if self.rate:
-            return [Level(rate=rate) for rate in sorted(set(self.rate))]
-        return [Level(concurrency=users) for users in sorted(set(self.concurrency))]
+    def levels(self) -> dict[Level, int | None]:
+        """Every load, once, from the lowest on, and how many requests a run at it has; None: it runs for a time."""
+        amounts = self.rate or self.concurrency
+        requests = self.requests if len(self.requests) > 1 else (*self.requests, None)[:1] * len(amounts)
+        return {
+            Level(rate=amount) if self.rate else Level(concurrency=int(amount)): number
+            for amount, number in sorted(zip(amounts, requests, strict=True), key=lambda pair: pair[0])
+        }
 
     def segments(self, workload: Workload) -> Iterator[Segment]:
-        """What is sent, in order: at each level the arms alternate, round by round."""
-        arms = [Speculation(name) for name in dict.fromkeys(self.arms)]
-        for level in self.levels():
-            # First what is not timed: it warms the server for this level, too.
-            if self.compare != 0:
-                yield from (self._comparison(workload, level, arm) for arm in arms)
-            for round_number in range(self.rounds):
-                for arm in rotated(arms, round_number):
-                    yield self._segment(workload, level, arm, round_number)
+        """What is sent, in order: arms take turns at each level, and levels in each round.
 
-    def _segment(self, workload: Workload, level: Level, arm: Speculation, round_number: int) -> Segment:
+        So whatever the machine does meanwhile falls on all arms and levels alike.
+        """
+        arms = [Speculation(name) for name in dict.fromkeys(self.arms)]
+        levels = self.levels()
+        # First what is not timed: it warms the server, too.
+        if self.compare != 0:
+            yield from (self._comparison(workload, level, arm) for level in levels for arm in arms)
+        for round_number in range(self.rounds):
+            for level, requests in levels.items():
+                for arm in rotated(arms, round_number):
+                    yield self._segment(workload, level, requests, arm, round_number)
+
+    def _check_amounts(self) -> None:
+        """Refuse amounts that leave nothing to send, or nothing to measure."""
+        amounts = self.rate or self.concurrency
+        if len(self.requests) > 1 and len(self.requests) != len(amounts):
+            raise InvalidSettings(
+                f"--requests has {len(self.requests)} numbers for {len(amounts)} levels; give one, or one a level"
+            )
+        for level, requests in reversed(self.levels().items()):
+            if requests is not None and requests < (level.concurrency or 0):
+                raise InvalidSettings(
+                    f"--requests {requests} is fewer than {level.concurrency} users need; ask for at least one a user"
+                )
+        if self.requests:
+            return
+        if self.ramp_s >= self.duration_s:
+            raise InvalidSettings(
+                f"--ramp-s {self.ramp_s:g} leaves nothing to measure of --duration-s {self.duration_s:g}; shorten it"
+            )
+        measured_s = self.duration_s - self.ramp_s
+        if self.rate and min(self.rate) * measured_s < 1:
+            raise InvalidSettings(
+                f"--rate {min(self.rate):g} is less than one request in the {measured_s:g} s that are measured; "
+                "raise it, or --duration-s"
+            )
+
+    def _check_unused(self) -> None:
+        """Refuse settings that would change nothing, since whoever gave them expects that they do."""
+        given = self.model_fields_set
+        from_file = not set(self.prompts) <= set(KINDS)
+        unused = {
+            "concurrency": (bool(self.rate), "--rate"),
+            "duration_s": (bool(self.requests), "--requests"),
+            "prompt_tokens": (from_file, "a file of prompts"),
+            "shared_prefix": (from_file, "a file of prompts"),
+            "shared_share": (not self.shared_prefix, "no --shared-prefix"),
+        }
+        for name, (changes_nothing, why) in unused.items():
+            if name in given and changes_nothing:
+                raise InvalidSettings(f"--{name.replace('_', '-')} changes nothing with {why}; leave one of them out")
+
+    def _segment(
+        self, workload: Workload, level: Level, requests: int | None, arm: Speculation, round_number: int
+    ) -> Segment:
         return Segment(
             address=self.address,
             workload=workload,
             arm=arm,
             level=level,
             round_number=round_number,
-            requests=self.requests,
-            duration_s=self.duration_s if self.requests is None else None,
+            stage=f"{level} {round_number}",
+            requests=requests,
+            duration_s=self.duration_s if requests is None else None,
             ramp_s=self.ramp_s,
             deadline_s=self.deadline_s,
             leaving_share=self.cancel,
@@ -168,4 +214,4 @@ class LoadtestSettings(Settings):
         """Requests of the same prompts in every arm, which would find one another's cells in the server's cache."""
         level = Level(concurrency=level.concurrency or _LEAST_COMPARED)
         requests = self.compare or max(_LEAST_COMPARED, level.concurrency or 0)
-        return Segment(self.address, workload, arm, level, 0, requests, None, timed=False)
+        return Segment(self.address, workload, arm, level, 0, f"{level} compared", requests, timed=False)

@@ -8,8 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.crew import BUSY_LIMIT
-from loadtest.figures import Row
 from loadtest.record import Status
+from loadtest.rows import Row
+from reporting.intervals import interval_text
 
 Column = Callable[[Row], str]
 """What a column shows of a row; empty where it has nothing."""
@@ -22,27 +23,46 @@ def summary(document: Mapping[str, Any]) -> list[RenderableType]:
         document: the content of the JSON file.
     """
     rows = document["rows"]
-    columns = {"Throughput": _throughput(rows), "Requests": _REQUESTS, "Latency, ms": _LATENCY}
-    tables = [_table(title, rows, each) for title, each in columns.items()]
+    columns = {
+        "Throughput": _THROUGHPUT,
+        "Ratios of tokens/s: median of the rounds, and its 95 % interval": _ratios(rows),
+        "Requests": _REQUESTS,
+        "Latency, ms": _LATENCY,
+    }
+    tables = [_table(title, rows, each) for title, each in columns.items() if _filled(each, rows)]
     return [*tables, *(Text(line) for line in remarks(document))]
 
 
 def remarks(document: Mapping[str, Any]) -> list[str]:
     """What a reader should know besides the table."""
-    compared, rows = document["comparison"], document["rows"]
+    compared, rows = document["agreement"], document["rows"]
     busiest = max((row["client_busy"] for row in rows), default=0.0)
     processes = max((row["client_processes"] for row in rows), default=1)
     lines = [
         "tokens/s: of the time under full load; TTFT, TPOT, ITL: of completed requests, in ms (docs/loadtest.md)",
+        *([f"good: completed within {document['slo']}"] if document["slo"] else []),
         f"How exact: {compared['compared_tokens']:,} tokens compared between the arms, "
         f"{compared['differing_tokens']:,} differences.",
         *(f"  differs: {example}" for example in compared["examples"]),
         f"The client ran in {processes} {'process' if processes == 1 else 'processes'}; the busiest used "
-        f"{busiest:.0%} of a core.",
+        f"{busiest:.0%} of a core: {_limit(busiest)}.",
     ]
+    return [*lines, *_empty(rows), *_errors(rows), *([document["lost"]] if document["lost"] else [])]
+
+
+def _limit(busiest: float) -> str:
+    """Which side the throughput tells of."""
     if busiest > BUSY_LIMIT:
-        lines.append("That may have slowed the load: give more with --processes, on a machine of its own.")
-    return [*lines, *_errors(rows), *([document["lost"]] if document["lost"] else [])]
+        return "the client may have been the limit; give more with --processes, on a machine of its own"
+    return "the limit was the server, not the client"
+
+
+def _empty(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{row['arm']}, {row['level']}: nothing was measured, no request was due after the ramp; send for longer"
+        for row in rows
+        if not row["requests"]
+    ]
 
 
 def _errors(rows: Sequence[Row]) -> list[str]:
@@ -51,10 +71,15 @@ def _errors(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _filled(columns: Mapping[str, Column], rows: Sequence[Row]) -> list[str]:
+    """Names of the columns that show something in some row."""
+    return [name for name, column in columns.items() if any(map(column, rows))]
+
+
 def _table(title: str, rows: Sequence[Row], columns: Mapping[str, Column]) -> Table:
-    """One row an arm and level; columns that are empty in all rows are left out."""
+    """One row an arm and level, with the columns that show something."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    shown = [name for name in columns if any(columns[name](row) for row in rows)]
+    shown = _filled(columns, rows)
     for name in ("load", "arm"):
         table.add_column(name, no_wrap=True)
     for name in shown:
@@ -64,18 +89,27 @@ def _table(title: str, rows: Sequence[Row], columns: Mapping[str, Column]) -> Ta
     return table
 
 
-def _throughput(rows: Sequence[Row]) -> dict[str, Column]:
+def _ratios(rows: Sequence[Row]) -> dict[str, Column]:
+    """Ratios that are 1 in every row are left out."""
     first, lowest = (rows[0]["arm"], rows[0]["level"]) if rows else ("", "")
-    return {
-        "tokens/s": _number("tokens_per_second", ".1f"),
-        f"x {first}": _number("ratio_to_first_arm", ".2f"),
-        f"x {lowest}": _number("ratio_to_lowest_level", ".2f"),
-        "requests/s": _number("requests_per_second", ".2f"),
-        "good/s": _number("goodput", ".2f"),
-        "good": _number("good_share", ".0%"),
-        "acceptance": _number("acceptance_rate", ".2f"),
-        "tokens/pass": _number("tokens_per_pass", ".2f"),
-    }
+    columns: dict[str, Column] = {"x best fixed arm": _best_fixed}
+    if any(row["level"] != lowest for row in rows):
+        columns = {f"x {lowest}": lambda row: _ratio(row["ratio_to_lowest_level"]), **columns}
+    if any(row["arm"] != first for row in rows):
+        columns = {f"x {first}": lambda row: _ratio(row["ratio_to_first_arm"]), **columns}
+    return columns
+
+
+def _best_fixed(row: Row) -> str:
+    ratio = _ratio(row["ratio_to_best_fixed_arm"])
+    return f"{ratio} of {row['best_fixed_arm']}" if ratio else ""
+
+
+def _ratio(ratio: Mapping[str, float] | None) -> str:
+    """With its interval, if there was more than one round."""
+    if ratio is None:
+        return ""
+    return interval_text(ratio) if ratio["low"] < ratio["high"] else f"{ratio['median']:.2f}"
 
 
 def _number(name: str, spec: str) -> Column:
@@ -90,6 +124,14 @@ def _counter(status: Status) -> Column:
     return lambda row: str(row[status.value] or "")
 
 
+_THROUGHPUT: dict[str, Column] = {
+    "tokens/s": _number("tokens_per_second", ".1f"),
+    "requests/s": _number("requests_per_second", ".2f"),
+    "good/s": _number("goodput", ".2f"),
+    "good": _number("good_share", ".0%"),
+    "acceptance": _number("acceptance_rate", ".2f"),
+    "tokens/pass": _number("tokens_per_pass", ".2f"),
+}
 _REQUESTS: dict[str, Column] = {
     **{status.value: _counter(status) for status in Status},
     "prompt tokens": _number("prompt_tokens", ".0f"),

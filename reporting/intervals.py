@@ -1,7 +1,7 @@
 """Medians, and how sure they are."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +18,6 @@ def median_interval(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": float(low), "high": float(high)}
 
 
-def interval_text(interval: dict[str, float]) -> str:
+def interval_text(interval: Mapping[str, float]) -> str:
     """The median and its interval, as tables show a ratio."""
     return f"{interval['median']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"

@@ -393,7 +393,7 @@ def test_a_load_test_of_a_real_fleet_finds_no_difference(up: Up, tmp_path: Path)
     file = tmp_path / "load.json"
     assert main(["loadtest", "--address", up.address, "--json", str(file), *load.split()]) == 0
     document = json.loads(file.read_text())
-    assert document["comparison"] == {"compared_tokens": 2 * 2 * 3 * 12, "differing_tokens": 0, "examples": []}
+    assert document["agreement"] == {"compared_tokens": 2 * 2 * 3 * 12, "differing_tokens": 0, "examples": []}
     assert {(row["arm"], row["completed"]) for row in document["rows"]} == {("off", 3), ("lockstep", 3), ("auto", 3)}
     assert {(row["prompt_tokens"], row["completion_tokens"]) for row in document["rows"]} == {(70, 12)}
     assert all(row["acceptance_rate"] for row in document["rows"] if row["arm"] == "lockstep")

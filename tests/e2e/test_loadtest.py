@@ -92,8 +92,8 @@ def test_every_arm_gets_the_same_load_and_the_report_holds_every_figure(
     status, document = load_tested(address, tmp_path, f"{QUICK} --slo ttft=1s --processes 2 --report {report}")
     assert (status, document["lost"]) == (0, "")
     # Two levels, two arms against the first one, two requests that are compared, eight tokens each.
-    assert document["comparison"]["compared_tokens"] == 2 * 2 * 2 * 8
-    assert document["comparison"]["differing_tokens"] == 0
+    assert document["agreement"]["compared_tokens"] == 2 * 2 * 2 * 8
+    assert document["agreement"]["differing_tokens"] == 0
     assert len(document["rows"]) == 6
     for row in document["rows"]:
         assert (row["completed"], row["requests"], row["good_share"]) == (4, 4, 1)
@@ -118,7 +118,7 @@ def test_arms_that_differ_are_counted_and_fail(
     scripted[0].wrong_when = types_pb2.SPECULATION_LOCKSTEP
     status, document = load_tested(scripted[1], tmp_path, f"{QUICK} --arms off,lockstep")
     assert status == 1
-    assert document["comparison"]["differing_tokens"] == 2 * 2 * 4
+    assert document["agreement"]["differing_tokens"] == 2 * 2 * 4
     assert "comparison, request 0: not as off" in capsys.readouterr().out
 
 
@@ -141,8 +141,8 @@ def test_a_server_that_dies_half_way_leaves_a_report_of_what_there_is(
     scripted: tuple[ScriptedGeneration, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     servicer, address = scripted
-    # 8 requests find out how long tokens are, 2 an arm are compared, all 4 of the first arm are timed, 2 of the second.
-    servicer.die_after = 8 + 2 * 2 + 4 + 2
+    # 8 requests find out how long tokens are, 2 an arm and level are compared, all 4 of the first arm are timed, 2 of the second.
+    servicer.die_after = 8 + 2 * 2 * 2 + 4 + 2
     status, document = load_tested(address, tmp_path, f"{QUICK} --arms off,auto")
     assert status == 1
     assert "was lost" in document["lost"]
@@ -160,6 +160,15 @@ def test_a_server_that_dies_half_way_leaves_a_report_of_what_there_is(
         ("--prompt-tokens 9-3", "--prompt-tokens"),
         ("--ramp-s 20", "--ramp-s 20 leaves nothing to measure"),
         ("--requests 3", "--requests 3 is fewer than 16 users need"),
+        ("--requests 16,32", "--requests has 2 numbers for 3 levels"),
+        ("--requests few", "--requests"),
+        ("--rate 0.05", "--rate 0.05 is less than one request in the 10 s that are measured"),
+        ("--rate nan", "--rate"),
+        ("--slo ttft=0s", "a limit of 0"),
+        ("--rate 1 --concurrency 4", "--concurrency changes nothing with --rate"),
+        ("--requests 16 --duration-s 5", "--duration-s changes nothing with --requests"),
+        ("--shared-share 0.5", "--shared-share changes nothing with no --shared-prefix"),
+        ("--prompts FILE --prompt-tokens 150", "--prompt-tokens changes nothing with a file of prompts"),
         ("--arms off,fast", "--arms"),
         ("--prompts nowhere.jsonl", "nowhere.jsonl cannot be read"),
         ("--prompts code,other", "--prompts is 'code,other'"),
@@ -169,11 +178,19 @@ def test_a_server_that_dies_half_way_leaves_a_report_of_what_there_is(
     ],
 )
 def test_settings_without_sense_are_refused_before_anything_is_sent(
-    scripted: tuple[ScriptedGeneration, str], capsys: pytest.CaptureFixture[str], arguments: str, words: str
+    scripted: tuple[ScriptedGeneration, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    words: str,
 ) -> None:
     servicer, address = scripted
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Hello"}')
+    arguments = arguments.replace("FILE", str(tmp_path / "prompts.jsonl"))
     assert main(["loadtest", "--address", address, *arguments.split()]) == 2
-    assert words in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert words in said.err
+    assert (said.out, said.err.count("\n")) == ("", 1)
     assert not servicer.requests
 
 

@@ -1,28 +1,35 @@
 """The figures of a load test, from records."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from loadtest.agreement import Agreement
-from loadtest.figures import MeasuredSegment, distribution, rows
+from loadtest.figures import distribution
 from loadtest.level import Level
+from loadtest.measured import MeasuredSegment
 from loadtest.page import write_page
 from loadtest.record import Arrival, RequestRecord, Status
+from loadtest.rows import rows
 from loadtest.segment import Segment
 from loadtest.slo import Slo
+from loadtest.table import summary
 from loadtest.worker import Part
 from loadtest.workload import Workload
 from sybil_engine.core.completion import Usage
 from sybil_engine.core.types import Speculation
 
 S = 1_000_000_000
+AGREEMENT = {"compared_tokens": 0, "differing_tokens": 0, "examples": []}
+DOCUMENT = {"target": "t", "address": "a", "rows": [], "agreement": AGREEMENT, "lost": "", "slo": "", "settings": {}}
 ONE, FOUR = Level(concurrency=1), Level(concurrency=4)
 
 
 def segment(arm: str = "off", level: Level = ONE, **fields: object) -> Segment:
-    plain = Segment("", Workload(()), Speculation(arm), level, 0, requests=None, duration_s=1, own_head="own")
+    plain = Segment("", Workload(()), Speculation(arm), level, 0, str(level), duration_s=1, own_head="own")
     return replace(plain, **fields)  # type: ignore[arg-type]
 
 
@@ -63,8 +70,59 @@ def test_ratios_are_to_the_first_arm_and_to_the_lowest_level() -> None:
         ],
         None,
     )
-    ratios = [(row["arm"], row["ratio_to_first_arm"], row["ratio_to_lowest_level"]) for row in found]
+    ratios = [
+        (row["arm"], row["ratio_to_first_arm"]["median"], row["ratio_to_lowest_level"]["median"]) for row in found
+    ]
     assert ratios == [("off", 1, 1), ("auto", 1.5, 1), ("off", 1, 2), ("auto", 3, 4)]
+
+
+def test_a_ratio_is_the_median_of_the_rounds_with_the_interval_that_they_span() -> None:
+    # The machine was three times as fast in the last round, for both.
+    speeds = {"off": (100, 100, 300), "auto": (110, 130, 360)}
+    found = rows(
+        [
+            measured(segment(arm, round_number=number), record(0, (1 * S, tokens)))
+            for arm, each in speeds.items()
+            for number, tokens in enumerate(each)
+        ],
+        None,
+    )
+    assert found[1]["ratio_to_first_arm"] == {"median": pytest.approx(1.2), "low": 1.1, "high": 1.3}
+
+
+def test_auto_is_measured_by_the_arm_that_was_the_fastest_of_the_others_at_each_level() -> None:
+    speeds = {ONE: {"off": 100, "pipelined": 200, "auto": 190}, FOUR: {"off": 300, "pipelined": 150, "auto": 330}}
+    found = rows(
+        [
+            measured(segment(arm, level), record(0, (1 * S, tokens)))
+            for level, each in speeds.items()
+            for arm, tokens in each.items()
+        ],
+        None,
+    )
+    against = [(row["best_fixed_arm"], row["ratio_to_best_fixed_arm"]) for row in found]
+    one, four = ({"median": ratio, "low": ratio, "high": ratio} for ratio in (0.95, 1.1))
+    nothing = (None, None)
+    assert against == [nothing, nothing, ("pipelined", one), nothing, nothing, ("off", four)]
+
+
+def test_rounds_that_only_one_arm_had_make_no_ratio() -> None:
+    lost = [measured(segment("off"), record(0, (1 * S, 100))), measured(segment("auto", round_number=1))]
+    assert [row["ratio_to_first_arm"] for row in rows(lost, None)] == [{"median": 1, "low": 1, "high": 1}, None]
+
+
+def test_the_table_shows_ratios_with_their_intervals() -> None:
+    found = [
+        measured(segment(arm, level, round_number=number), record(0, (1 * S, tokens)))
+        for level, factor in ((ONE, 1), (FOUR, 3))
+        for arm, each in {"off": (100, 100), "lockstep": (120, 140), "auto": (130, 130)}.items()
+        for number, tokens in enumerate(factor * speed for speed in each)
+    ]
+    console = Console(file=StringIO(), width=160)
+    console.print(*summary({**DOCUMENT, "rows": rows(found, None)}))
+    lines = [line.split() for line in console.file.getvalue().splitlines() if "lockstep" in line]  # type: ignore[attr-defined]
+    ratios = next(line for line in lines if "lockstep" in line and "at" in line and "of" in line)
+    assert " ".join(ratios) == "1 at once auto 1.30 1.00 1.01 [0.93, 1.08] of lockstep"
 
 
 def test_rounds_are_counted_together_and_comparisons_not() -> None:
@@ -134,6 +192,4 @@ def test_requests_of_other_prompts_are_not_compared() -> None:
 
 
 def test_a_report_without_figures_says_why(tmp_path: Path) -> None:
-    compared = {"compared_tokens": 0, "differing_tokens": 0, "examples": []}
-    document = {"target": "t", "address": "a", "rows": [], "comparison": compared, "lost": "was lost", "settings": {}}
-    assert "was lost" in write_page(document, [], tmp_path).read_text()
+    assert "was lost" in write_page({**DOCUMENT, "lost": "was lost"}, [], tmp_path).read_text()

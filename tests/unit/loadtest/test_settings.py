@@ -12,18 +12,24 @@ def segments(**values: Any) -> list[Segment]:
     return list(settings.segments(settings.workload()))
 
 
-def test_at_each_level_tokens_are_compared_first_and_then_the_arms_take_turns() -> None:
+def test_tokens_are_compared_first_and_then_levels_and_arms_take_turns() -> None:
     found = segments(concurrency=(4, 1), arms=("off", "auto"), rounds=2)
-    order = [(each.level.concurrency, each.timed, each.round_number, each.arm.value) for each in found]
-    one_level = [
-        (False, 0, "off"),
-        (False, 0, "auto"),
-        (True, 0, "off"),
-        (True, 0, "auto"),
-        (True, 1, "auto"),
-        (True, 1, "off"),
-    ]
-    assert order == [(users, *each) for users in (1, 4) for each in one_level]
+    order = [(each.timed, each.round_number, each.level.concurrency, each.arm.value) for each in found]
+    turns = [(False, 0, "off", "auto"), (True, 0, "off", "auto"), (True, 1, "auto", "off")]
+    assert order == [(timed, number, users, arm) for timed, number, *arms in turns for users in (1, 4) for arm in arms]
+
+
+def test_a_run_has_as_many_requests_as_its_level_was_given() -> None:
+    found = {each.level.concurrency: each.requests for each in segments(concurrency=(4, 1), requests=(9, 2), rounds=1)}
+    assert found == {1: 2, 4: 9}
+    for_all = segments(concurrency=(1, 4), requests=(5,), rounds=1, compare=0)
+    assert {(each.requests, each.duration_s) for each in for_all} == {(5, None)}
+
+
+def test_arms_have_the_same_prompts_and_levels_and_rounds_have_others() -> None:
+    stages = Counter(each.stage for each in segments(concurrency=(1, 4), arms=("off", "auto"), rounds=2))
+    assert set(stages.values()) == {2}
+    assert len(stages) == 2 * (1 + 2)
 
 
 def test_prompts_that_are_compared_are_equal_and_those_that_are_timed_begin_anew_in_each_arm_and_test() -> None:
