@@ -141,7 +141,7 @@ def test_a_server_that_dies_half_way_leaves_a_report_of_what_there_is(
     scripted: tuple[ScriptedGeneration, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     servicer, address = scripted
-    # 8 requests find out how long tokens are, 2 an arm and level are compared, all 4 of the first arm are timed, 2 of the second.
+    # 8 requests find out how long tokens are, 2 an arm and level are compared, 4 of one arm timed, 2 of the next.
     servicer.die_after = 8 + 2 * 2 * 2 + 4 + 2
     status, document = load_tested(address, tmp_path, f"{QUICK} --arms off,auto")
     assert status == 1
