@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     SharedNumbers = Array[c_longlong]
 
 _NAMES = ("running", "tokens", "first_tokens", "ttft_ns", *(status.value for status in Status))
+_PLACES = {name: place for place, name in enumerate(_NAMES)}
 
 
 def shared_numbers(context: SpawnContext) -> "SharedNumbers":
@@ -25,7 +26,7 @@ class Counters:
         self._numbers = numbers
 
     def add(self, name: str, amount: int = 1) -> None:
-        self._numbers[_NAMES.index(name)] += amount
+        self._numbers[_PLACES[name]] += amount
 
 
 def totals(workers: Iterable["SharedNumbers"]) -> dict[str, int]:

@@ -4,9 +4,9 @@ import asyncio
 import multiprocessing
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,35 @@ from sybil_engine.core.errors import SybilError
 if TYPE_CHECKING:
     from loadtest.counters import SharedNumbers
 
-# Long enough for workers to open their connections before the load starts.
-_LEAD_NS = 200_000_000
+# For the word that it starts to reach every process.
+_LEAD_NS = 20_000_000
 # Above this share of a core, the client's own Python would soften the load.
 BUSY_LIMIT = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A process that sends.
+
+    Attributes:
+        connection: this end of the pipe to it.
+        numbers: what it counts.
+    """
+
+    process: BaseProcess
+    connection: Connection
+    numbers: "SharedNumbers"
+
+    async def answer(self) -> Any:
+        """What it says next.
+
+        Raises:
+            SybilError: it ended.
+        """
+        try:
+            return await asyncio.to_thread(self.connection.recv)
+        except EOFError as error:
+            raise SybilError("a process of the load test ended in the middle of its work; run it again") from error
 
 
 class Crew:
@@ -34,7 +59,7 @@ class Crew:
 
     def __init__(self, grows: bool) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._workers: list[tuple[BaseProcess, Connection, SharedNumbers]] = []
+        self._workers: list[_Worker] = []
         self._grows = grows
 
     async def add(self, count: int) -> None:
@@ -45,12 +70,12 @@ class Crew:
             process = self._context.Process(target=work, args=(theirs, numbers, len(self._workers)), daemon=True)
             process.start()
             theirs.close()
-            self._workers.append((process, ours, numbers))
-        await asyncio.gather(*(asyncio.to_thread(_received, each[1]) for each in self._workers[-count:]))
+            self._workers.append(_Worker(process, ours, numbers))
+        await asyncio.gather(*(worker.answer() for worker in self._workers[-count:]))
 
     def totals(self) -> dict[str, int]:
         """What they have counted in this segment so far, by name."""
-        return totals(numbers for _, _, numbers in self._workers)
+        return totals(worker.numbers for worker in self._workers)
 
     async def send(self, segment: Segment) -> tuple[Segment, list[Part]]:
         """Let all of them send their part of a segment; the segment comes back with the time it started.
@@ -58,26 +83,31 @@ class Crew:
         Raises:
             SybilError: one of the processes ended.
         """
-        segment = replace(segment, start_ns=time.monotonic_ns() + _LEAD_NS)
+        for worker in self._workers:
+            worker.numbers[:] = [0] * len(worker.numbers)
         # A worker without a user of its own would send nothing.
         workers = self._workers[: segment.level.concurrency]
-        for _, _, numbers in self._workers:
-            numbers[:] = [0] * len(numbers)
-        for _, connection, _ in workers:
-            connection.send((segment, len(workers)))
-        parts: list[Part] = await asyncio.gather(*(asyncio.to_thread(_received, each[1]) for each in workers))
+        await self._told(workers, (segment, len(workers)))
+        start_ns = time.monotonic_ns() + _LEAD_NS
+        parts: list[Part] = await self._told(workers, start_ns)
         room = len(workers) == len(self._workers) < (os.cpu_count() or 1)
         if self._grows and room and max(part.busy for part in parts) > BUSY_LIMIT:
             await self.add(1)
-        return segment, parts
+        return replace(segment, start_ns=start_ns), parts
+
+    async def _told(self, workers: Sequence[_Worker], words: Any) -> list[Any]:
+        """Tell workers something; returns what they answer."""
+        for worker in workers:
+            worker.connection.send(words)
+        return await asyncio.gather(*(worker.answer() for worker in workers))
 
     def end(self) -> None:
         """End every process; what it was sending is cancelled."""
-        for process, _, _ in self._workers:
-            process.terminate()
-        for process, connection, _ in self._workers:
-            process.join()
-            connection.close()
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
 
 
 @asynccontextmanager
@@ -93,10 +123,3 @@ async def running_crew(processes: int | None) -> AsyncIterator[Crew]:
         yield crew
     finally:
         crew.end()
-
-
-def _received(connection: Connection) -> Any:
-    try:
-        return connection.recv()
-    except EOFError as error:
-        raise SybilError("a process of the load test ended in the middle of its work; run it again") from error

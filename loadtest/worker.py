@@ -3,8 +3,9 @@
 import asyncio
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, cycle, islice
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -23,9 +24,10 @@ from sybil_engine.serving.channels import CHANNEL_OPTIONS
 if TYPE_CHECKING:
     from loadtest.counters import SharedNumbers
 
-# So that replicas that share a port share the load.
+# Replicas that share a port get connections, not requests, from the kernel, which spreads them at random: with one
+# connection all load would meet one replica, with eight it is unlikely that any is left out.
+_MOST_CONNECTIONS = 8
 _OWN_CONNECTION = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
-_MOST_CHANNELS = 8
 _RETURN_S = 3.0
 _PAUSE_S = 0.1
 
@@ -47,7 +49,7 @@ class Part:
 
 
 def work(connection: Connection, numbers: "SharedNumbers", worker: int) -> None:
-    """The worker's main function: says None when it is ready, then answers each segment with its Part, until EOF."""
+    """The worker's main function: says None when it is ready, then works on one segment after another, until EOF."""
     # The main process ends its workers; Ctrl-C reaches every process of the terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection.send(None)
@@ -56,31 +58,47 @@ def work(connection: Connection, numbers: "SharedNumbers", worker: int) -> None:
             segment, workers = connection.recv()
         except EOFError:
             return
-        connection.send(asyncio.run(Sender(segment, worker, workers, Counters(numbers)).run()))
+        asyncio.run(_work_on(segment, connection, worker, workers, Counters(numbers)))
+
+
+async def _work_on(segment: Segment, connection: Connection, worker: int, workers: int, counters: Counters) -> None:
+    """Connect and say None, hear when to start, send, and answer with the Part."""
+    async with AsyncExitStack() as stack:
+        users = segment.level.concurrency or _MOST_CONNECTIONS
+        channels = [
+            await stack.enter_async_context(_channel(segment.address)) for _ in range(min(users, _MOST_CONNECTIONS))
+        ]
+        there = await asyncio.gather(*map(_connects, channels))
+        connection.send(None)
+        segment = replace(segment, start_ns=await asyncio.to_thread(connection.recv))
+        sender = Sender(segment, worker, workers, channels, counters)
+        connection.send(await sender.run(lost=not all(there)))
 
 
 class Sender:
-    """Sends every n-th request of a segment."""
+    """Sends every n-th request of a segment, over each of the channels in turn."""
 
-    def __init__(self, segment: Segment, worker: int, workers: int, counters: Counters) -> None:
+    def __init__(
+        self, segment: Segment, worker: int, workers: int, channels: Sequence[grpc.aio.Channel], counters: Counters
+    ) -> None:
         self._segment, self._worker, self._workers, self._counters = segment, worker, workers, counters
         indices = count() if segment.requests is None else range(segment.requests)
         self._indices = islice(indices, worker, None, workers)
+        self._channels = cycle(channels)
         self._part = Part()
 
-    async def run(self) -> Part:
-        """Send them all and wait for their ends."""
-        segment = self._segment
-        concurrency = segment.level.concurrency
-        async with AsyncExitStack() as stack:
-            channels = [await stack.enter_async_context(_channel(segment.address)) for _ in range(_MOST_CHANNELS)]
-            self._channels = cycle(channels[:concurrency])
-            self._part.lost = not all(await asyncio.gather(*map(_connects, channels[:concurrency])))
-            await _sleep_until(segment.start_ns)
-            began_ns, began_cpu_ns = time.monotonic_ns(), time.process_time_ns()
-            await (self._open_loop() if concurrency is None else self._closed_loop(concurrency))
-            now_ns = time.monotonic_ns()
-        self._part.busy = (time.process_time_ns() - began_cpu_ns) / max(1, now_ns - began_ns)
+    async def run(self, *, lost: bool) -> Part:
+        """Send them all and wait for their ends.
+
+        Args:
+            lost: the server is not there, so nothing is sent.
+        """
+        self._part.lost = lost
+        await _sleep_until(self._segment.start_ns)
+        began_ns, began_cpu_ns = time.monotonic_ns(), time.process_time_ns()
+        concurrency = self._segment.level.concurrency
+        await (self._open_loop() if concurrency is None else self._closed_loop(concurrency))
+        self._part.busy = (time.process_time_ns() - began_cpu_ns) / max(1, time.monotonic_ns() - began_ns)
         return self._part
 
     async def _closed_loop(self, concurrency: int) -> None:
