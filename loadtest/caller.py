@@ -22,10 +22,14 @@ _STATUSES = {
 
 
 class Call:
-    """A request on its way."""
+    """A request on its way.
 
-    def __init__(self, planned: Planned, counters: "Counters") -> None:
-        self._planned, self._counters = planned, counters
+    Args:
+        due_ns: when it should be sent, by the monotonic clock.
+    """
+
+    def __init__(self, planned: Planned, due_ns: int, counters: "Counters") -> None:
+        self._planned, self._due_ns, self._counters = planned, due_ns, counters
         self._arrivals: list[Arrival] = []
         self._token_ids: list[int] = []
         self._ending: Ending | None = None
@@ -64,7 +68,7 @@ class Call:
     def _count(self, now_ns: int, token_ids: list[int]) -> None:
         if not self._arrivals:
             self._counters.add("first_tokens")
-            self._counters.add("ttft_ns", now_ns - self._planned.due_ns)
+            self._counters.add("ttft_ns", now_ns - self._due_ns)
         self._arrivals.append((now_ns, len(token_ids)))
         self._token_ids += token_ids
         self._counters.add("tokens", len(token_ids))
@@ -73,7 +77,7 @@ class Call:
         ending = self._ending
         return RequestRecord(
             index=self._planned.index,
-            due_ns=self._planned.due_ns,
+            due_ns=self._due_ns,
             end_ns=time.monotonic_ns(),
             status=status,
             arrivals=tuple(self._arrivals),

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 from loadtest.texts import text_of
 
 PromptContent = str | tuple[int, ...]
-_MOST_CHARACTERS_PER_TOKEN = 8
+# Enough for nearly every text; for others it is doubled.
+_TRIED_CHARACTERS_PER_TOKEN = 6
 
 
 class Lengths(Protocol):
@@ -39,8 +40,13 @@ class ByTokenizer:
     file: str
 
     def cut(self, kind: str, head: str, tokens: int, generator: Random) -> tuple[int, ...]:
-        text = head + text_of(kind, _MOST_CHARACTERS_PER_TOKEN * tokens, generator)
-        return tuple(_tokenizer(self.file).encode(text, add_special_tokens=False).ids[:tokens])
+        seed, characters = generator.getrandbits(64), _TRIED_CHARACTERS_PER_TOKEN * tokens
+        while True:
+            text = head + text_of(kind, characters, Random(seed))
+            token_ids = _tokenizer(self.file).encode(text, add_special_tokens=False).ids
+            if len(token_ids) >= tokens:
+                return tuple(token_ids[:tokens])
+            characters *= 2
 
 
 @cache

@@ -11,16 +11,14 @@ from sybil_engine.core.types import Speculation
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One request that is about to be sent.
+    """One request that is to be sent.
 
     Attributes:
-        due_ns: when it should be sent, by the monotonic clock.
         leave_after_tokens: the client cancels once it has as many; None: it stays.
     """
 
     index: int
     request: GenerationRequest
-    due_ns: int
     leave_after_tokens: int | None = None
 
 
@@ -61,9 +59,9 @@ class Segment:
         """When the last request may be sent."""
         return None if self.duration_s is None else self.start_ns + int(self.duration_s * 1e9)
 
-    def planned(self, index: int, due_ns: int) -> Planned:
+    def planned(self, index: int) -> Planned:
         """The request of this number."""
         request = replace(self.workload.request(self.stage, index, self.own_head), speculation=self.arm)
         generator = Random(f"{self.workload.seed} leaves {self.stage} {index}")
         leaves = generator.random() < self.leaving_share
-        return Planned(index, request, due_ns, generator.randint(1, request.max_tokens or 32) if leaves else None)
+        return Planned(index, request, generator.randint(1, request.max_tokens or 32) if leaves else None)

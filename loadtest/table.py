@@ -41,13 +41,19 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
     lines = [
         "tokens/s: of the time under full load; TTFT, TPOT, ITL: of completed requests, in ms (docs/loadtest.md)",
         *([f"good: completed within {document['slo']}"] if document["slo"] else []),
-        f"How exact: {compared['compared_tokens']:,} tokens compared between the arms, "
-        f"{compared['differing_tokens']:,} differences.",
+        _exactness(compared),
         *(f"  differs: {example}" for example in compared["examples"]),
         f"The client ran in {processes} {'process' if processes == 1 else 'processes'}; the busiest used "
         f"{busiest:.0%} of a core: {_limit(busiest)}.",
     ]
     return [*lines, *_empty(rows), *_errors(rows), *([document["lost"]] if document["lost"] else [])]
+
+
+def _exactness(compared: Mapping[str, Any]) -> str:
+    tokens, differing = compared["compared_tokens"], compared["differing_tokens"]
+    if not tokens:
+        return "How exact: no tokens of two arms were compared."
+    return f"How exact: {tokens:,} tokens compared between the arms, {differing:,} differences."
 
 
 def _limit(busiest: float) -> str:

@@ -113,7 +113,8 @@ class Sender:
         for index in self._indices:
             if self._is_over():
                 break
-            record = await self._send(self._segment.planned(index, time.monotonic_ns()))
+            planned = await self._planned(index)
+            record = await self._send(planned, time.monotonic_ns())
             if record.status in (Status.REFUSED, Status.FAILED):
                 await asyncio.sleep(_PAUSE_S)
         self._part.full_until_ns = self._part.full_until_ns or time.monotonic_ns()
@@ -128,21 +129,26 @@ class Sender:
             for index, due_s in zip(self._indices, own_s, strict=False):
                 due_ns = segment.start_ns + int(due_s * 1e9)
                 if segment.stop_ns is not None and due_ns > segment.stop_ns:
+                    await _sleep_until(segment.stop_ns)
                     break
-                planned = segment.planned(index, due_ns)
+                planned = await self._planned(index)
                 await _sleep_until(due_ns)
                 if self._part.lost:
                     break
-                group.create_task(self._send(planned))
-            self._part.full_until_ns = time.monotonic_ns()
+                group.create_task(self._send(planned, due_ns))
+            self._part.full_until_ns = self._part.full_until_ns or time.monotonic_ns()
 
     def _is_over(self) -> bool:
         stop_ns = self._segment.stop_ns
         return self._part.lost or (stop_ns is not None and time.monotonic_ns() >= stop_ns)
 
-    async def _send(self, planned: Planned) -> RequestRecord:
+    async def _planned(self, index: int) -> Planned:
+        """A request, made in a thread: the event loop that notes when tokens come does not wait for a tokenizer."""
+        return await asyncio.to_thread(self._segment.planned, index)
+
+    async def _send(self, planned: Planned, due_ns: int) -> RequestRecord:
         channel = next(self._channels)
-        call = Call(planned, self._counters)
+        call = Call(planned, due_ns, self._counters)
         record = await call.run(GenerationServiceStub(channel), self._segment.deadline_s)
         self._part.records.append(record)
         if call.lost and not await _connects(channel):

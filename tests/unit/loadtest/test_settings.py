@@ -34,7 +34,7 @@ def test_arms_have_the_same_prompts_and_levels_and_rounds_have_others() -> None:
 
 def test_prompts_that_are_compared_are_equal_and_those_that_are_timed_begin_anew_in_each_arm_and_test() -> None:
     twice = [segment for _ in range(2) for segment in segments(concurrency=(1,), arms=("off", "auto"), rounds=1)]
-    asked = {timed: [each.planned(3, 0).request for each in twice if each.timed is timed] for timed in (True, False)}
+    asked = {timed: [each.planned(3).request for each in twice if each.timed is timed] for timed in (True, False)}
     assert Counter(request.prompt for request in asked[False]).most_common() == [(asked[False][0].prompt, 4)]
     assert len({request.prompt for request in asked[True]}) == 4
     assert len({(request.seed, request.max_tokens) for request in asked[True]}) == 1
@@ -43,6 +43,6 @@ def test_prompts_that_are_compared_are_equal_and_those_that_are_timed_begin_anew
 def test_a_rate_is_an_open_loop_whose_requests_are_the_same_in_every_arm() -> None:
     off, auto = (each for each in segments(rate=(2,), arms=("off", "auto"), rounds=1, cancel=0.5) if each.timed)
     assert (off.level.rate, off.level.concurrency) == (2, None)
-    leaving = [[each.planned(index, 0).leave_after_tokens for index in range(40)] for each in (off, auto)]
+    leaving = [[each.planned(index).leave_after_tokens for index in range(40)] for each in (off, auto)]
     assert leaving[0] == leaving[1]
     assert 10 < leaving[0].count(None) < 30

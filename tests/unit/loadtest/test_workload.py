@@ -34,7 +34,7 @@ def test_an_arms_own_head_changes_the_beginning_of_the_prompt_and_nothing_else()
 @pytest.mark.parametrize("tokens", [1, 16, 150])
 def test_with_the_servers_tokenizer_prompts_are_as_long_as_asked(kind: str, tokens: int) -> None:
     workload = Workload((kind,), prompt_tokens=(tokens, tokens), max_tokens=(96, 96), lengths=TOKENIZER)
-    for index in range(5):
+    for index in range(40):
         request = workload.request("a", index, "off")
         assert (len(request.prompt), request.max_tokens) == (tokens, 96)
 
