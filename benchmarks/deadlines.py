@@ -68,11 +68,10 @@ async def best_rate(crew: Crew, crowd: Crowd) -> float:
     for users in _LOADS:
         measured = MeasuredSegment.of(*await crew.send(crowd.load(users)))
         took_s = median([record.total_ns / 1e9 for record in measured.counted] or [math.inf])
-        print(
-            f"{users:3} at once: {measured.tokens_per_second:6.0f} tokens/s, {took_s:.2f} s for a request", flush=True
-        )
+        rate = measured.tokens_per_second
+        print(f"{users:3} at once: {rate:6.0f} tokens/s, {took_s:.2f} s for a request", flush=True)
         if took_s <= crowd.deadline_s:
-            best = max(best, measured.tokens_per_second)
+            best = max(best, rate)
     return best
 
 
@@ -84,20 +83,26 @@ async def measure(crowd: Crowd) -> int:
         at_once = MeasuredSegment.of(*await crew.send(crowd.at_once()))
     # Many end before their limit: what counts is how long they are.
     could = rate * crowd.deadline_s / mean(len(record.token_ids) for record in quiet.records)
+    _print_endings(at_once, could)
     agreement = Agreement.of([quiet, at_once])
+    print(f"{agreement.compared_tokens} tokens compared with quiet ones, {agreement.differing_tokens} differ")
+    failed = any(record.status is Status.FAILED for record in at_once.records)
+    return 1 if agreement.differing_tokens or failed else 0
+
+
+def _print_endings(at_once: MeasuredSegment, could: float) -> None:
+    """Say how the crowd ended, beside how many could have been done."""
     by_status = {status: [each for each in at_once.records if each.status is status] for status in Status}
     completed = len(by_status[Status.COMPLETED])
     print(", ".join(f"{len(records)} {status.value}" for status, records in by_status.items() if records))
     for status in (Status.REFUSED, Status.FAILED):
         for record in by_status[status][:1]:
             print(f"one of those {status.value}: {record.error}")
-    print(f"could have been done: {could:.1f} ({completed / min(could, crowd.requests):.2f} of them were)")
+    print(f"could have been done: {could:.1f} ({completed / min(could, len(at_once.records)):.2f} of them were)")
     print(
         f"longest time to a refusal: {1e3 * _longest_s(by_status[Status.REFUSED]):.0f} ms, "
         f"to a completion: {_longest_s(by_status[Status.COMPLETED]):.2f} s"
     )
-    print(f"{agreement.compared_tokens} tokens compared with quiet ones, {agreement.differing_tokens} differ")
-    return 1 if agreement.differing_tokens or by_status[Status.FAILED] else 0
 
 
 def _longest_s(records: Sequence[RequestRecord]) -> float:
