@@ -145,7 +145,8 @@ class LoadtestSettings(Settings):
         levels = self.levels()
         # First what is not timed: it warms the server, too.
         if self.compare != 0:
-            yield from (self._comparison(workload, level, arm) for level in levels for arm in arms)
+            compared = dict.fromkeys(level.concurrency or _LEAST_COMPARED for level in levels)
+            yield from (self._comparison(workload, users, arm) for users in compared for arm in arms)
         for round_number in range(self.rounds):
             for level, requests in levels.items():
                 for arm in rotated(arms, round_number):
@@ -210,8 +211,8 @@ class LoadtestSettings(Settings):
             own_head="" if workload.lines else f"{arm.value} {secrets.token_hex(4)}",
         )
 
-    def _comparison(self, workload: Workload, level: Level, arm: Speculation) -> Segment:
+    def _comparison(self, workload: Workload, users: int, arm: Speculation) -> Segment:
         """Requests of the same prompts in every arm, which would find one another's cells in the server's cache."""
-        level = Level(concurrency=level.concurrency or _LEAST_COMPARED)
-        requests = self.compare or max(_LEAST_COMPARED, level.concurrency or 0)
+        level = Level(concurrency=users)
+        requests = self.compare or max(_LEAST_COMPARED, users)
         return Segment(self.address, workload, arm, level, 0, f"{level} compared", requests, timed=False)

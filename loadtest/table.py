@@ -25,7 +25,7 @@ def summary(document: Mapping[str, Any]) -> list[RenderableType]:
     rows = document["rows"]
     columns = {
         "Throughput": _THROUGHPUT,
-        "Ratios of tokens/s: median of the rounds, and its 95 % interval": _ratios(rows),
+        "Speed-up, with 95 % intervals": _ratios(rows),
         "Requests": _REQUESTS,
         "Latency, ms": _LATENCY,
     }
@@ -57,10 +57,10 @@ def _exactness(compared: Mapping[str, Any]) -> str:
 
 
 def _limit(busiest: float) -> str:
-    """Which side the throughput tells of."""
+    """Whether the figures tell of the server, or of the client's own Python."""
     if busiest > BUSY_LIMIT:
-        return "the client may have been the limit; give more with --processes, on a machine of its own"
-    return "the limit was the server, not the client"
+        return "it may have limited the load; give more with --processes, on a machine of its own"
+    return "it did not limit the load"
 
 
 def _empty(rows: Sequence[Row]) -> list[str]:

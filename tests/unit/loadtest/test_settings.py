@@ -26,6 +26,11 @@ def test_a_run_has_as_many_requests_as_its_level_was_given() -> None:
     assert {(each.requests, each.duration_s) for each in for_all} == {(5, None)}
 
 
+def test_whatever_the_rates_tokens_are_compared_once() -> None:
+    found = [each for each in segments(rate=(1, 2), arms=("off", "auto"), rounds=1) if not each.timed]
+    assert [each.arm.value for each in found] == ["off", "auto"]
+
+
 def test_arms_have_the_same_prompts_and_levels_and_rounds_have_others() -> None:
     stages = Counter(each.stage for each in segments(concurrency=(1, 4), arms=("off", "auto"), rounds=2))
     assert set(stages.values()) == {2}
