@@ -112,6 +112,34 @@ def test_every_arm_gets_the_same_load_and_the_report_holds_every_figure(
     assert "2 processes" in shown
 
 
+def test_a_client_that_is_too_busy_gets_a_process_more(
+    scripted: tuple[ScriptedGeneration, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    arguments = "--concurrency 4 --rounds 3 --requests 4 --compare 0 --max-tokens 8 --prompt-tokens 20 --arms off"
+    used = {}
+    for limit in (0.0, 1.1):
+        monkeypatch.setattr("loadtest.crew.BUSY_LIMIT", limit)
+        used[limit] = load_tested(scripted[1], tmp_path, arguments)[1]["rows"][0]["client_processes"]
+    assert used == {0.0: 2, 1.1: 1}
+
+
+def test_every_level_says_how_much_faster_each_arm_is_and_auto_than_the_best_of_the_others(
+    scripted: tuple[ScriptedGeneration, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = "--concurrency 1,2 --requests 2,4 --rounds 3 --max-tokens 8 --prompt-tokens 20 --compare 0"
+    status, document = load_tested(scripted[1], tmp_path, f"{arguments} --arms off,lockstep,pipelined,hedged,auto")
+    assert status == 0
+    for row in document["rows"]:
+        ratio = row["ratio_to_first_arm"]
+        assert ratio["low"] <= ratio["median"] <= ratio["high"]
+        assert (row["requests"], len(row["tokens_per_second_by_round"])) == (6 * row["amount"], 3)
+        assert (row["ratio_to_best_fixed_arm"] is None) is (row["arm"] != "auto")
+    shown = capsys.readouterr().out
+    for heading in ("x off", "x 1 at once", "x best fixed arm"):
+        assert heading in shown
+
+
 def test_arms_that_differ_are_counted_and_fail(
     scripted: tuple[ScriptedGeneration, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,9 +171,11 @@ def test_a_server_that_dies_half_way_leaves_a_report_of_what_there_is(
     servicer, address = scripted
     # 8 requests find out how long tokens are, 2 an arm and level are compared, 4 of one arm timed, 2 of the next.
     servicer.die_after = 8 + 2 * 2 * 2 + 4 + 2
-    status, document = load_tested(address, tmp_path, f"{QUICK} --arms off,auto")
+    report = tmp_path / "report"
+    status, document = load_tested(address, tmp_path, f"{QUICK} --arms off,auto --report {report}")
     assert status == 1
     assert "was lost" in document["lost"]
+    assert "was lost" in (report / "index.html").read_text()
     assert [row["completed"] for row in document["rows"]] == [4, 2]
     assert "this is what was measured until then" in capsys.readouterr().out
 

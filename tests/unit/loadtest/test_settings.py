@@ -1,6 +1,7 @@
 """What a load test sends, and in which order."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from loadtest.segment import Segment
@@ -51,3 +52,11 @@ def test_a_rate_is_an_open_loop_whose_requests_are_the_same_in_every_arm() -> No
     leaving = [[each.planned(index).leave_after_tokens for index in range(40)] for each in (off, auto)]
     assert leaving[0] == leaving[1]
     assert 10 < leaving[0].count(None) < 30
+
+
+def test_with_a_file_of_prompts_the_timed_runs_are_compared_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "one"}\n{"prompt": "two"}')
+    of_file, built_in = (segments(prompts=prompts, rounds=1, compare=0) for prompts in ((str(file),), ("code",)))
+    assert not any(each.own_head for each in of_file)
+    assert all(each.own_head for each in built_in)
