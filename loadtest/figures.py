@@ -31,7 +31,7 @@ def distribution(values: Iterable[float | None], unit: float = 1e6) -> dict[str,
 def figures(measured: Sequence[MeasuredSegment], slo: Slo | None) -> dict[str, Any]:
     """Every figure of one arm at one level, all rounds together.
 
-    Latencies are of completed requests. Throughput is of the time under full load.
+    Latencies are of completed requests. Throughput: see `MeasuredSegment`.
     """
     counted = [record for each in measured for record in each.counted]
     completed = [record for record in counted if record.status is Status.COMPLETED]

@@ -13,7 +13,7 @@ class MeasuredSegment:
     """What came of one segment.
 
     Attributes:
-        from_ns, until_ns: the time under full load: after the ramp, and before there was too little left to send.
+        from_ns, until_ns: the time that throughput is of, from the end of the ramp on; see `_until_ns`.
         busy: share of a core that the busiest client process used.
         lost: the server went away.
     """
@@ -30,11 +30,12 @@ class MeasuredSegment:
     def of(cls, segment: Segment, parts: Sequence[Part]) -> "MeasuredSegment":
         """All workers' parts of a segment together."""
         from_ns = segment.start_ns + int(segment.ramp_s * 1e9)
+        records = sorted((each for part in parts for each in part.records), key=lambda each: each.due_ns)
         return cls(
             segment=segment,
-            records=tuple(sorted((each for part in parts for each in part.records), key=lambda each: each.due_ns)),
+            records=tuple(records),
             from_ns=from_ns,
-            until_ns=max(from_ns, min(part.full_until_ns for part in parts)),
+            until_ns=max(from_ns, _until_ns(segment, parts)),
             busy=max(part.busy for part in parts),
             processes=len(parts),
             lost=any(part.lost for part in parts),
@@ -50,7 +51,7 @@ class MeasuredSegment:
 
     @property
     def tokens(self) -> int:
-        """Tokens that came under full load."""
+        """Tokens that came in this time."""
         return sum(
             tokens
             for record in self.records
@@ -68,3 +69,15 @@ class MeasuredSegment:
     def counted(self) -> list[RequestRecord]:
         """Requests that were due after the ramp."""
         return [record for record in self.records if record.due_ns >= self.from_ns]
+
+
+def _until_ns(segment: Segment, parts: Sequence[Part]) -> int:
+    """When the time that throughput is of ends.
+
+    A run for a time ends when a user has nothing left to send, so that the load is full all along. A run of a number of
+    requests ends with the last of them, so that all arms have done the same work: when the first one ends, others may
+    still wait for their first token.
+    """
+    if segment.requests is None or any(part.lost for part in parts):
+        return min(part.full_until_ns for part in parts)
+    return max((record.end_ns for part in parts for record in part.records), default=0)

@@ -47,7 +47,7 @@ def _throughput(rows: Sequence[Row]) -> Figure:
         for row in own:
             rounds = row["tokens_per_second_by_round"]
             axes.plot([row["amount"]] * len(rounds), rounds, ".", color=_COLOURS[arm], alpha=0.5)
-    return _against_load(figure, axes, rows, "tokens/s under full load")
+    return _against_load(figure, axes, rows, "tokens/s")
 
 
 def _latency(rows: Sequence[Row], name: str) -> Figure:

@@ -39,7 +39,7 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
     busiest = max((row["client_busy"] for row in rows), default=0.0)
     processes = max((row["client_processes"] for row in rows), default=1)
     lines = [
-        "tokens/s: of the time under full load; TTFT, TPOT, ITL: of completed requests, in ms (docs/loadtest.md)",
+        "TTFT, TPOT, ITL: of completed requests, in ms; docs/loadtest.md says what each figure is",
         *([f"good: completed within {document['slo']}"] if document["slo"] else []),
         _exactness(compared),
         *(f"  differs: {example}" for example in compared["examples"]),

@@ -55,6 +55,18 @@ def test_throughput_is_of_the_time_under_full_load() -> None:
     assert (row["requests"], row["ttft_ms"]["p50"]) == (1, 6000)
 
 
+def test_the_throughput_of_a_number_of_requests_is_all_their_tokens_over_the_time_of_the_last() -> None:
+    fast, slow = record(0, (1 * S, 96)), record(1, (2 * S, 1), (8 * S, 95))
+    (row,) = rows([measured(segment(requests=2, duration_s=None), fast, slow, until_ns=1 * S)], None)
+    assert row["tokens_per_second"] == 2 * 96 / 8
+
+
+def test_of_a_lost_server_counts_only_the_time_before() -> None:
+    part = Part([record(0, (1 * S, 96)), record(1, (2 * S, 4))], full_until_ns=2 * S, lost=True)
+    found = MeasuredSegment.of(segment(requests=9, duration_s=None), [part])
+    assert (found.tokens_per_second, found.lost) == (50, True)
+
+
 def test_the_slowest_worker_ends_no_ones_full_load_later() -> None:
     parts = [Part([], full_until_ns=5 * S), Part([], full_until_ns=7 * S)]
     assert MeasuredSegment.of(segment(), parts).until_ns == 5 * S
