@@ -182,15 +182,15 @@ class LoadtestSettings(Settings):
         given = self.model_fields_set
         from_file = not set(self.prompts) <= set(KINDS)
         unused = {
-            "concurrency": (bool(self.rate), "--rate"),
-            "duration_s": (bool(self.requests), "--requests"),
-            "prompt_tokens": (from_file, "a file of prompts"),
-            "shared_prefix": (from_file, "a file of prompts"),
-            "shared_share": (not self.shared_prefix, "no --shared-prefix"),
+            "concurrency": (bool(self.rate), "with --rate"),
+            "duration_s": (bool(self.requests), "with --requests"),
+            "prompt_tokens": (from_file, "with a file of prompts"),
+            "shared_prefix": (from_file, "with a file of prompts"),
+            "shared_share": (not self.shared_prefix, "without --shared-prefix"),
         }
         for name, (changes_nothing, why) in unused.items():
             if name in given and changes_nothing:
-                raise InvalidSettings(f"--{name.replace('_', '-')} changes nothing with {why}; leave one of them out")
+                raise InvalidSettings(f"--{name.replace('_', '-')} changes nothing {why}; leave it out")
 
     def _segment(
         self, workload: Workload, level: Level, requests: int | None, arm: Speculation, round_number: int

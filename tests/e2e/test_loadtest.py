@@ -197,7 +197,7 @@ def test_a_server_that_dies_half_way_leaves_a_report_of_what_there_is(
         ("--slo ttft=0s", "a limit of 0"),
         ("--rate 1 --concurrency 4", "--concurrency changes nothing with --rate"),
         ("--requests 16 --duration-s 5", "--duration-s changes nothing with --requests"),
-        ("--shared-share 0.5", "--shared-share changes nothing with no --shared-prefix"),
+        ("--shared-share 0.5", "--shared-share changes nothing without --shared-prefix"),
         ("--prompts FILE --prompt-tokens 150", "--prompt-tokens changes nothing with a file of prompts"),
         ("--arms off,fast", "--arms"),
         ("--prompts nowhere.jsonl", "nowhere.jsonl cannot be read"),
