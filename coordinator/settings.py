@@ -7,7 +7,7 @@ from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
 from sybil_engine.core.request import HIGHEST_PRIORITY
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
-from sybil_engine.serving.service_settings import Dtype
+from sybil_engine.serving.service_settings import DEFAULT_SLOW_READER_S, Dtype
 from sybil_engine.settings import MOST_PORT, Port, Settings, Words
 
 
@@ -33,6 +33,9 @@ class ServingSettings(Settings):
     max_waiting: int = Field(default=64, ge=0, description="requests that may wait, at each replica")
     max_priority: int = Field(
         default=0, ge=0, le=HIGHEST_PRIORITY, description="the highest priority that a client may ask for"
+    )
+    slow_reader_s: float = Field(
+        default=DEFAULT_SLOW_READER_S, gt=0, description="seconds that a stream waits for its reader before it ends"
     )
     start_s: float = Field(default=300.0, ge=0, description="seconds to wait for the verifiers at start")
     drafter_start_s: float = Field(

@@ -68,6 +68,7 @@ class DrafterSession:
         cells: where the tokens of the tree and of the ledger lie.
         plan: what to draft.
         emit: takes the blocks of each push.
+        has_room: whether their reader keeps up; while not, nothing is drafted.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class DrafterSession:
         calibration: Calibration,
         emit: Callable[[tuple[Block, ...] | Exception], None],
         number: int = 0,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self.opening = opening
         self.slot = room.slot
         self.max_position = room.max_position
         self.noise = noise
         self.emit = emit
+        self.has_room = has_room
         self.judge = judge_for(opening.acceptance_rule, opening.sampling)
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
         self.plan = opening.plan

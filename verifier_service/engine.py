@@ -95,8 +95,13 @@ class Verifier:
         """How its sessions use the cache now; any thread may ask."""
         return self._residency.occupancy(list(self._sessions.values()))
 
-    def open(self, opening: SessionOpen, emit: Callable[[Commit | Exception], None]) -> VerifierSession:
-        """Take a slot for a session.
+    def open(
+        self,
+        opening: SessionOpen,
+        emit: Callable[[Commit | Exception], None],
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> VerifierSession:
+        """Take a slot for a session; see `SessionEngine.open`.
 
         Raises:
             InvalidRequest, ContextExceeded: see `check_opening`.
@@ -123,6 +128,7 @@ class Verifier:
             time.monotonic_ns(),
             next(self._numbers),
             self.tally,
+            has_room,
         )
         self._sessions[session.slot] = session
         return session
@@ -160,7 +166,8 @@ class Verifier:
     def _schedule(self, now_ns: int) -> list[VerifierSession]:
         """Choose the sessions of the next pass: those that are due, the one served longest ago first."""
         sessions = self._sessions.values()
-        due = [each for each in sessions if each.ready and each.due_in_ns(now_ns) <= 0][: self._runner.max_rows]
+        ready = [each for each in sessions if each.ready and each.has_room()]
+        due = [each for each in ready if each.due_in_ns(now_ns) <= 0][: self._runner.max_rows]
         for session in due:
             if session.resident:
                 end = len(session.ledger) + self._max_window_tokens
@@ -168,11 +175,11 @@ class Verifier:
         return [session for session in due if session.resident]
 
     def _idle_s(self, now_ns: int) -> float | None:
-        """Time until a session is due; 0 while there is a prompt to feed, None without sessions."""
+        """Time until a session is due; 0 while there is a prompt to feed, None if none will be."""
         sessions = [session for session in self._sessions.values() if session.resident]
         if any(session.prefill_tokens > 0 for session in sessions):
             return 0
-        return min(session.due_in_ns(now_ns) for session in sessions) / 1e9 if sessions else None
+        return min((each.due_in_ns(now_ns) / 1e9 for each in sessions if each.has_room()), default=None)
 
     def _feed_prompt(self) -> None:
         """Feed a part of one prompt, if there is one to feed."""

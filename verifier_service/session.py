@@ -10,7 +10,15 @@ from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.session import Advance, Commit, SessionOpen
-from sybil_engine.core.types import Block, BlockOrigin, CommittedToken, FinishReason, PassTimings, TokenOrigin
+from sybil_engine.core.types import (
+    MOST_MESSAGE_TOKENS,
+    Block,
+    BlockOrigin,
+    CommittedToken,
+    FinishReason,
+    PassTimings,
+    TokenOrigin,
+)
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.sampling.judges.judge import Verdict
 from verifier_service.policy.pace import Pace
@@ -20,8 +28,6 @@ from verifier_service.tally import Tally
 
 # Chances come in single precision. The verifier must not wait for more where the drafter has stopped.
 _ROUNDING = 1.001
-# Hedges included.
-_MOST_DRAFTED_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class VerifierSession:
         fed_tokens: committed tokens whose cells are filled; never the last one's.
         reused_tokens: of its prompt, found in pages of other sessions.
         emit: takes the commits.
+        has_room: whether their reader keeps up; while not, no pass is due.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class VerifierSession:
         now_ns: int,
         number: int = 0,
         tally: Tally | None = None,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self.opening = opening
         self.slot = slot
@@ -72,10 +80,11 @@ class VerifierSession:
         self.rule = rule
         self.noise = noise
         self.emit = emit
+        self.has_room = has_room
         self._tally = tally or Tally()
         self.judge = judge_for(opening.acceptance_rule, opening.sampling)
         self.ledger = Ledger(opening.token_ids, opening.prompt_tokens)
-        self.tree = DraftTree(self.ledger, _MOST_DRAFTED_TOKENS)
+        self.tree = DraftTree(self.ledger, MOST_MESSAGE_TOKENS)
         self.plan = NO_DRAFTING
         self.fed_tokens = self.reused_tokens = 0
         # The budget that the drafter has been told.

@@ -34,11 +34,16 @@ EngineType = TypeVar("EngineType", bound=ModelEngine)
 
 
 class HostedModel(Generic[EngineType]):
-    """A servicer's model: its description at once, the engine's thread once it is loaded."""
+    """A servicer's model: its description at once, the engine's thread once it is loaded.
 
-    def __init__(self, thread: EngineThread[EngineType], description: ModelDescription) -> None:
+    Attributes:
+        slow_reader_s: for how long a session waits for its reader.
+    """
+
+    def __init__(self, thread: EngineThread[EngineType], description: ModelDescription, slow_reader_s: float) -> None:
         self._thread = thread
         self.description = description
+        self.slow_reader_s = slow_reader_s
 
     @property
     def thread(self) -> EngineThread[EngineType]:
@@ -77,7 +82,7 @@ async def serve_model(
     name = description.model_id
     delay_s = settings.emulate_delay_ms / 1e3
     thread = EngineThread(load, name, DelayLine(delay_s).delayed) if delay_s else EngineThread(load, name)
-    hosted = HostedModel(thread, description)
+    hosted = HostedModel(thread, description, settings.slow_reader_s)
     engines: list[EngineType] = []
     collector = StateCollector(lambda: chain.from_iterable(map(metrics, engines)), lambda: {"model_name": name})
     try:

@@ -158,7 +158,7 @@ def test_a_commit_survives_the_wire(commit: Commit) -> None:
 @settings(max_examples=40)
 @given(commit=COMMIT)
 def test_a_drafter_reads_of_a_commit_where_it_stands_its_tokens_and_the_plan(commit: Commit) -> None:
-    sent = convert.advance_to_wire(commit).SerializeToString()
+    sent = convert.advance_to_wire(commit.advance).SerializeToString()
     advance = convert.advance_from_wire(wire.Advance.FromString(sent))
     assert advance == commit.advance
     assert (advance.position, advance.prefix_fingerprint) == (commit.position, commit.prefix_fingerprint)
