@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
@@ -16,7 +16,7 @@ from sybil_engine.core.startup import without_collection
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import Engine, EngineThread
-from sybil_engine.serving.metrics import StateCollector, serving_metrics
+from sybil_engine.serving.metrics import StateCollector, serving_metrics, tasks_metric
 from sybil_engine.serving.server import running_server
 from sybil_engine.serving.service_settings import ServiceSettings
 
@@ -84,7 +84,13 @@ async def serve_model(
     thread = EngineThread(load, name, DelayLine(delay_s).delayed) if delay_s else EngineThread(load, name)
     hosted = HostedModel(thread, description, settings.slow_reader_s)
     engines: list[EngineType] = []
-    collector = StateCollector(lambda: chain.from_iterable(map(metrics, engines)), lambda: {"model_name": name})
+    loop = asyncio.get_running_loop()
+
+    def read() -> Iterator[Metric]:
+        yield tasks_metric(loop)
+        yield from chain.from_iterable(map(metrics, engines))
+
+    collector = StateCollector(read, lambda: {"model_name": name})
     try:
         with serving_metrics(settings.host, settings.metrics_port, collector):
             async with running_server(

@@ -58,7 +58,8 @@ async def _read(
         async for request in requests:
             await take(request)
     except SybilError as error:
-        remote.end(error)
+        # Its traceback holds the message, which may be large, and would live as long as the error.
+        remote.end(error.with_traceback(None))
     except Exception as error:  # noqa: BLE001 - such as an undecodable message; ends the session
         remote.end(InvalidRequest(f"a message cannot be read ({error}); reopen the session"))
     else:

@@ -1,0 +1,133 @@
+"""A verifier, a drafter and a coordinator with flags of one's own, and what each of them holds."""
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+from benchmarks.services import hosted
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_SETTLE_S = 20.0
+_START_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process holds.
+
+    Attributes:
+        pages: of the KV cache that sessions use; 0 in a coordinator.
+        sessions: open ones; in a coordinator requests that run or wait.
+        tasks: of its event loop.
+        descriptors: open files and sockets.
+        memory_mib: resident.
+    """
+
+    pages: int
+    sessions: int
+    tasks: int
+    descriptors: int
+    memory_mib: float
+
+
+@dataclass(frozen=True, slots=True)
+class StackProcess:
+    """A service of the stack."""
+
+    kind: str
+    pid: int
+    address: str
+    metrics_port: int
+
+    @property
+    def memory_mib(self) -> float:
+        """Resident memory now."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * _PAGE_BYTES / 2**20
+
+    async def footprint(self) -> Footprint:
+        """What it holds now."""
+        text = await asyncio.to_thread(self._scrape)
+
+        def total(names: str) -> int:
+            values = re.findall(rf"^sybil_(?:{names})(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+            return int(sum(map(float, values)))
+
+        return Footprint(
+            total("kv_cache_pages_used"),
+            total("num_(?:sessions|requests)_(?:running|waiting)"),
+            total("event_loop_tasks"),
+            len(os.listdir(f"/proc/{self.pid}/fd")),
+            self.memory_mib,
+        )
+
+    def _scrape(self) -> str:
+        with urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
+            return str(answer.read().decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The three processes."""
+
+    verifier: StackProcess
+    drafter: StackProcess
+    coordinator: StackProcess
+
+    @property
+    def processes(self) -> tuple[StackProcess, StackProcess, StackProcess]:
+        return self.verifier, self.drafter, self.coordinator
+
+    async def settled(self, holds: Callable[[Sequence[Footprint]], bool] = lambda footprints: True) -> list[Footprint]:
+        """The footprints once nothing has changed for a while; or, if that holds never, the last ones.
+
+        Args:
+            holds: what must be the case besides.
+        """
+        loop = asyncio.get_running_loop()
+        end_s, before = loop.time() + _SETTLE_S, list[Footprint]()
+        while True:
+            now = [await each.footprint() for each in self.processes]
+            same = [astuple(each)[:4] for each in now] == [astuple(each)[:4] for each in before]
+            if (same and holds(now)) or loop.time() > end_s:
+                return now
+            before = now
+            await asyncio.sleep(0.5)
+
+
+@asynccontextmanager
+async def running_stack(
+    verifier: Sequence[str] = (), drafter: Sequence[str] = (), coordinator: Sequence[str] = ()
+) -> AsyncIterator[Stack]:
+    """Start the three, with further flags for each, and wait until they serve; leaving the block ends them.
+
+    Raises:
+        Unavailable: one of them does not come up.
+    """
+    ports = _free_ports(3)
+    async with AsyncExitStack() as stack:
+        started = []
+        for kind, port, flags in (("verifier", ports[0], verifier), ("drafter", ports[1], drafter)):
+            started.append(await stack.enter_async_context(hosted(kind, (), ("--metrics-port", str(port), *flags))))
+        addresses = [await each.address(lambda line: None, started) for each in started]
+        flags = ("--verifiers", addresses[0], "--drafters", addresses[1], "--start-s", str(_START_S))
+        flags = (*flags, "--drafter-start-s", str(_START_S), "--metrics-port", str(ports[2]), *coordinator)
+        started.append(await stack.enter_async_context(hosted("coordinator", (), flags)))
+        addresses.append(await started[-1].address(lambda line: None, started))
+        yield Stack(
+            *(
+                StackProcess(each.kind, each.process.pid, address, port)
+                for each, address, port in zip(started, addresses, ports, strict=True)
+            )
+        )
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
