@@ -48,12 +48,10 @@ class Relay(Generic[Message]):
     def put(self, messages: Iterable[Message], arrived_ns: int) -> None:
         """Add messages that arrived together to those to be sent."""
         self._waiting += messages
+        self._arrivals_ns += [arrived_ns] * (len(self._waiting) - len(self._arrivals_ns))
         if len(self._waiting) > _MOST_WAITING:
             self._waiting = list(self._shrink(self._waiting))
-        waiting = len(self._waiting)
-        # Of the newest ones, if there are fewer messages now.
-        self._arrivals_ns += [arrived_ns] * (waiting - len(self._arrivals_ns))
-        del self._arrivals_ns[: len(self._arrivals_ns) - waiting]
+            del self._arrivals_ns[: len(self._arrivals_ns) - len(self._waiting)]
         self._filled.set()
 
     async def _run(self, first: Callable[[], Awaitable[None]]) -> None:
