@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.services import hosted
+from sybil_engine.serving.metrics import PREFIX
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _SETTLE_S = 20.0
@@ -53,18 +54,17 @@ class StackProcess:
     async def footprint(self) -> Footprint:
         """What it holds now."""
         text = await asyncio.to_thread(self._scrape)
-
-        def total(names: str) -> int:
-            values = re.findall(rf"^sybil_(?:{names})(?:{{.*}})? (\S+)$", text, re.MULTILINE)
-            return int(sum(map(float, values)))
-
         return Footprint(
-            total("kv_cache_pages_used"),
-            total("num_(?:sessions|requests)_(?:running|waiting)"),
-            total("event_loop_tasks"),
+            int(_total(text, "kv_cache_pages_used")),
+            int(_total(text, "num_(?:sessions|requests)_(?:running|waiting)")),
+            int(_total(text, "event_loop_tasks")),
             len(os.listdir(f"/proc/{self.pid}/fd")),
             self.memory_mib,
         )
+
+    async def value(self, name: str) -> float:
+        """A metric's value now; the name is without the prefix."""
+        return _total(await asyncio.to_thread(self._scrape), name)
 
     def _scrape(self) -> str:
         with urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
@@ -125,6 +125,11 @@ async def running_stack(
                 for each, address, port in zip(started, addresses, ports, strict=True)
             )
         )
+
+
+def _total(metrics: str, names: str) -> float:
+    """The sum of the series with these names, a regular expression."""
+    return sum(map(float, re.findall(rf"^{PREFIX}(?:{names})(?:{{.*}})? (\S+)$", metrics, re.MULTILINE)))
 
 
 def _free_ports(count: int) -> list[int]:
