@@ -77,7 +77,7 @@ async def health_checks(stack: Stack) -> AsyncIterator[dict[str, dict[str, float
     try:
         yield delays
     finally:
-        printed, _ = await process.communicate()
+        printed, _ = await process.communicate(b"")
         said = json.loads(printed)
         delays.update({each.kind: said[each.address] for each in stack.processes})
 
@@ -146,7 +146,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crowd", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--sessions", type=int, default=256, help="open at once")
     parser.add_argument("--fit", type=int, default=24, help="of these, how many the caches hold")
-    parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--speculation", choices=[each.value for each in Speculation], default="auto")
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.fit <= arguments.sessions or arguments.max_tokens < 1:
