@@ -52,18 +52,20 @@ class ServingSettings(Settings):
         return ("coordinator",) * self.replicas
 
     def process_metrics_port(self, number: int) -> int:
-        """The metrics port of a fleet's process, by its place in `processes`; 0: it has none.
+        """The metrics port of a fleet's process, by its place in `processes`; 0: it has none."""
+        return self.metrics_port and self.metrics_port + number
+
+    def check_metrics_ports(self) -> None:
+        """Check that every process of a fleet can have a metrics port.
 
         Raises:
-            InvalidSettings: there is no such port.
+            InvalidSettings: there is no port for the last ones.
         """
-        port = self.metrics_port and self.metrics_port + number
-        if port > MOST_PORT:
+        if self.process_metrics_port(len(self.processes) - 1) > MOST_PORT:
             raise InvalidSettings(
                 f"--metrics-port is {self.metrics_port}, and {len(self.processes)} processes need a port each from "
                 f"there on; it must be at most {MOST_PORT + 1 - len(self.processes)}"
             )
-        return port
 
 
 class CoordinatorSettings(ServingSettings):
