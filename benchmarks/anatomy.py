@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from benchmarks.trace import BlockEvent, CommitEvent, SessionTrace
-from coordinator.usage import count_tested
 from sybil_engine.core.ledger import Ledger, extend_fingerprint
+from sybil_engine.core.session import count_tested
 from sybil_engine.core.types import BlockOrigin, TokenOrigin
 
 

@@ -8,7 +8,7 @@ from statistics import median_low
 from typing import Protocol
 
 from sybil_engine.core.completion import Usage
-from sybil_engine.core.session import Commit
+from sybil_engine.core.session import Commit, count_tested
 from sybil_engine.core.types import FinishReason, Speculation
 
 Interval = tuple[int, int]
@@ -119,11 +119,6 @@ class Meter:
             cached_prompt_tokens=self._cached_prompt_tokens,
             queue_ns=self._queue_ns,
         )
-
-
-def count_tested(judged: int, accepted: int) -> int:
-    """How many drafted tokens were tested: up to the first rejection, which is counted too."""
-    return min(accepted + 1, judged)
 
 
 def length_ns(intervals: Iterable[Interval]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
 from sybil_engine.core.draft_tree import Graft
+from sybil_engine.core.session import count_tested
 from sybil_engine.core.types import MOST_WINDOW_TOKENS
 from sybil_engine.serving.metrics import PREFIX, counter, gauge, occupancy_metrics
 from verifier_service.engine import Verifier
@@ -44,7 +45,7 @@ def _windows(windows: Windows) -> Iterator[Metric]:
         "spec_decode_num_tested_tokens_per_pos",
         "Tokens accepted or first to be rejected",
         drafts,
-        lambda each: min(each.accepted + 1, each.judged),
+        lambda each: count_tested(each.judged, each.accepted),
     )
     yield _window_lengths(windows)
     yield _session_passes(windows)

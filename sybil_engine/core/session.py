@@ -63,6 +63,11 @@ class Advance:
     plan: DraftPlan = NO_DRAFTING
 
 
+def count_tested(judged: int, accepted: int) -> int:
+    """How many drafted tokens a pass tested: up to the first rejection, which is counted too."""
+    return min(accepted + 1, judged)
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOpen:
     """What opens, or reopens, a session; see protos/.../types.proto for each field.

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.usage import Interval, Meter, count_tested, length_ns, overlap_ns
+from coordinator.usage import Interval, Meter, length_ns, overlap_ns
 from sybil_engine.core.plan import DraftPlan
-from sybil_engine.core.session import Commit
+from sybil_engine.core.session import Commit, count_tested
 from sybil_engine.core.types import Block, CommittedToken, PassTimings, Speculation
 
 intervals = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda pair: (pair[0], pair[0] + pair[1])))
