@@ -1,4 +1,4 @@
-"""A verifier, a drafter and a coordinator with flags of one's own, and what each of them holds."""
+"""Services with flags of one's own, and what each of them holds."""
 
 import asyncio
 import os
@@ -73,15 +73,17 @@ class StackProcess:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The three processes."""
+    """The processes: a verifier, perhaps a drafter, and a coordinator."""
 
-    verifier: StackProcess
-    drafter: StackProcess
-    coordinator: StackProcess
+    processes: tuple[StackProcess, ...]
 
     @property
-    def processes(self) -> tuple[StackProcess, StackProcess, StackProcess]:
-        return self.verifier, self.drafter, self.coordinator
+    def verifier(self) -> StackProcess:
+        return self.processes[0]
+
+    @property
+    def coordinator(self) -> StackProcess:
+        return self.processes[-1]
 
     async def settled(self, holds: Callable[[Sequence[Footprint]], bool] = lambda footprints: True) -> list[Footprint]:
         """The footprints once nothing has changed for a while; or, if that holds never, the last ones.
@@ -102,27 +104,33 @@ class Stack:
 
 @asynccontextmanager
 async def running_stack(
-    verifier: Sequence[str] = (), drafter: Sequence[str] = (), coordinator: Sequence[str] = ()
+    verifier: Sequence[str] = (), drafter: Sequence[str] | None = (), coordinator: Sequence[str] = ()
 ) -> AsyncIterator[Stack]:
-    """Start the three, with further flags for each, and wait until they serve; leaving the block ends them.
+    """Start them, with further flags for each, and wait until they serve; leaving the block ends them.
+
+    Args:
+        drafter: None: there is none.
 
     Raises:
         Unavailable: one of them does not come up.
     """
     ports = _free_ports(3)
+    flags = {"verifier": verifier} | ({} if drafter is None else {"drafter": drafter})
     async with AsyncExitStack() as stack:
-        started = []
-        for kind, port, flags in (("verifier", ports[0], verifier), ("drafter", ports[1], drafter)):
-            started.append(await stack.enter_async_context(hosted(kind, (), ("--metrics-port", str(port), *flags))))
+        started = [
+            await stack.enter_async_context(hosted(kind, (), ("--metrics-port", str(port), *flags[kind])))
+            for kind, port in zip(flags, ports, strict=False)
+        ]
         addresses = [await each.address(lambda line: None, started) for each in started]
-        flags = ("--verifiers", addresses[0], "--drafters", addresses[1], "--start-s", str(_START_S))
-        flags = (*flags, "--drafter-start-s", str(_START_S), "--metrics-port", str(ports[2]), *coordinator)
-        started.append(await stack.enter_async_context(hosted("coordinator", (), flags)))
+        routed = [flag for kind, address in zip(flags, addresses, strict=True) for flag in (f"--{kind}s", address)]
+        starting = ("--start-s", str(_START_S), "--drafter-start-s", str(_START_S), "--metrics-port", str(ports[-1]))
+        started.append(await stack.enter_async_context(hosted("coordinator", (), (*routed, *starting, *coordinator))))
         addresses.append(await started[-1].address(lambda line: None, started))
+        metrics_ports = (*ports[: len(flags)], ports[-1])
         yield Stack(
-            *(
+            tuple(
                 StackProcess(each.kind, each.process.pid, address, port)
-                for each, address, port in zip(started, addresses, ports, strict=True)
+                for each, address, port in zip(started, addresses, metrics_ports, strict=True)
             )
         )
 
