@@ -83,7 +83,8 @@ class Admission:
         self._max_waiting = max_waiting
         self._clock_s = clock_s
         self._room = 0
-        self._share: float = math.inf
+        # None: nobody else uses the same room.
+        self._share: int | None = None
         self._throughput = Throughput(clock_s)
         self._running: dict[Place, None] = {}
         self._line: Line[Place] = Line()
@@ -112,7 +113,7 @@ class Admission:
 
     def demand(self) -> Demand:
         """What is used, and wanted."""
-        share = self._room if math.isinf(self._share) else int(self._share)
+        share = self._room if self._share is None else self._share
         return Demand(share, self.running, self.waiting, self._room)
 
     @asynccontextmanager
@@ -152,7 +153,7 @@ class Admission:
         self._keep_renewing()
 
     def _start(self) -> None:
-        room = min(self._room, self._share)
+        room = self._room if self._share is None else min(self._room, self._share)
         while self._line and self.running < room and self._fits(place := next(iter(self._line))):
             self._line.start(place)
             self._running[place] = None

@@ -1,7 +1,7 @@
 """gRPC clients of drafters and verifiers: streams for the pipeline, and statuses as SybilErrors."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.pipeline import PassingBlock
 from sybil_engine.core import errors
-from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import ModelDescription
+from sybil_engine.core.session import Advance, Commit, SessionOpen
+from sybil_engine.core.types import MOST_MESSAGE_TOKENS, ModelDescription
 from sybil_engine.rpc.v1 import (
     drafter_service_pb2,
     drafter_service_pb2_grpc,
@@ -45,6 +45,7 @@ _ERRORS: dict[grpc.StatusCode, type[errors.SybilError]] = {
     grpc.StatusCode.OUT_OF_RANGE: errors.ContextExceeded,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Exhausted,
     grpc.StatusCode.FAILED_PRECONDITION: errors.SessionError,
+    grpc.StatusCode.ABORTED: errors.SlowReader,
 }
 
 
@@ -94,8 +95,8 @@ class GrpcVerifierStream(_GrpcStream[verifier_service_pb2.VerifyRequest, verifie
 
     async def offer(self, blocks: Sequence[PassingBlock]) -> None:
         # They are wire messages already: they come from a drafter's stream.
-        messages = cast(Sequence[types_pb2.Block], blocks)
-        await self._write(verifier_service_pb2.VerifyRequest(blocks=messages))
+        for messages in _batches(cast(Sequence[types_pb2.Block], blocks)):
+            await self._write(verifier_service_pb2.VerifyRequest(blocks=messages))
 
     async def commits(self) -> AsyncIterator[Commit]:
         async for response in self._read():
@@ -114,15 +115,14 @@ class GrpcDrafterStream(_GrpcStream[drafter_service_pb2.DraftRequest, drafter_se
     async def open(self, opening: SessionOpen) -> None:
         await self._open(drafter_service_pb2.DraftRequest(open=convert.open_to_wire(opening)))
 
-    async def advance(self, commits: Sequence[Commit]) -> None:
-        for commit in commits:
-            await self._write(drafter_service_pb2.DraftRequest(advance=convert.advance_to_wire(commit)))
+    async def advance(self, advances: Sequence[Advance]) -> None:
+        for advance in advances:
+            await self._write(drafter_service_pb2.DraftRequest(advance=convert.advance_to_wire(advance)))
 
     async def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
         async for response in self._read():
             if response.blocks:
-                for block in response.blocks:
-                    convert.check_block(block)
+                convert.check_blocks(response.blocks)
                 yield response.blocks
             else:
                 self._opened.set()
@@ -191,6 +191,17 @@ class DrafterClient(_ServiceClient[GrpcDrafterStream]):
 
     def __init__(self, address: str) -> None:
         super().__init__(address, drafter_service_pb2_grpc.DrafterServiceStub, GrpcDrafterStream)
+
+
+def _batches(blocks: Sequence[types_pb2.Block]) -> Iterator[Sequence[types_pb2.Block]]:
+    """Blocks in as few messages as may hold them."""
+    start = tokens = 0
+    for index, block in enumerate(blocks):
+        if index > start and tokens + len(block.token_ids) > MOST_MESSAGE_TOKENS:
+            yield blocks[start:index]
+            start, tokens = index, 0
+        tokens += len(block.token_ids)
+    yield blocks[start:]
 
 
 def _fail(error: grpc.aio.AioRpcError, address: str) -> NoReturn:

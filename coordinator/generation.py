@@ -25,6 +25,9 @@ from sybil_engine.core.types import FinishReason, ModelDescription
 
 logger = logging.getLogger(__name__)
 
+# Passages that wait for the client; when there are more, the session waits.
+_MOST_PASSAGES = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -98,8 +101,8 @@ class Generation:
     async def _deltas(self, request: GenerationRequest, caller: Caller, meter: Meter) -> AsyncGenerator[Delta, None]:
         target = self._services.target
         checked = await check(request, target.description, target.tokenizer, self._defaults)
-        passages: asyncio.Queue[Passage | Exception] = asyncio.Queue()
-        # The session runs to its end at its own speed, however slowly the client reads.
+        passages: asyncio.Queue[Passage | Exception] = asyncio.Queue(_MOST_PASSAGES)
+        # The session runs ahead of a client that reads slowly, as far as there is room for its passages.
         claim = _claim(request, checked, caller)
         session = asyncio.create_task(self._run(checked, claim, target, meter, passages))
         try:
@@ -130,7 +133,7 @@ class Generation:
             transcript = Transcript(target.tokenizer.detokenizer(request.prompt), request.stops, opening.stop_token_ids)
             ended = transcript.resume(request.resumed) or (transcript.end() if request.complete else None)
             if ended:
-                passages.put_nowait(ended)
+                await passages.put(ended)
                 return
             async with self._admission.place(claim) as deliver:
                 meter.admitted()
@@ -139,13 +142,13 @@ class Generation:
                         deliver(len(new.tokens))
                         for passage in transcript.take(new):
                             meter.delivered(len(passage.tokens))
-                            passages.put_nowait(passage)
+                            await passages.put(passage)
                             if passage.finish_reason:
                                 return
         except Exception as error:
             if not isinstance(error, SybilError):
                 logger.exception("session %s failed", opening.session_id)
-            passages.put_nowait(error)
+            await passages.put(error)
 
     def _pipeline(self, request: CheckedRequest, target: Target, meter: Meter) -> Pipeline:
         opening, shares_processor = request.opening, self._services.shares_processors

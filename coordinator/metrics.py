@@ -1,5 +1,6 @@
 """A coordinator's metrics: its requests, and the services that it routes them to."""
 
+import asyncio
 from collections.abc import Iterator
 
 from prometheus_client.core import Metric
@@ -8,13 +9,16 @@ from coordinator.admission import Admission
 from coordinator.request_metrics import RequestMetrics
 from coordinator.routing import Router
 from sybil_engine.core.errors import Unavailable
-from sybil_engine.serving.metrics import StateCollector, gauge
+from sybil_engine.serving.metrics import StateCollector, gauge, tasks_metric
 
 
 def coordinator_collector(requests: RequestMetrics, admission: Admission, router: Router) -> StateCollector:
     """All metrics of a coordinator that runs on another thread, with its target's name."""
 
+    loop = asyncio.get_running_loop()
+
     def read() -> Iterator[Metric]:
+        yield tasks_metric(loop)
         yield gauge("num_requests_running", "Requests that hold a place", admission.running)
         yield gauge("num_requests_waiting", "Requests that wait for a place", admission.waiting)
         yield from requests.collect()

@@ -18,8 +18,8 @@ from coordinator.relay import Relay
 from coordinator.usage import DraftedBlock, Meter
 from sybil_engine.core.errors import SessionError, SessionLost, SybilError, Unavailable
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import CommittedToken, FinishReason
+from sybil_engine.core.session import Advance, Commit, SessionOpen
+from sybil_engine.core.types import MOST_MESSAGE_TOKENS, CommittedToken, FinishReason
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class DrafterStream(Protocol):
     async def open(self, opening: SessionOpen) -> None:
         """Send the opening, once, before any commit."""
 
-    async def advance(self, commits: Sequence[Commit]) -> None:
-        """Send commits, or what a drafter reads of them, in order; at least one."""
+    async def advance(self, advances: Sequence[Advance]) -> None:
+        """Send what a drafter reads of commits, in order; at least one."""
 
     def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
         """The drafter's blocks, as they come."""
@@ -98,7 +98,7 @@ class Pipeline:
         self._plan = opening.plan
         self._unjudged: deque[PassingBlock] = deque(maxlen=_MOST_UNJUDGED_BLOCKS)
         self._to_verifier: Relay[PassingBlock] | None = None
-        self._to_drafter: Relay[Commit] | None = None
+        self._to_drafter: Relay[Advance] | None = None
 
     async def run(self) -> AsyncGenerator[NewTokens, None]:
         """Run until the session ends. Closing the generator ends both streams at once.
@@ -138,7 +138,7 @@ class Pipeline:
         if fresh:
             self._plan = commit.plan
         if self._to_drafter:
-            self._to_drafter.put((commit,), arrived_ns)
+            self._to_drafter.put((commit.advance,), arrived_ns)
         while self._unjudged and _end(self._unjudged[0]) <= len(self._ledger):
             self._unjudged.popleft()
         if fresh or commit.finish_reason:
@@ -176,7 +176,8 @@ class Pipeline:
     def _relay_blocks(self, verifier: VerifierStream) -> Iterator[None]:
         """Open the session on a verifier and pass it the blocks that are not judged yet."""
         opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]))
-        with closing(Relay(partial(verifier.open, opening), verifier.offer, self._meter.relayed)) as self._to_verifier:
+        relay = Relay(partial(verifier.open, opening), verifier.offer, self._meter.relayed, _newest)
+        with closing(relay) as self._to_verifier:
             self._to_verifier.put(self._unjudged, self._meter.now_ns())
             try:
                 yield
@@ -188,7 +189,8 @@ class Pipeline:
         """Open the session on a drafter with the latest plan; all later commits follow, in order."""
         self._meter.drafter = drafter.address
         opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]), plan=self._plan)
-        with closing(Relay(partial(drafter.open, opening), drafter.advance, self._meter.relayed)) as self._to_drafter:
+        relay = Relay(partial(drafter.open, opening), drafter.advance, self._meter.relayed, _joined)
+        with closing(relay) as self._to_drafter:
             try:
                 yield
             finally:
@@ -199,6 +201,24 @@ class Pipeline:
             logger.info("reopening a stream of session %s: %s", self._first_opening.session_id, error)
             self._meter.reopened(service)
         await retries.pause(error)
+
+
+def _newest(blocks: Sequence[PassingBlock]) -> Sequence[PassingBlock]:
+    """The blocks to send to a verifier that is behind: losing others is harmless."""
+    return blocks[-_MOST_UNJUDGED_BLOCKS:]
+
+
+def _joined(advances: Sequence[Advance]) -> Sequence[Advance]:
+    """The same commits in as few messages as may hold them, for a drafter that is behind."""
+    joined = [advances[0]]
+    for advance in advances[1:]:
+        last = joined[-1]
+        token_ids = last.token_ids + advance.token_ids
+        if advance.position == last.position + len(last.token_ids) and len(token_ids) <= MOST_MESSAGE_TOKENS:
+            joined[-1] = replace(last, token_ids=token_ids, plan=advance.plan)
+        else:
+            joined.append(advance)
+    return joined
 
 
 def _end(block: PassingBlock) -> int:

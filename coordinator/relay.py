@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, TypeVar
 
@@ -11,6 +10,8 @@ from sybil_engine.core.errors import SybilError
 logger = logging.getLogger(__name__)
 
 Message = TypeVar("Message")
+
+_MOST_WAITING = 64
 
 
 class Relay(Generic[Message]):
@@ -24,15 +25,19 @@ class Relay(Generic[Message]):
         first: Callable[[], Awaitable[None]],
         send: Callable[[Sequence[Message]], Awaitable[None]],
         sent: Callable[[int], None],
+        shrink: Callable[[Sequence[Message]], Sequence[Message]],
     ) -> None:
         """
         Args:
             first: opens the stream, before any message is sent.
             sent: called with each message's arrival time, in nanoseconds, once it has been written.
+            shrink: what to send instead of many waiting messages, so that a slow stream does not fill the memory.
         """
         self._send = send
         self._sent = sent
-        self._queue: deque[tuple[Message, int]] = deque()
+        self._shrink = shrink
+        self._waiting: list[Message] = []
+        self._arrivals_ns: list[int] = []
         self._filled = asyncio.Event()
         self._task = asyncio.create_task(self._run(first))
 
@@ -42,16 +47,20 @@ class Relay(Generic[Message]):
 
     def put(self, messages: Iterable[Message], arrived_ns: int) -> None:
         """Add messages that arrived together to those to be sent."""
-        self._queue += ((message, arrived_ns) for message in messages)
+        self._waiting += messages
+        self._arrivals_ns += [arrived_ns] * (len(self._waiting) - len(self._arrivals_ns))
+        if len(self._waiting) > _MOST_WAITING:
+            self._waiting = list(self._shrink(self._waiting))
+            del self._arrivals_ns[: len(self._arrivals_ns) - len(self._waiting)]
         self._filled.set()
 
     async def _run(self, first: Callable[[], Awaitable[None]]) -> None:
         try:
             await first()
             while True:
-                while self._queue:
-                    messages, arrivals_ns = zip(*self._queue, strict=True)
-                    self._queue.clear()
+                while self._waiting:
+                    messages, arrivals_ns = self._waiting, self._arrivals_ns
+                    self._waiting, self._arrivals_ns = [], []
                     await self._send(messages)
                     for arrived_ns in arrivals_ns:
                         self._sent(arrived_ns)

@@ -92,15 +92,12 @@ async def check(
 
 
 async def _prompt(prompt: str | Sequence[int], target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:
-    if isinstance(prompt, str):
-        token_ids = await _encode(prompt, target, tokenizer)  # the target's own tokenizer: it knows them all
-    else:
-        _check_prompt_fits(len(prompt), target)
-        token_ids = tuple(prompt)
-        check_token_ids("prompt.token_ids", token_ids, target.vocabulary_size)
+    given = await _encode(prompt, target, tokenizer) if isinstance(prompt, str) else prompt
+    _check_prompt_fits(len(given), target)
+    token_ids = tuple(given)
     if not token_ids:
         raise InvalidRequest("the prompt has no tokens; give at least one to continue")
-    _check_prompt_fits(len(token_ids), target)
+    check_token_ids("prompt.token_ids", token_ids, target.vocabulary_size)
     return token_ids
 
 

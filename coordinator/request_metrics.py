@@ -114,16 +114,19 @@ class MeasuredMeter(Meter):
             self._metrics.successes.labels(self.finish_reason.value).inc()
 
     def _end_message(self) -> None:
-        """Observe the latency of a message's tokens."""
-        tokens, elapsed_s = self._message_tokens, (self._last_token_ns - self._last_message_ns) / 1e9
+        """Observe the latencies of the message that was delivered last: how long after the one before it it came."""
+        tokens = self._message_tokens
         if not tokens:
             return
-        if self._completion_tokens == tokens:
-            self._metrics.first_token.observe(elapsed_s)
+        message_s = (self._last_token_ns - self._last_message_ns) / 1e9
+        is_first = tokens == self._completion_tokens
+        if is_first:
+            self._metrics.first_token.observe(message_s)
         else:
             for _ in range(tokens):
-                self._metrics.inter_token.observe(elapsed_s / tokens)
-        self._message_tokens, self._last_message_ns = 0, self._last_token_ns
+                self._metrics.inter_token.observe(message_s / tokens)
+        self._message_tokens = 0
+        self._last_message_ns = self._last_token_ns
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:

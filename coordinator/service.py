@@ -91,6 +91,7 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
     defaults = Defaults(settings.speculation, settings.window_tokens, settings.max_priority)
     metrics = RequestMetrics()
     generation = Generation(router, admission, defaults, Patience(reopen_s=settings.reopen_s), metrics)
+    servicer = GenerationServicer(generation, router, settings.slow_reader_s)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(router.close)
         collector = coordinator_collector(metrics, admission, router)
@@ -100,7 +101,7 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
                 settings.host,
                 settings.port,
                 generation_service_pb2.DESCRIPTOR,
-                lambda server: add_GenerationServiceServicer_to_server(GenerationServicer(generation, router), server),
+                lambda server: add_GenerationServiceServicer_to_server(servicer, server),
                 settings.grace_s,
             )
         )

@@ -7,7 +7,7 @@ from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
 from sybil_engine.core.request import HIGHEST_PRIORITY
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
-from sybil_engine.serving.service_settings import Dtype
+from sybil_engine.serving.service_settings import DEFAULT_SLOW_READER_S, Dtype
 from sybil_engine.settings import MOST_PORT, Port, Settings, Words
 
 
@@ -34,6 +34,9 @@ class ServingSettings(Settings):
     max_priority: int = Field(
         default=0, ge=0, le=HIGHEST_PRIORITY, description="the highest priority that a client may ask for"
     )
+    slow_reader_s: float = Field(
+        default=DEFAULT_SLOW_READER_S, gt=0, description="seconds that a stream waits for its reader before it ends"
+    )
     start_s: float = Field(default=300.0, ge=0, description="seconds to wait for the verifiers at start")
     drafter_start_s: float = Field(
         default=10.0, ge=0, description="seconds to wait for a drafter once a verifier is ready"
@@ -49,18 +52,20 @@ class ServingSettings(Settings):
         return ("coordinator",) * self.replicas
 
     def process_metrics_port(self, number: int) -> int:
-        """The metrics port of a fleet's process, by its place in `processes`; 0: it has none.
+        """The metrics port of a fleet's process, by its place in `processes`; 0: it has none."""
+        return self.metrics_port and self.metrics_port + number
+
+    def check_metrics_ports(self) -> None:
+        """Check that every process of a fleet can have a metrics port.
 
         Raises:
-            InvalidSettings: there is no such port.
+            InvalidSettings: there is no port for the last ones.
         """
-        port = self.metrics_port and self.metrics_port + number
-        if port > MOST_PORT:
+        if self.process_metrics_port(len(self.processes) - 1) > MOST_PORT:
             raise InvalidSettings(
                 f"--metrics-port is {self.metrics_port}, and {len(self.processes)} processes need a port each from "
                 f"there on; it must be at most {MOST_PORT + 1 - len(self.processes)}"
             )
-        return port
 
 
 class CoordinatorSettings(ServingSettings):

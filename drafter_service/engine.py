@@ -57,8 +57,13 @@ class Drafter:
         """How its sessions use the cache now; any thread may ask."""
         return self._residency.occupancy(list(self._sessions.values()))
 
-    def open(self, opening: SessionOpen, emit: Callable[[tuple[Block, ...] | Exception], None]) -> DrafterSession:
-        """Take a slot for a session.
+    def open(
+        self,
+        opening: SessionOpen,
+        emit: Callable[[tuple[Block, ...] | Exception], None],
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> DrafterSession:
+        """Take a slot for a session; see `SessionEngine.open`.
 
         Raises:
             InvalidRequest, ContextExceeded: see `check_opening`.
@@ -72,7 +77,7 @@ class Drafter:
         noise = NoiseTape(opening.seed, vocabulary_size, self._runner.device)
         room = SessionRoom(self._runner.pool.allocate(), cells, max_position, vocabulary_size)
         calibration = self._calibrations[opening.sampling.greedy, opening.acceptance_rule]
-        session = DrafterSession(opening, room, noise, calibration, emit, next(self._numbers))
+        session = DrafterSession(opening, room, noise, calibration, emit, next(self._numbers), has_room)
         self._sessions[session.slot] = session
         return session
 
@@ -107,7 +112,7 @@ class Drafter:
     def _drafting(self) -> list[DrafterSession]:
         """The sessions that want to draft and hold the cells for a pass, the one served longest ago first."""
         sessions = self._sessions.values()
-        wanting = [session for session in sessions if session.wants_draft]
+        wanting = [session for session in sessions if session.wants_draft and session.has_room()]
         waiting = [session for session in wanting if not session.resident]
         self._residency.start(waiting, running=sum(session.resident for session in sessions))
         for session in wanting:

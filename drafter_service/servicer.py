@@ -13,10 +13,11 @@ from sybil_engine.core.session import Advance
 from sybil_engine.rpc.v1 import drafter_service_pb2 as wire
 from sybil_engine.rpc.v1 import drafter_service_pb2_grpc as wire_grpc
 from sybil_engine.rpc.v1 import types_pb2
-from sybil_engine.serving.convert import advance_from_wire, block_to_wire, description_to_wire, open_from_wire
+from sybil_engine.serving.convert import advance_from_wire, block_to_wire, description_to_wire
 from sybil_engine.serving.model_service import HostedModel
 from sybil_engine.serving.server import aborting
-from sybil_engine.serving.session_stream import first_message, session_stream
+from sybil_engine.serving.session_stream import read_opening, session_stream
+from sybil_engine.serving.slow_readers import write
 
 
 class DrafterServicer(wire_grpc.DrafterServiceServicer):
@@ -30,21 +31,28 @@ class DrafterServicer(wire_grpc.DrafterServiceServicer):
     ) -> types_pb2.ModelDescription:
         return description_to_wire(self._hosted.description)
 
-    async def Draft(
+    async def Draft(  # type: ignore[override]
         self, requests: AsyncIterator[wire.DraftRequest], context: "grpc.aio.ServicerContext[Any, Any]"
-    ) -> AsyncIterator[wire.DraftResponse]:
+    ) -> None:
+        hosted = self._hosted
         async with aborting(context):
-            opening = open_from_wire((await first_message(requests)).open)
-            async with session_stream(self._hosted.thread, opening, requests, _decode, _handle) as (session, remote):
-                yield wire.DraftResponse(opened=types_pb2.SessionOpened(max_position=session.max_position))
+            opening = await read_opening(requests, hosted.description.context_tokens)
+            async with session_stream(hosted.thread, opening, requests, _decode, _handle, _tokens) as (session, remote):
+                opened = types_pb2.SessionOpened(max_position=session.max_position)
+                await write(context, wire.DraftResponse(opened=opened), hosted.slow_reader_s)
                 async for pushes in remote.events():
-                    yield wire.DraftResponse(blocks=map(block_to_wire, chain.from_iterable(pushes)))
+                    blocks = map(block_to_wire, chain.from_iterable(pushes))
+                    await write(context, wire.DraftResponse(blocks=blocks), hosted.slow_reader_s)
 
 
 def _decode(request: wire.DraftRequest) -> Advance:
     if not request.HasField("advance"):
         raise InvalidRequest("a session is opened once; send advances after it, or a new stream")
     return advance_from_wire(request.advance)
+
+
+def _tokens(advance: Advance) -> int:
+    return len(advance.token_ids)
 
 
 def _handle(session: DrafterSession, advance: Advance, arrived_ns: int) -> None:

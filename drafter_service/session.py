@@ -73,8 +73,9 @@ class DrafterSession(Resident):
         calibration: Calibration,
         emit: Callable[[tuple[Block, ...] | Exception], None],
         number: int,
+        has_room: Callable[[], bool],
     ) -> None:
-        super().__init__(opening, room.slot, number)
+        super().__init__(opening, room.slot, number, has_room)
         self.max_position = room.max_position
         self.noise = noise
         self.emit = emit

@@ -54,6 +54,7 @@ class Drafting:
             experience.calibrations[opening.sampling.greedy],
             lambda pushed: send(pushed) if isinstance(pushed, tuple) else None,
             number=0,
+            has_room=lambda: True,
         )
         self._unheard: list[Advance] = []
         self._running = False

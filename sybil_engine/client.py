@@ -27,6 +27,7 @@ _REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
     grpc.StatusCode.OUT_OF_RANGE: errors.ContextExceeded,
     grpc.StatusCode.FAILED_PRECONDITION: errors.PairMismatch,
+    grpc.StatusCode.ABORTED: errors.SlowReader,
 }
 
 
@@ -58,6 +59,7 @@ class GenerationClient:
             Exhausted: it cannot serve the request now; the error's `retry_s` says when to try again.
             Unavailable: it cannot serve the request now.
             TimeoutError: the completion was not done in time.
+            SlowReader: the deltas were not read for too long.
             SessionLost: the connection was lost. The same request gives the same tokens again.
             SybilError: it failed.
         """

@@ -1,7 +1,7 @@
 """Drafter and verifier engines on threads of this process, as the generation core wants its services."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -102,13 +102,13 @@ class LocalVerifierStream:
 
     def __init__(self, session: "RemoteSession[VerifierSession, Commit]") -> None:
         self._session = session
-        self._send: Callable[[Sequence[Block]], None] = session.sender(_offer)
+        self._send: Callable[[Sequence[Block]], Awaitable[None]] = session.sender(_offer, _tokens)
 
     async def open(self, opening: SessionOpen) -> None:
         await self._session.open(opening)
 
     async def offer(self, blocks: Sequence[PassingBlock]) -> None:
-        self._send(cast(Sequence[Block], blocks))
+        await self._send(cast(Sequence[Block], blocks))
 
     async def commits(self) -> AsyncIterator[Commit]:
         with _losing():
@@ -124,14 +124,16 @@ class LocalDrafterStream:
 
     def __init__(self, session: "RemoteSession[DrafterSession, tuple[Block, ...]]") -> None:
         self._session = session
-        self._send: Callable[[Advance], None] = session.sender(_advance)
+        self._send: Callable[[Advance], Awaitable[None]] = session.sender(
+            _advance, lambda advance: len(advance.token_ids)
+        )
 
     async def open(self, opening: SessionOpen) -> None:
         await self._session.open(opening)
 
-    async def advance(self, commits: Sequence[Commit]) -> None:
-        for commit in commits:
-            self._send(commit.advance)
+    async def advance(self, advances: Sequence[Advance]) -> None:
+        for advance in advances:
+            await self._send(advance)
 
     async def blocks(self) -> AsyncIterator[Sequence[PassingBlock]]:
         with _losing():
@@ -147,6 +149,10 @@ def _losing() -> Iterator[None]:
         yield
     except Unavailable as error:
         raise SessionLost(str(error)) from error
+
+
+def _tokens(blocks: Sequence[Block]) -> int:
+    return sum(len(block.token_ids) for block in blocks)
 
 
 def _offer(session: VerifierSession, blocks: Sequence[Block], arrived_ns: int) -> None:

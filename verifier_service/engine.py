@@ -110,8 +110,13 @@ class Verifier:
         """How its sessions use the cache now; any thread may ask."""
         return self._residency.occupancy(list(self._sessions.values()))
 
-    def open(self, opening: SessionOpen, emit: Callable[[Commit | Exception], None]) -> VerifierSession:
-        """Take a slot for a session.
+    def open(
+        self,
+        opening: SessionOpen,
+        emit: Callable[[Commit | Exception], None],
+        has_room: Callable[[], bool] = lambda: True,
+    ) -> VerifierSession:
+        """Take a slot for a session; see `SessionEngine.open`.
 
         Raises:
             InvalidRequest, ContextExceeded: see `check_opening`.
@@ -138,6 +143,7 @@ class Verifier:
             time.monotonic_ns(),
             next(self._numbers),
             self.tally,
+            has_room,
         )
         self._sessions[session.slot] = session
         return session

@@ -9,7 +9,15 @@ from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.session import Advance, Commit, SessionOpen, count_tested
-from sybil_engine.core.types import Block, BlockOrigin, CommittedToken, FinishReason, PassTimings, TokenOrigin
+from sybil_engine.core.types import (
+    MOST_MESSAGE_TOKENS,
+    Block,
+    BlockOrigin,
+    CommittedToken,
+    FinishReason,
+    PassTimings,
+    TokenOrigin,
+)
 from sybil_engine.models.residency import Resident
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.sampling.judges.judge import Verdict
@@ -20,8 +28,6 @@ from verifier_service.tally import Tally
 
 # Chances come in single precision. The verifier must not wait for more where the drafter has stopped.
 _ROUNDING = 1.001
-# Hedges included.
-_MOST_DRAFTED_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +70,16 @@ class VerifierSession(Resident):
         now_ns: int,
         number: int,
         tally: Tally,
+        has_room: Callable[[], bool],
     ) -> None:
-        super().__init__(opening, slot, number)
+        super().__init__(opening, slot, number, has_room)
         self._limits = limits
         self.rule = rule
         self.noise = noise
         self.emit = emit
         self._tally = tally
         self.judge = judge_for(opening.acceptance_rule, opening.sampling)
-        self.tree = DraftTree(self.ledger, _MOST_DRAFTED_TOKENS)
+        self.tree = DraftTree(self.ledger, MOST_MESSAGE_TOKENS)
         self.plan = NO_DRAFTING
         # The budget that the drafter has been told.
         self._told_budget = opening.plan.budget
@@ -101,8 +108,8 @@ class VerifierSession(Resident):
 
     @property
     def ready(self) -> bool:
-        """Whether its prompt is in the cache."""
-        return self.resident and self.prefill_tokens <= 0
+        """Whether its prompt is in the cache, and it doesn't pause."""
+        return self.resident and self.prefill_tokens <= 0 and self.has_room()
 
     @property
     def begins(self) -> bool:

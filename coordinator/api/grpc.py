@@ -12,19 +12,26 @@ import grpc
 
 from coordinator.generation import Caller, Generation
 from coordinator.routing import Router
+from sybil_engine.core.errors import SlowReader
 from sybil_engine.rpc.v1 import generation_service_pb2 as wire
 from sybil_engine.rpc.v1 import generation_service_pb2_grpc
 from sybil_engine.serving import convert
 from sybil_engine.serving.convert_completion import delta_to_wire, request_from_wire
 from sybil_engine.serving.server import aborting
+from sybil_engine.serving.slow_readers import write
 
 
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
-    """Adapts the generation core to gRPC."""
+    """Adapts the generation core to gRPC.
 
-    def __init__(self, generation: Generation, router: Router) -> None:
+    Args:
+        slow_reader_s: how long a session waits for a client that does not read.
+    """
+
+    def __init__(self, generation: Generation, router: Router, slow_reader_s: float) -> None:
         self._generation = generation
         self._router = router
+        self._slow_reader_s = slow_reader_s
 
     # Writing to the context instead of yielding: a client that leaves cancels this very coroutine, wherever it waits.
     async def Generate(  # type: ignore[override]
@@ -35,7 +42,11 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             aclosing(self._generation.stream(request_from_wire(request), _caller(context))) as deltas,
         ):
             async for delta in deltas:
-                await context.write(delta_to_wire(delta))
+                try:
+                    await write(context, delta_to_wire(delta), self._slow_reader_s)
+                except SlowReader as error:
+                    # The request has failed; its client has not left.
+                    await deltas.athrow(error)
 
     async def DescribePair(
         self, request: wire.DescribePairRequest, context: "grpc.aio.ServicerContext[Any, Any]"

@@ -25,8 +25,7 @@ async def running_fleet(settings: CoordinatorSettings | PlaceSettings, report: R
         Unavailable: the port is taken, or the services were not there in time.
         PairMismatch, ModelError, InvalidSettings: the services refuse, or do not belong together.
     """
-    # Raises if the last process would have no port.
-    settings.process_metrics_port(len(settings.processes) - 1)
+    settings.check_metrics_ports()
     with reserved_port(settings.host, settings.port) as port:
         settings = settings.model_copy(update={"port": port})
         async with running_ray(logical_cpus(settings) if isinstance(settings, PlaceSettings) else 1, report):

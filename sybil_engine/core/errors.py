@@ -7,6 +7,7 @@ SybilError
 ├── SessionError              one session broke; the caller reopens it with its ledger
 │   ├── CommitGap             a commit starts after the last committed token
 │   ├── CommitConflict        a commit contradicts committed tokens
+│   ├── SlowReader            the other side does not read what the session sends
 │   └── SessionLost           the other side went away
 ├── Unavailable               nobody can serve this now: try again
 │   └── Exhausted             every slot or place in the queue is taken
@@ -49,6 +50,10 @@ class CommitGap(SessionError):
 
 class CommitConflict(SessionError):
     """A commit contradicts tokens that are committed already."""
+
+
+class SlowReader(SessionError):
+    """The other side of a session does not read what it sends."""
 
 
 class SessionLost(SessionError):

@@ -7,10 +7,10 @@ from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.types import GREEDY, MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
 
 HIGHEST_PRIORITY = 2**31 - 1
+MOST_STOP_TOKEN_IDS = 1_024
 _MOST_TOKENS = 2**31 - 1
 _MOST_STOPS = 16
 _MOST_STOP_CHARACTERS = 1_000
-_MOST_STOP_TOKEN_IDS = 1_024
 _MOST_USER_CHARACTERS = 256
 
 
@@ -49,8 +49,8 @@ class GenerationRequest:
     def __post_init__(self) -> None:
         _check_prompt(self.prompt)
         _check_stops(self.stop)
-        if (count := len(self.stop_token_ids)) > _MOST_STOP_TOKEN_IDS:
-            raise InvalidRequest(f"stop_token_ids holds {count} tokens; at most {_MOST_STOP_TOKEN_IDS} are allowed")
+        if (count := len(self.stop_token_ids)) > MOST_STOP_TOKEN_IDS:
+            raise InvalidRequest(f"stop_token_ids holds {count} tokens; at most {MOST_STOP_TOKEN_IDS} are allowed")
         if len(self.user) > _MOST_USER_CHARACTERS:
             raise InvalidRequest(f"user has {len(self.user)} characters; at most {_MOST_USER_CHARACTERS} are allowed")
         if self.seed is not None and not 0 <= self.seed < 2**64:

@@ -10,6 +10,12 @@ from sybil_engine.core.errors import InvalidRequest
 MOST_WINDOW_TOKENS = 64
 """The longest window that may be requested; a verifier judges at most its own --max-window-tokens."""
 
+MOST_MESSAGE_TOKENS = 1024
+"""The most tokens that one message of a running session holds: as many drafted ones as a verifier keeps for it."""
+
+CUT_TOKENS = 64
+"""How many of the most likely tokens a draft distribution keeps under the ratio test; only these are drawn and sent."""
+
 
 class Speculation(Enum):
     """Who drafts ahead, and when a verify pass starts."""

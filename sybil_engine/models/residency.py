@@ -5,7 +5,7 @@ cells and waits until there is room again. Its tokens stay the same: cells are f
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
 from sybil_engine.core.errors import ContextExceeded
@@ -28,9 +28,10 @@ class Resident(ABC):
         prompt: the tokens to feed in chunks: all but the prompt's last one, whose row draws the first token.
         resident: whether it holds cells.
         reused_tokens: of its prompt, found in pages of other sessions when it started.
+        has_room: whether the reader of what it emits keeps up; while not, it pauses.
     """
 
-    def __init__(self, opening: SessionOpen, slot: int, number: int) -> None:
+    def __init__(self, opening: SessionOpen, slot: int, number: int, has_room: Callable[[], bool]) -> None:
         self.opening = opening
         self.slot = slot
         self.number = number
@@ -38,6 +39,7 @@ class Resident(ABC):
         self.prompt = opening.token_ids[: opening.prompt_tokens - 1]
         self.resident = False
         self.reused_tokens = 0
+        self.has_room = has_room
 
     @property
     def priority(self) -> int:
@@ -119,7 +121,7 @@ class Residency(Generic[Session]):
             )
 
     def start(self, waiting: Collection[Session], running: int) -> list[Session]:
-        """Let sessions that hold no cells start, in order, while there is room.
+        """Let sessions that hold no cells and don't pause start, in order, while there is room.
 
         Each session that runs, and the one that starts, is left one more page, so that it is not evicted at once.
 
@@ -130,7 +132,7 @@ class Residency(Generic[Session]):
             Those that started.
         """
         started: list[Session] = []
-        for session in sorted(waiting, key=rank):
+        for session in sorted((each for each in waiting if each.has_room()), key=rank):
             spare = running + 1 if running else 0
             # Its last token has a page of its own, whatever it shares.
             if self._pool.room <= spare:
@@ -183,13 +185,14 @@ class Residency(Generic[Session]):
     def hold(self, session: Session, cells: range, sessions: Collection[Session]) -> None:
         """Reserve cells for a session that holds some.
 
-        While there are not enough, the last in order is evicted. That may be the session itself.
+        While there are not enough, a session that pauses is evicted, or else the last in order. That may be the session
+        itself.
 
         Args:
             sessions: all that are open.
         """
         while session.resident and not self._pool.reserve(session.slot, cells):
-            self.evict(max((each for each in sessions if each.resident), key=rank))
+            self.evict(max((each for each in sessions if each.resident), key=_expendability))
 
     def evict(self, session: Session) -> None:
         """Take a session's cells away."""
@@ -197,3 +200,8 @@ class Residency(Generic[Session]):
         session.resident = False
         session.leave()
         self.evicted += 1
+
+
+def _expendability(session: Resident) -> tuple[bool, tuple[int, int]]:
+    """The greatest gives up its cells first."""
+    return not session.has_room(), rank(session)

@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from sybil_engine.core.noise import NoiseTape
-from sybil_engine.core.types import Distribution, SamplingParams
+from sybil_engine.core.types import CUT_TOKENS, Distribution, SamplingParams
 from sybil_engine.sampling.shaping import shape_logits
-
-CUT_TOKENS = 64
-"""How many of the most likely tokens a draft distribution keeps under the ratio test; only these are drawn and sent."""
 
 
 def draw_tokens(shaped: Tensor, noise: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 `..._to_wire` never fails; `..._from_wire` raises InvalidRequest when a message says something impossible.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -12,6 +12,8 @@ from sybil_engine.core.errors import InvalidRequest, PairMismatch
 from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import Advance, Commit, SessionOpen
 from sybil_engine.core.types import (
+    CUT_TOKENS,
+    MOST_MESSAGE_TOKENS,
     AcceptanceRule,
     Block,
     BlockOrigin,
@@ -133,6 +135,29 @@ def block_to_wire(block: Block) -> wire.Block:
     )
 
 
+def check_blocks(messages: Sequence[wire.Block]) -> None:
+    """Check the blocks of one message, how many tokens they hold before what these are.
+
+    Raises:
+        InvalidRequest: they are too many, or one says something impossible.
+    """
+    # So many blocks hold as many tokens, or are wrong.
+    if len(messages) > MOST_MESSAGE_TOKENS:
+        raise InvalidRequest(f"a message holds {len(messages)} blocks; send at most {MOST_MESSAGE_TOKENS} at a time")
+    check_message_tokens(sum(len(each.token_ids) for each in messages))
+    for message in messages:
+        check_block(message)
+
+
+def check_message_tokens(tokens: int) -> None:
+    """Raises InvalidRequest: a message holds more tokens than a running session can use."""
+    if tokens > MOST_MESSAGE_TOKENS:
+        raise InvalidRequest(
+            f"a message holds {tokens} tokens; send at most {MOST_MESSAGE_TOKENS} at a time, which is as many drafted "
+            "tokens as are kept for a session"
+        )
+
+
 def check_block(message: wire.Block) -> None:
     """Check a block that is forwarded as it is.
 
@@ -152,8 +177,17 @@ def check_block(message: wire.Block) -> None:
         _check_distribution(distribution)
 
 
+def blocks_from_wire(messages: Sequence[wire.Block]) -> list[Block]:
+    check_blocks(messages)
+    return list(map(_block, messages))
+
+
 def block_from_wire(message: wire.Block) -> Block:
     check_block(message)
+    return _block(message)
+
+
+def _block(message: wire.Block) -> Block:
     return Block(
         position=message.position,
         prefix_fingerprint=message.prefix_fingerprint,
@@ -169,6 +203,10 @@ def block_from_wire(message: wire.Block) -> Block:
 
 
 def _check_distribution(message: wire.Distribution) -> None:
+    if len(message.token_ids) > CUT_TOKENS:
+        raise InvalidRequest(
+            f"a distribution has {len(message.token_ids)} token ids; send the {CUT_TOKENS} most likely ones"
+        )
     if not message.token_ids or len(message.token_ids) != len(message.probabilities):
         raise InvalidRequest(
             f"a distribution has {len(message.token_ids)} token ids and {len(message.probabilities)} probabilities; "
@@ -215,17 +253,17 @@ def commit_from_wire(message: wire.Commit) -> Commit:
     )
 
 
-def advance_to_wire(commit: Commit) -> wire.Advance:
-    """The part of a commit that a drafter reads."""
+def advance_to_wire(advance: Advance) -> wire.Advance:
     return wire.Advance(
-        position=commit.position,
-        prefix_fingerprint=commit.prefix_fingerprint,
-        token_ids=commit.token_ids,
-        plan=plan_to_wire(commit.plan),
+        position=advance.position,
+        prefix_fingerprint=advance.prefix_fingerprint,
+        token_ids=advance.token_ids,
+        plan=plan_to_wire(advance.plan),
     )
 
 
 def advance_from_wire(message: wire.Advance) -> Advance:
+    check_message_tokens(len(message.token_ids))
     return Advance(
         position=message.position,
         prefix_fingerprint=message.prefix_fingerprint,

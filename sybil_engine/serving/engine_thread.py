@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,6 +16,8 @@ ENGINE_THREAD = "engine-"
 
 # A thread cannot sleep for years at a time; it sleeps again.
 _LONGEST_SLEEP_S = 60.0
+# Posted work is done for at most this long before the next step; the rest waits for the turn after it.
+_LONGEST_TURN_S = 0.005
 
 Deliver: TypeAlias = Callable[[Any], None]
 """Takes a session's message."""
@@ -76,7 +79,7 @@ class EngineThread(Generic[EngineType]):
             self._thread.join()
 
     def post(self, work: Callable[[EngineType], object]) -> None:
-        """Run `work` on the thread before the next step."""
+        """Run `work` on the thread between two steps, after what was posted before it."""
         self._inbox.put(work)
 
     def submit(self, work: Callable[[EngineType], Result]) -> "Future[Result]":
@@ -105,11 +108,13 @@ class EngineThread(Generic[EngineType]):
             delay_s = self._turn(engine, delay_s)
 
     def _turn(self, engine: EngineType, delay_s: float | None) -> float | None:
-        """Wait up to `delay_s` for work, do all that is there, and run a step."""
+        """Wait up to `delay_s` for work, do what is there as far as the turn lasts, and run a step."""
         try:
             with suppress(Empty):
-                self._inbox.get(timeout=None if delay_s is None else min(delay_s, _LONGEST_SLEEP_S))(engine)
-                while True:
+                work = self._inbox.get(timeout=None if delay_s is None else min(delay_s, _LONGEST_SLEEP_S))
+                end_s = time.monotonic() + _LONGEST_TURN_S
+                work(engine)
+                while time.monotonic() < end_s:
                     self._inbox.get_nowait()(engine)
             return engine.step()
         except Exception as error:

@@ -4,6 +4,7 @@ Nothing is written for a metric that can be read from the state of the process w
 all of them.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -81,6 +82,11 @@ def gauge(name: str, text: str, value: float | None = None, *, labels: tuple[str
 def counter(name: str, text: str, value: float | None = None, *, labels: tuple[str, ...] = ()) -> CounterMetricFamily:
     """A value that only grows; with labels, `add_metric` adds each of its values. Its sample's name ends in _total."""
     return CounterMetricFamily(PREFIX + name, text, value, labels or None)
+
+
+def tasks_metric(loop: asyncio.AbstractEventLoop) -> Metric:
+    """How many tasks an event loop runs; another thread may ask."""
+    return gauge("event_loop_tasks", "Tasks of the process's event loop", len(asyncio.all_tasks(loop)))
 
 
 def occupancy_metrics(occupancy: Occupancy) -> Iterator[Metric]:

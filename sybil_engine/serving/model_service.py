@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Generic, Protocol, TypeVar
@@ -16,7 +16,7 @@ from sybil_engine.core.startup import without_collection
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.serving.delay_line import DelayLine
 from sybil_engine.serving.engine_thread import Engine, EngineThread
-from sybil_engine.serving.metrics import StateCollector, serving_metrics
+from sybil_engine.serving.metrics import StateCollector, serving_metrics, tasks_metric
 from sybil_engine.serving.server import running_server
 from sybil_engine.serving.service_settings import ServiceSettings
 
@@ -34,11 +34,16 @@ EngineType = TypeVar("EngineType", bound=ModelEngine)
 
 
 class HostedModel(Generic[EngineType]):
-    """A servicer's model: its description at once, the engine's thread once it is loaded."""
+    """A servicer's model: its description at once, the engine's thread once it is loaded.
 
-    def __init__(self, thread: EngineThread[EngineType], description: ModelDescription) -> None:
+    Attributes:
+        slow_reader_s: for how long a session waits for its reader.
+    """
+
+    def __init__(self, thread: EngineThread[EngineType], description: ModelDescription, slow_reader_s: float) -> None:
         self._thread = thread
         self.description = description
+        self.slow_reader_s = slow_reader_s
 
     @property
     def thread(self) -> EngineThread[EngineType]:
@@ -77,9 +82,15 @@ async def serve_model(
     name = description.model_id
     delay_s = settings.emulate_delay_ms / 1e3
     thread = EngineThread(load, name, DelayLine(delay_s).delayed) if delay_s else EngineThread(load, name)
-    hosted = HostedModel(thread, description)
+    hosted = HostedModel(thread, description, settings.slow_reader_s)
     engines: list[EngineType] = []
-    collector = StateCollector(lambda: chain.from_iterable(map(metrics, engines)), lambda: {"model_name": name})
+    loop = asyncio.get_running_loop()
+
+    def read() -> Iterator[Metric]:
+        yield tasks_metric(loop)
+        yield from chain.from_iterable(map(metrics, engines))
+
+    collector = StateCollector(read, lambda: {"model_name": name})
     try:
         with serving_metrics(settings.host, settings.metrics_port, collector):
             async with running_server(

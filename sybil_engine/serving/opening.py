@@ -1,9 +1,31 @@
 """What every service checks before it gives a session a slot."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from typing import Protocol
 
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest
+from sybil_engine.core.request import MOST_STOP_TOKEN_IDS
 from sybil_engine.core.session import SessionOpen
+
+# A client's, and the model's own end tokens.
+_MOST_STOP_TOKEN_IDS = 2 * MOST_STOP_TOKEN_IDS
+_MOST_ID_CHARACTERS = 256
+
+
+class Lengths(Protocol):
+    """The fields of an opening, decoded or not, that have lengths."""
+
+    @property
+    def token_ids(self) -> Sized: ...
+
+    @property
+    def stop_token_ids(self) -> Sized: ...
+
+    @property
+    def session_id(self) -> str: ...
+
+    @property
+    def max_position(self) -> int: ...
 
 
 def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: int) -> int:
@@ -16,13 +38,33 @@ def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: in
         InvalidRequest: a token id is outside the vocabulary.
         ContextExceeded: no room for another token.
     """
-    max_position = min(opening.max_position or context_tokens, context_tokens)
-    if len(opening.token_ids) >= max_position:
-        raise ContextExceeded(
-            f"{len(opening.token_ids)} tokens leave no room for another one: the session ends at position "
-            f"{max_position}, the context at {context_tokens}; shorten the prompt"
-        )
+    max_position = _check_room(opening, context_tokens)
     check_token_ids("token_ids", opening.token_ids, vocabulary_size)
+    return max_position
+
+
+def check_lengths(opening: Lengths, context_tokens: int) -> None:
+    """Check how long an opening's lists are, before anybody copies or reads them.
+
+    Raises:
+        InvalidRequest: one is too long.
+        ContextExceeded: no room for another token.
+    """
+    _check_room(opening, context_tokens)
+    if (count := len(opening.stop_token_ids)) > _MOST_STOP_TOKEN_IDS:
+        raise InvalidRequest(f"stop_token_ids holds {count} tokens; at most {_MOST_STOP_TOKEN_IDS} are allowed")
+    if (count := len(opening.session_id)) > _MOST_ID_CHARACTERS:
+        raise InvalidRequest(f"session_id has {count} characters; at most {_MOST_ID_CHARACTERS} are allowed")
+
+
+def _check_room(opening: Lengths, context_tokens: int) -> int:
+    """Returns the position at which the session ends; raises ContextExceeded if its tokens reach it."""
+    max_position = min(opening.max_position or context_tokens, context_tokens)
+    if (tokens := len(opening.token_ids)) >= max_position:
+        raise ContextExceeded(
+            f"{tokens} tokens leave no room for another one: the session ends at position {max_position}, the context "
+            f"at {context_tokens}; shorten the prompt"
+        )
     return max_position
 
 

@@ -2,18 +2,33 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Event = TypeVar("Event")
 
+MOST_EVENTS = 64
+"""Far more than a reader that keeps up leaves waiting."""
+
 
 class Outbox(Generic[Event]):
-    """A queue that any thread fills and one coroutine drains, all waiting events at a time."""
+    """A queue that any thread fills and one coroutine drains, all waiting events at a time.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    It takes every event, but says when it is full: its session then pauses until the reader has caught up.
+
+    Args:
+        has_room_again: called on the loop after an outbox was drained that may have been full.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, has_room_again: Callable[[], None] = lambda: None) -> None:
         self._loop = loop
+        self._has_room_again = has_room_again
         self._events: deque[Event | Exception] = deque()
         self._filled = asyncio.Event()
+
+    def has_room(self) -> bool:
+        """Whether the reader keeps up; any thread may ask."""
+        return len(self._events) < MOST_EVENTS
 
     def put(self, event: Event | Exception) -> None:
         """Add an event, or an error that ends the session."""
@@ -40,4 +55,7 @@ class Outbox(Generic[Event]):
                 break
             drained.append(event)
             self._events.popleft()
+        # Counted afterwards: some may have come meanwhile.
+        if len(drained) >= MOST_EVENTS:
+            self._has_room_again()
         return drained

@@ -20,6 +20,7 @@ from sybil_engine.serving.retry import retry_trailers
 _STATUS_CODES: tuple[tuple[type[errors.SybilError], grpc.StatusCode], ...] = (
     (errors.ContextExceeded, grpc.StatusCode.OUT_OF_RANGE),
     (errors.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.SlowReader, grpc.StatusCode.ABORTED),
     (errors.SessionError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.PairMismatch, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.Exhausted, grpc.StatusCode.RESOURCE_EXHAUSTED),

@@ -21,6 +21,8 @@ LEAST_PREFILL_SHARE, MOST_PREFILL_SHARE = 0.05, 64.0
 LEAST_CONTEXT_TOKENS = 16
 """Holds the tokens of a model's trial, see `sybil_engine.models.trial`."""
 
+DEFAULT_SLOW_READER_S = 60.0
+
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 
 
@@ -50,6 +52,9 @@ class ServiceSettings(Settings):
     max_sessions: int = Field(default=64, ge=1, le=MOST_SESSIONS, description="sessions at the same time")
     cache_memory: Annotated[str, Constraint(ALLOWED, is_amount)] = Field(
         default="25%", description=f"of all keys and values: {ALLOWED}"
+    )
+    slow_reader_s: float = Field(
+        default=DEFAULT_SLOW_READER_S, gt=0, description="seconds that a stream waits for its reader before it ends"
     )
     context_tokens: Annotated[
         int,

@@ -1,7 +1,7 @@
 """A session's gRPC stream: its first message opens the session, its end frees it in any case."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from typing import Any, Protocol, TypeVar
 
@@ -9,8 +9,10 @@ from google.protobuf.message import DecodeError
 
 from sybil_engine.core.errors import InvalidRequest, SybilError
 from sybil_engine.core.session import SessionOpen
+from sybil_engine.serving.convert import open_from_wire
 from sybil_engine.serving.decoding import undecodable
 from sybil_engine.serving.engine_thread import EngineThread
+from sybil_engine.serving.opening import check_lengths
 from sybil_engine.serving.sessions import RemoteSession
 
 
@@ -31,16 +33,17 @@ async def session_stream(
     requests: AsyncIterator[Request],
     decode: Callable[[Request], Message],
     handle: Callable[[Any, Message, int], object],
+    tokens: Callable[[Message], int],
 ) -> AsyncIterator[tuple[Any, RemoteSession[Any, Any]]]:
     """Open a session on the engine's thread, read its stream in the background, and free it when the block is left.
 
     Args:
         decode: called on the event loop, while the engine's thread may run a pass.
-        handle: called on the engine's thread; see `RemoteSession.sender`.
+        handle, tokens: see `RemoteSession.sender`.
     """
     with closing(RemoteSession(thread)) as remote:
         session = await remote.open(opening)
-        send = remote.sender(handle)
+        send = remote.sender(handle, tokens)
         reader = asyncio.create_task(_read(remote, requests, lambda request: send(decode(request))))
         try:
             yield session, remote
@@ -49,17 +52,29 @@ async def session_stream(
 
 
 async def _read(
-    remote: RemoteSession[Any, Any], requests: AsyncIterator[Request], take: Callable[[Request], None]
+    remote: RemoteSession[Any, Any], requests: AsyncIterator[Request], take: Callable[[Request], Awaitable[None]]
 ) -> None:
     try:
         async for request in requests:
-            take(request)
+            await take(request)
     except SybilError as error:
-        remote.end(error)
+        # Its traceback holds the message, which may be large, and would live as long as the error.
+        remote.end(error.with_traceback(None))
     except Exception as error:  # noqa: BLE001 - such as an undecodable message; ends the session
         remote.end(InvalidRequest(f"a message cannot be read ({error}); reopen the session"))
     else:
         remote.end()
+
+
+async def read_opening(requests: AsyncIterator[Any], context_tokens: int) -> SessionOpen:
+    """Take a stream's opening.
+
+    Raises:
+        InvalidRequest, ContextExceeded: there is none, or it says something impossible.
+    """
+    opening = (await first_message(requests)).open
+    check_lengths(opening, context_tokens)
+    return open_from_wire(opening)
 
 
 async def first_message(requests: AsyncIterator[Request]) -> Request:

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
 from sybil_engine.core.errors import SybilError, Unavailable
 from sybil_engine.core.session import SessionOpen
+from sybil_engine.serving.backlog import Backlog
 from sybil_engine.serving.engine_thread import Engine, EngineThread
 from sybil_engine.serving.outbox import Outbox
 
@@ -22,8 +23,17 @@ Message = TypeVar("Message")
 class SessionEngine(Engine, Protocol[Session, EmittedEvent]):
     """An engine whose sessions take messages and emit events."""
 
-    def open(self, opening: SessionOpen, emit: Callable[[EmittedEvent | Exception], None]) -> Session:
-        """Take a slot for a session."""
+    def open(
+        self,
+        opening: SessionOpen,
+        emit: Callable[[EmittedEvent | Exception], None],
+        has_room: Callable[[], bool],
+    ) -> Session:
+        """Take a slot for a session.
+
+        Args:
+            has_room: whether more events may be emitted now; while not, the session pauses.
+        """
 
     def close(self, session: Session) -> None:
         """Free all that a session holds; closing it again changes nothing."""
@@ -38,7 +48,8 @@ class RemoteSession(Generic[Session, Event]):
 
     def __init__(self, thread: EngineThread[SessionEngine[Session, Event]]) -> None:
         self._thread = thread
-        self._outbox: Outbox[Event] = Outbox(asyncio.get_running_loop())
+        self._outbox: Outbox[Event] = Outbox(asyncio.get_running_loop(), lambda: thread.post(lambda _: None))
+        self._backlog = Backlog()
         self._opened: list[Session] = []
 
     async def open(self, opening: SessionOpen) -> Session:
@@ -50,20 +61,23 @@ class RemoteSession(Generic[Session, Event]):
         emit = self._thread.delayed(self._outbox.put)
 
         def open_session(engine: SessionEngine[Session, Event]) -> Session:
-            self._opened.append(engine.open(opening, emit))
+            self._opened.append(engine.open(opening, emit, self._outbox.has_room))
             return self._opened[0]
 
         return await asyncio.wrap_future(self._thread.submit(open_session))
 
-    def sender(self, handle: Callable[[Session, Message, int], object]) -> Callable[[Message], None]:
-        """A function that passes messages to `handle` on the engine's thread, in order.
+    def sender(
+        self, handle: Callable[[Session, Message, int], object], tokens: Callable[[Message], int]
+    ) -> Callable[[Message], Awaitable[None]]:
+        """A function that passes messages to `handle` on the engine's thread, in order. It waits while many wait.
 
         Args:
             handle: also takes the message's arrival time, by `time.monotonic_ns`, since messages may wait for a pass.
                 Raises SybilError for a message that ends the session.
+            tokens: how many a message holds.
         """
 
-        def guarded(message: Message, arrived_ns: int) -> None:
+        def guarded(message: Message, cost: int, arrived_ns: int) -> None:
             try:
                 handle(self._opened[0], message, arrived_ns)
             except SybilError as error:
@@ -71,12 +85,19 @@ class RemoteSession(Generic[Session, Event]):
             except Exception as error:
                 logger.exception("a session failed")
                 self._outbox.put(Unavailable(f"the session failed ({error}); reopen it with all committed tokens"))
+            finally:
+                self._backlog.handled(cost)
 
-        def post(message: Message) -> None:
+        def post(message_and_cost: tuple[Message, int]) -> None:
             arrived_ns = time.monotonic_ns()
-            self._thread.post(lambda _: guarded(message, arrived_ns))
+            self._thread.post(lambda _: guarded(*message_and_cost, arrived_ns))
 
-        return self._thread.delayed(post)
+        deliver = self._thread.delayed(post)
+
+        async def send(message: Message) -> None:
+            deliver((message, await self._backlog.add(tokens(message))))
+
+        return send
 
     def end(self, error: Exception | None = None) -> None:
         """End `events` after all earlier messages are handled, with an error if one is given."""

@@ -57,7 +57,7 @@ class DraftResponse(_message.Message):
     def opened(self) -> _types_pb2.SessionOpened: ...
     @_builtins.property
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Block]:
-        """In the order in which they were drafted."""
+        """In the order in which they were drafted. At most 1,024, with at most 1,024 tokens together."""
 
     def __init__(
         self,

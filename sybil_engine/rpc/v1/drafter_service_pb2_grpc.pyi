@@ -43,6 +43,7 @@ class DrafterServiceStub:
       FAILED_PRECONDITION an advance leaves a gap or contradicts the committed tokens: reopen with all of them
       OUT_OF_RANGE        more tokens than the draft model's context: continue without a drafter
       RESOURCE_EXHAUSTED  no free slot: try another drafter, or continue without
+      ABORTED             the blocks were not read for too long: reopen with all committed tokens, and read
       UNAVAILABLE         loading or shutting down: try another drafter, or again later
     """
 
@@ -60,6 +61,7 @@ class DrafterServiceAsyncStub(DrafterServiceStub):
       FAILED_PRECONDITION an advance leaves a gap or contradicts the committed tokens: reopen with all of them
       OUT_OF_RANGE        more tokens than the draft model's context: continue without a drafter
       RESOURCE_EXHAUSTED  no free slot: try another drafter, or continue without
+      ABORTED             the blocks were not read for too long: reopen with all committed tokens, and read
       UNAVAILABLE         loading or shutting down: try another drafter, or again later
     """
 
@@ -86,6 +88,7 @@ class DrafterServiceServicer(metaclass=_abc_1.ABCMeta):
           FAILED_PRECONDITION an advance leaves a gap or contradicts the committed tokens: reopen with all of them
           OUT_OF_RANGE        more tokens than the draft model's context: continue without a drafter
           RESOURCE_EXHAUSTED  no free slot: try another drafter, or continue without
+          ABORTED             the blocks were not read for too long: reopen with all committed tokens, and read
           UNAVAILABLE         loading or shutting down: try another drafter, or again later
         """
 

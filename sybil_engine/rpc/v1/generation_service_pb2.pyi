@@ -86,7 +86,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Text that ends the completion; it is not part of it. None may be empty; 16 at most."""
+        """Text that ends the completion; it is not part of it. None may be empty; 16 at most, of 1,000 characters at most."""
 
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

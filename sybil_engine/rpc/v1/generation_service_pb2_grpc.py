@@ -59,6 +59,7 @@ class GenerationServiceServicer:
         RESOURCE_EXHAUSTED too many requests are waiting, or this one would be late for its deadline: try again after the
         delay in the status details (google.rpc.RetryInfo)
         UNAVAILABLE        no verifier can be reached: try again; with `resume_token_ids` nothing is lost
+        ABORTED            the responses were not read for too long: read them as they come; `resume_token_ids` goes on
         FAILED_PRECONDITION the services do not match one another: the message names what differs
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

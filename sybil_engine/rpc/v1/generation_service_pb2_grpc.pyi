@@ -41,6 +41,7 @@ class GenerationServiceStub:
       RESOURCE_EXHAUSTED too many requests are waiting, or this one would be late for its deadline: try again after the
                          delay in the status details (google.rpc.RetryInfo)
       UNAVAILABLE        no verifier can be reached: try again; with `resume_token_ids` nothing is lost
+      ABORTED            the responses were not read for too long: read them as they come; `resume_token_ids` goes on
       FAILED_PRECONDITION the services do not match one another: the message names what differs
     """
     DescribePair: _grpc.UnaryUnaryMultiCallable[_generation_service_pb2.DescribePairRequest, _generation_service_pb2.DescribePairResponse]
@@ -59,6 +60,7 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
       RESOURCE_EXHAUSTED too many requests are waiting, or this one would be late for its deadline: try again after the
                          delay in the status details (google.rpc.RetryInfo)
       UNAVAILABLE        no verifier can be reached: try again; with `resume_token_ids` nothing is lost
+      ABORTED            the responses were not read for too long: read them as they come; `resume_token_ids` goes on
       FAILED_PRECONDITION the services do not match one another: the message names what differs
     """
     DescribePair: _aio.UnaryUnaryMultiCallable[_generation_service_pb2.DescribePairRequest, _generation_service_pb2.DescribePairResponse]  # type: ignore[assignment]
@@ -80,6 +82,7 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
           RESOURCE_EXHAUSTED too many requests are waiting, or this one would be late for its deadline: try again after the
                              delay in the status details (google.rpc.RetryInfo)
           UNAVAILABLE        no verifier can be reached: try again; with `resume_token_ids` nothing is lost
+          ABORTED            the responses were not read for too long: read them as they come; `resume_token_ids` goes on
           FAILED_PRECONDITION the services do not match one another: the message names what differs
         """
 

@@ -244,7 +244,7 @@ class SessionOpen(_message.Message):
     SHARES_PROCESSOR_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """For logs; need not be unique."""
+    """For logs; need not be unique. 256 characters at most."""
     prompt_tokens: _builtins.int
     """How many of token_ids are the prompt. At least one, at most all."""
     seed: _builtins.int
@@ -270,7 +270,7 @@ class SessionOpen(_message.Message):
     def sampling(self) -> Global___SamplingParams: ...
     @_builtins.property
     def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Tokens that end the session once committed; they are committed too."""
+        """Tokens that end the session once committed; they are committed too. 2,048 at most."""
 
     @_builtins.property
     def plan(self) -> Global___DraftPlan:
@@ -327,7 +327,9 @@ Global___SessionOpened: _TypeAlias = SessionOpened  # noqa: Y015
 
 @_typing.final
 class Distribution(_message.Message):
-    """The part of a draft distribution that the ratio test needs: the drafter's most likely tokens, renormalised to 1."""
+    """The part of a draft distribution that the ratio test needs: the drafter's most likely tokens, renormalised to 1; 64 of them
+    at most.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -546,7 +548,7 @@ class Advance(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     position: _builtins.int
-    """As in Commit."""
+    """As in Commit. Several commits may come as one; 1,024 tokens at most."""
     prefix_fingerprint: _builtins.int
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...

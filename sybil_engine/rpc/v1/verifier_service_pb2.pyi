@@ -30,7 +30,9 @@ class VerifyRequest(_message.Message):
     @_builtins.property
     def open(self) -> _types_pb2.SessionOpen: ...
     @_builtins.property
-    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Block]: ...
+    def blocks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Block]:
+        """At most 1,024, with at most 1,024 tokens together."""
+
     def __init__(
         self,
         *,

@@ -78,8 +78,10 @@ class VerifierServiceServicer:
         INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: correct the request
         OUT_OF_RANGE       more tokens than the model's context: shorten the prompt
         RESOURCE_EXHAUSTED no free slot: try another verifier, or again later
+        ABORTED            the commits were not read for too long: reopen with all committed tokens, and read
         UNAVAILABLE        loading or shutting down: reopen on another verifier with all committed tokens
-        A block that extends an unknown prefix is dropped; this is not an error.
+        A block that extends an unknown prefix is dropped; this is not an error. Blocks are read as fast as they can be
+        used, and a session whose commits are not read pauses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

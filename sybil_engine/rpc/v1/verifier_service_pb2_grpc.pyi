@@ -45,8 +45,10 @@ class VerifierServiceStub:
       INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: correct the request
       OUT_OF_RANGE       more tokens than the model's context: shorten the prompt
       RESOURCE_EXHAUSTED no free slot: try another verifier, or again later
+      ABORTED            the commits were not read for too long: reopen with all committed tokens, and read
       UNAVAILABLE        loading or shutting down: reopen on another verifier with all committed tokens
-    A block that extends an unknown prefix is dropped; this is not an error.
+    A block that extends an unknown prefix is dropped; this is not an error. Blocks are read as fast as they can be
+    used, and a session whose commits are not read pauses.
     """
 
 @_typing.type_check_only
@@ -65,8 +67,10 @@ class VerifierServiceAsyncStub(VerifierServiceStub):
       INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: correct the request
       OUT_OF_RANGE       more tokens than the model's context: shorten the prompt
       RESOURCE_EXHAUSTED no free slot: try another verifier, or again later
+      ABORTED            the commits were not read for too long: reopen with all committed tokens, and read
       UNAVAILABLE        loading or shutting down: reopen on another verifier with all committed tokens
-    A block that extends an unknown prefix is dropped; this is not an error.
+    A block that extends an unknown prefix is dropped; this is not an error. Blocks are read as fast as they can be
+    used, and a session whose commits are not read pauses.
     """
 
 class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -100,8 +104,10 @@ class VerifierServiceServicer(metaclass=_abc_1.ABCMeta):
           INVALID_ARGUMENT   a field is out of range, or the first message is not `open`: correct the request
           OUT_OF_RANGE       more tokens than the model's context: shorten the prompt
           RESOURCE_EXHAUSTED no free slot: try another verifier, or again later
+          ABORTED            the commits were not read for too long: reopen with all committed tokens, and read
           UNAVAILABLE        loading or shutting down: reopen on another verifier with all committed tokens
-        A block that extends an unknown prefix is dropped; this is not an error.
+        A block that extends an unknown prefix is dropped; this is not an error. Blocks are read as fast as they can be
+        used, and a session whose commits are not read pauses.
         """
 
 def add_VerifierServiceServicer_to_server(servicer: VerifierServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,7 +24,7 @@ async def port_of(generation: Generation) -> AsyncIterator[Any]:
     """A client of this core's gRPC adapter."""
     router: Any = None
     server = grpc.aio.server()
-    servicer = GenerationServicer(generation, router)
+    servicer = GenerationServicer(generation, router, slow_reader_s=5.0)
     generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -84,7 +84,7 @@ def called(
     call: Any = FakeCall(remaining_s)
     core: Any = generation
     router: Any = None
-    asyncio.run(GenerationServicer(core, router).Generate(message, call))
+    asyncio.run(GenerationServicer(core, router, slow_reader_s=5.0).Generate(message, call))
     written: list[wire.GenerateResponse] = call.written
     return written
 
@@ -222,7 +222,9 @@ def test_a_call_that_breaks_closes_the_generation() -> None:
         call: Any = LeavingClient()
         router: Any = None
         with pytest.raises(asyncio.CancelledError):
-            await GenerationServicer(generation, router).Generate(wire.GenerateRequest(text="a"), call)
+            await GenerationServicer(generation, router, slow_reader_s=5.0).Generate(
+                wire.GenerateRequest(text="a"), call
+            )
 
     generation = FakeGeneration([Delta("a"), Delta("b")])
     asyncio.run(leave(generation))

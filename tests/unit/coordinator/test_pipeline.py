@@ -105,9 +105,9 @@ async def test_blocks_and_commits_are_passed_on_in_order_and_nothing_is_lost() -
     await tokens_of(pipeline(PIPELINED, verifier.session, drafter.session))
     assert verifier.blocks == drafter.blocks[: len(verifier.blocks)]
     assert len(verifier.blocks) > 10
-    positions = [commit.position for commit in drafter.commits]
+    positions = [advance.position for advance in drafter.advances]
     assert positions == sorted(positions)
-    assert drafter.commits[0].position == len(PROMPT)
+    assert drafter.advances[0].position == len(PROMPT)
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
@@ -124,8 +124,8 @@ async def test_the_verifier_gets_the_very_blocks_that_the_drafter_sent(at_once: 
 async def test_the_drafter_gets_the_plan_of_every_commit() -> None:
     verifier, drafter = FakeVerifier(plans=changing), FakeDrafter()
     await tokens_of(pipeline(PIPELINED, verifier.session, drafter.session))
-    assert drafter.commits == verifier.commits[: len(drafter.commits)]
-    assert len({commit.plan for commit in drafter.commits}) > 5
+    assert drafter.advances == [commit.advance for commit in verifier.commits[: len(drafter.advances)]]
+    assert len({advance.plan for advance in drafter.advances}) > 5
 
 
 @ways
@@ -189,7 +189,7 @@ async def test_a_lost_drafter_is_replaced_and_the_new_one_gets_the_ledger(error:
     await usage_of(PIPELINED, FakeVerifier().session, one_after_the_other(lost, other))
     (reopened,) = other.openings
     assert reopened.token_ids == PROMPT + EXPECTED[: len(reopened.token_ids) - len(PROMPT)]
-    assert all(commit.position >= len(reopened.token_ids) for commit in other.commits)
+    assert all(advance.position >= len(reopened.token_ids) for advance in other.advances)
     assert other.blocks
 
 
@@ -203,7 +203,7 @@ async def test_a_drafter_that_is_attached_again_is_opened_with_the_latest_plan()
     latest = verifier.commits[commits_before(verifier, reopened) - 1]
     assert reopened == replace(opening(AUTO), token_ids=reopened.token_ids, plan=latest.plan)
     assert reopened.plan not in (opening(AUTO).plan, changing(0))
-    assert other.commits[0].position == len(reopened.token_ids)
+    assert other.advances[0].position == len(reopened.token_ids)
 
 
 @asynchronous
@@ -222,7 +222,7 @@ async def test_a_drafter_that_is_attached_late_is_opened_with_the_latest_plan() 
     commits = commits_before(verifier, opened)
     assert commits >= 3
     assert opened.plan == verifier.commits[commits - 1].plan != opening(AUTO).plan
-    assert drafter.commits[0].position == len(opened.token_ids)
+    assert drafter.advances[0].position == len(opened.token_ids)
 
 
 @ways
@@ -327,7 +327,7 @@ async def test_cancelling_ends_both_streams_at_once() -> None:
     running = asyncio.create_task(tokens_of(pipeline(PIPELINED, verifier.session, drafter.session)))
     for _ in range(100):
         await asyncio.sleep(0)
-    assert drafter.commits
+    assert drafter.advances
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -309,7 +309,7 @@ class FakeDrafter:
     stuck: bool = False
     at_once: int = 1
     openings: list[SessionOpen] = field(default_factory=list)
-    commits: list[Commit] = field(default_factory=list)
+    advances: list[Advance] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     open_streams: int = 0
 
@@ -333,14 +333,14 @@ class FakeDrafterStream:
         self._drafter.openings.append(opening)
         self._opened.set_result(ToyDraft(opening))
 
-    async def advance(self, commits: Sequence[Commit]) -> None:
-        assert commits, "an empty message"
+    async def advance(self, advances: Sequence[Advance]) -> None:
+        assert advances, "an empty message"
         if self._drafter.stuck:
             await asyncio.Event().wait()
-        for commit in commits:
-            self._drafter.commits.append(commit)
+        for advance in advances:
+            self._drafter.advances.append(advance)
             # A gap or a contradiction raises here.
-            (await self._opened).advance(commit.advance)
+            (await self._opened).advance(advance)
 
     async def blocks(self) -> AsyncIterator[Sequence[Block]]:
         draft = await self._opened

@@ -47,7 +47,7 @@ class Receiver:
         room = SessionRoom(0, 2 * CONTEXT_TOKENS, CONTEXT_TOKENS, VOCABULARY_SIZE)
         opening = SessionOpen(PROMPT, len(PROMPT), plan=HOLD_ALL)
         noise = NoiseTape(0, VOCABULARY_SIZE, torch.device("cpu"))
-        self.session = DrafterSession(opening, room, noise, Calibration(), self.take, number=0)
+        self.session = DrafterSession(opening, room, noise, Calibration(), self.take, 0, lambda: True)
         self.drafted: list[tuple[Said, int]] = []
 
     def take(self, event: tuple[Block, ...] | Exception) -> None:

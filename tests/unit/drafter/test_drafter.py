@@ -448,3 +448,15 @@ def test_freed_cells_are_used_again() -> None:
     cells = {cell for batch in it.runner.tree_batches for rows in batch for cell in rows.cells}
     assert len(cells) <= it.runner.tree_cells
     assert session.cells.hedge_cells == it.runner.tree_cells - CONTEXT_TOKENS, "all but the ledger's are free again"
+
+
+def test_a_session_without_room_for_blocks_drafts_nothing_until_there_is_some() -> None:
+    it, room = watched(), [False]
+    session = it.drafter.open(opening(1), lambda event: blocks.append(event), lambda: room[0])
+    it.sessions[session.slot] = session
+    blocks: list[object] = []
+    drain(it.drafter)
+    assert not blocks
+    room[0] = True
+    drain(it.drafter)
+    assert blocks

@@ -141,6 +141,10 @@ class Guest(Resident):
 
     fed_tokens = 0
 
+    def __init__(self, opening: SessionOpen, slot: int, number: int) -> None:
+        super().__init__(opening, slot, number, lambda: not self.pauses)
+        self.pauses = False
+
     def feed(self, tokens: int) -> None:
         self.fed_tokens += tokens
 
@@ -193,6 +197,19 @@ def test_the_last_in_order_gives_its_cells_first() -> None:
     assert [guest.resident for guest in (low, urgent, young)] == [True, True, False]
     house.residency.hold(urgent, range(8 * CHUNK_TOKENS), house.guests)
     assert [guest.resident for guest in (low, urgent, young)] == [False, True, False]
+
+
+def test_a_session_that_pauses_gives_its_cells_first_and_takes_none() -> None:
+    house = House(pages=6)
+    slow, young = house.open(pages_of(1), priority=1), house.open(pages_of(1, seed=1))
+    assert house.start() == [slow, young]
+    slow.pauses = True
+    house.residency.hold(young, range(6 * CHUNK_TOKENS), house.guests)
+    assert (slow.resident, young.resident) == (False, True)
+    house.residency.evict(young)
+    assert house.start() == [young], "there is room for both"
+    slow.pauses = False
+    assert house.start() == [slow]
 
 
 def test_a_session_that_starts_is_left_a_page_to_go_on_with() -> None:

@@ -16,6 +16,8 @@ from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.session import Advance, Commit, SessionOpen
 from sybil_engine.core.types import (
+    CUT_TOKENS,
+    MOST_MESSAGE_TOKENS,
     AcceptanceRule,
     Block,
     BlockOrigin,
@@ -158,7 +160,7 @@ def test_a_commit_survives_the_wire(commit: Commit) -> None:
 @settings(max_examples=40)
 @given(commit=COMMIT)
 def test_a_drafter_reads_of_a_commit_where_it_stands_its_tokens_and_the_plan(commit: Commit) -> None:
-    sent = convert.advance_to_wire(commit).SerializeToString()
+    sent = convert.advance_to_wire(commit.advance).SerializeToString()
     advance = convert.advance_from_wire(wire.Advance.FromString(sent))
     assert advance == commit.advance
     assert (advance.position, advance.prefix_fingerprint) == (commit.position, commit.prefix_fingerprint)
@@ -401,6 +403,24 @@ def test_a_block_has_one_distribution_a_token_or_none(read: Callable[[wire.Block
         read(message)
 
 
+@pytest.mark.parametrize(("blocks", "tokens"), [(1, MOST_MESSAGE_TOKENS + 1), (2, 600), (MOST_MESSAGE_TOKENS + 1, 1)])
+def test_the_blocks_of_a_message_are_counted_before_they_are_read(blocks: int, tokens: int) -> None:
+    # Without an origin, so whoever reads one complains about that.
+    messages = [wire.Block(token_ids=[1] * tokens)] * blocks
+    with pytest.raises(InvalidRequest, match=r"a message holds \d+ \w+; send at most 1024 at a time"):
+        convert.blocks_from_wire(messages)
+
+
+def test_a_message_holds_as_many_drafted_tokens_as_are_kept() -> None:
+    block = Block(3, 5, (1,) * (MOST_MESSAGE_TOKENS // 2))
+    assert convert.blocks_from_wire([convert.block_to_wire(block)] * 2) == [block, block]
+
+
+def test_an_advance_holds_no_more_tokens_than_a_message_may() -> None:
+    with pytest.raises(InvalidRequest, match="a message holds 1025 tokens"):
+        convert.advance_from_wire(wire.Advance(token_ids=[1] * (MOST_MESSAGE_TOKENS + 1)))
+
+
 def test_an_opening_without_tokens_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="the prompt is empty"):
         convert.open_from_wire(wire.SessionOpen())
@@ -425,6 +445,7 @@ def test_fingerprints_take_eight_bytes_whatever_their_value() -> None:
         ([1, 2], [-0.5, 1.0], "outside 0 to 1"),
         ([1], [float("nan")], "outside 0 to 1"),
         ([1], [float("inf")], "outside 0 to 1"),
+        ([1] * (CUT_TOKENS + 1), [0.0] * (CUT_TOKENS + 1), "send the 64 most likely ones"),
     ],
 )
 def test_a_distribution_that_is_none_is_refused(

@@ -40,7 +40,9 @@ class EchoEngine:
     sessions: list[EchoSession] = field(default_factory=list)
     step_error: Exception | None = None
 
-    def open(self, opening: SessionOpen, emit: Callable[[str | Exception], None]) -> EchoSession:
+    def open(
+        self, opening: SessionOpen, emit: Callable[[str | Exception], None], has_room: Callable[[], bool]
+    ) -> EchoSession:
         time.sleep(self.opening_takes_s)
         if len(self.sessions) == self.slots:
             raise Exhausted("all slots are taken")
@@ -105,7 +107,10 @@ async def stream_of(
     messages: AsyncIterator[EchoMessage],
     handle: Callable[[EchoSession, EchoMessage, int], None],
 ) -> AsyncIterator[RemoteSession[Any, Any]]:
-    async with session_stream(thread, OPENING, messages, understood, handle) as (_, remote):
+    async with session_stream(thread, OPENING, messages, understood, handle, lambda message: len(message.word)) as (
+        _,
+        remote,
+    ):
         yield remote
 
 

@@ -16,6 +16,7 @@ EXPECTED = {
     errors.SessionError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CommitGap: grpc.StatusCode.FAILED_PRECONDITION,
     errors.CommitConflict: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SlowReader: grpc.StatusCode.ABORTED,
     errors.SessionLost: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
