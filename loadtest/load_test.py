@@ -1,5 +1,6 @@
 """A whole load test: asks the server, sends the load, reports."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,18 +11,22 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.agreement import Agreement
-from loadtest.crew import running_crew
+from loadtest.crew import Crew, running_crew
 from loadtest.live import Display
 from loadtest.measured import MeasuredSegment
 from loadtest.rows import rows
+from loadtest.segment import Segment
 from loadtest.settings import LoadtestSettings
 from loadtest.table import summary
 from loadtest.target import fitted, served_at
 from sybil_engine.client import Served
+from sybil_engine.core.errors import SybilError
 
 
 async def load_test(settings: LoadtestSettings, output: Console, progress: Console) -> bool:
     """Measure, print the table, and write what the settings name.
+
+    What was measured is also reported when the test is cancelled or fails half-way.
 
     Args:
         settings: checked.
@@ -40,31 +45,40 @@ async def load_test(settings: LoadtestSettings, output: Console, progress: Conso
     segments = list(settings.segments(workload))
     display = Display(progress, len(segments))
     measured: list[MeasuredSegment] = []
-    async with running_crew(settings.processes) as crew:
-        for segment in segments:
-            async with display.showing(segment, crew):
-                measured.append(MeasuredSegment.of(*await crew.send(segment)))
-            display.done(measured[-1])
-            if measured[-1].lost:
-                break
-    document = _document(settings, served, measured, len(segments))
-    for part in summary(document):
-        output.print(part, soft_wrap=isinstance(part, Text))
-    _write(settings, document, measured, output)
-    return not document["lost"] and not document["agreement"]["differing_tokens"]
+    try:
+        async with running_crew(settings.processes) as crew:
+            await _measure(segments, crew, display, measured)
+    except (asyncio.CancelledError, SybilError) as error:
+        if measured:
+            how = "failed" if isinstance(error, SybilError) else "was stopped"
+            cut_short = f"The test {how} in part {len(measured) + 1} of {len(segments)}"
+            _report(_document(settings, served, measured, cut_short), settings, measured, output)
+        raise
+    last = measured[-1]
+    cut_short = f"The server at {settings.address} was lost in part {len(measured)} of {len(segments)} ({last.segment})"
+    document = _document(settings, served, measured, cut_short if last.lost else "")
+    _report(document, settings, measured, output)
+    return not last.lost and not document["agreement"]["differing_tokens"]
+
+
+async def _measure(segments: Sequence[Segment], crew: Crew, display: Display, measured: list[MeasuredSegment]) -> None:
+    """Send one segment after another, and add what comes of it, until the server is lost."""
+    for segment in segments:
+        async with display.showing(segment, crew):
+            measured.append(MeasuredSegment.of(*await crew.send(segment)))
+        display.done(measured[-1])
+        if measured[-1].lost:
+            break
 
 
 def _document(
-    settings: LoadtestSettings, served: Served, measured: Sequence[MeasuredSegment], segments: int
+    settings: LoadtestSettings, served: Served, measured: Sequence[MeasuredSegment], cut_short: str
 ) -> dict[str, Any]:
-    """What the JSON file says."""
-    last = measured[-1]
-    lost = (
-        f"The server at {settings.address} was lost in part {len(measured)} of {segments} ({last.segment}): "
-        "this is what was measured until then."
-        if last.lost
-        else ""
-    )
+    """What the JSON file says.
+
+    Args:
+        cut_short: why not all was measured; empty: all was.
+    """
     return {
         "address": settings.address,
         "target": served.target.model_id,
@@ -73,13 +87,15 @@ def _document(
         "rows": rows(measured, settings.limits()),
         "slo": str(settings.limits() or ""),
         "agreement": asdict(Agreement.of(measured)),
-        "lost": lost,
+        "cut_short": f"{cut_short}: this is what was measured until then." if cut_short else "",
     }
 
 
-def _write(
-    settings: LoadtestSettings, document: dict[str, Any], measured: Sequence[MeasuredSegment], output: Console
+def _report(
+    document: dict[str, Any], settings: LoadtestSettings, measured: Sequence[MeasuredSegment], output: Console
 ) -> None:
+    for part in summary(document):
+        output.print(part, soft_wrap=isinstance(part, Text))
     if settings.json_file:
         Path(settings.json_file).write_text(json.dumps(document, indent=2) + "\n")
     if settings.report:

@@ -46,7 +46,7 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
         f"The client ran in {processes} {'process' if processes == 1 else 'processes'}; the busiest used "
         f"{busiest:.0%} of a core: {_limit(busiest)}.",
     ]
-    return [*lines, *_empty(rows), *_errors(rows), *([document["lost"]] if document["lost"] else [])]
+    return [*lines, *_empty(rows), *_errors(rows), *([document["cut_short"]] if document["cut_short"] else [])]
 
 
 def _exactness(compared: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """`sybil loadtest` against a scripted coordinator: what it reports, what it refuses, and a server that dies."""
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,7 @@ class ScriptedGeneration(generation_service_pb2_grpc.GenerationServiceServicer):
 
     refuse_every: int = 0
     die_after: int = 0
+    stop_client_after: int = 0
     wrong_when: types_pb2.Speculation.ValueType = types_pb2.SPECULATION_UNSPECIFIED
     requests: list[wire.GenerateRequest] = field(default_factory=list)
     server: grpc.Server | None = None
@@ -35,6 +38,8 @@ class ScriptedGeneration(generation_service_pb2_grpc.GenerationServiceServicer):
         self.requests.append(request)
         if self.die_after and len(self.requests) > self.die_after and self.server:
             self.server.stop(None)
+        if len(self.requests) == self.stop_client_after:
+            os.kill(os.getpid(), signal.SIGTERM)
         timed = request.max_tokens > 1
         if timed and self.refuse_every and len(self.requests) % self.refuse_every == 0:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "64 requests wait")
@@ -90,7 +95,7 @@ def test_every_arm_gets_the_same_load_and_the_report_holds_every_figure(
     servicer, address = scripted
     report = tmp_path / "new" / "report"
     status, document = load_tested(address, tmp_path, f"{QUICK} --slo ttft=1s --processes 2 --report {report}")
-    assert (status, document["lost"]) == (0, "")
+    assert (status, document["cut_short"]) == (0, "")
     # Two levels, two arms against the first one, two requests that are compared, eight tokens each.
     assert document["agreement"]["compared_tokens"] == 2 * 2 * 2 * 8
     assert document["agreement"]["differing_tokens"] == 0
@@ -174,9 +179,22 @@ def test_a_server_that_dies_half_way_leaves_a_report_of_what_there_is(
     report = tmp_path / "report"
     status, document = load_tested(address, tmp_path, f"{QUICK} --arms off,auto --report {report}")
     assert status == 1
-    assert "was lost" in document["lost"]
+    assert "was lost" in document["cut_short"]
     assert "was lost" in (report / "index.html").read_text()
     assert [row["completed"] for row in document["rows"]] == [4, 2]
+    assert "this is what was measured until then" in capsys.readouterr().out
+
+
+def test_a_test_that_is_stopped_half_way_leaves_a_report_of_what_there_is(
+    scripted: tuple[ScriptedGeneration, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    servicer, address = scripted
+    # As above, but after all of one arm.
+    servicer.stop_client_after = 8 + 2 * 2 * 2 + 4 + 1
+    status, document = load_tested(address, tmp_path, f"{QUICK} --arms off,auto")
+    assert status == 128 + signal.SIGTERM
+    assert "was stopped in part" in document["cut_short"]
+    assert [row["completed"] for row in document["rows"]] == [4]
     assert "this is what was measured until then" in capsys.readouterr().out
 
 

@@ -24,7 +24,15 @@ from sybil_engine.core.types import Speculation
 
 S = 1_000_000_000
 AGREEMENT = {"compared_tokens": 0, "differing_tokens": 0, "examples": []}
-DOCUMENT = {"target": "t", "address": "a", "rows": [], "agreement": AGREEMENT, "lost": "", "slo": "", "settings": {}}
+DOCUMENT = {
+    "target": "t",
+    "address": "a",
+    "rows": [],
+    "agreement": AGREEMENT,
+    "cut_short": "",
+    "slo": "",
+    "settings": {},
+}
 ONE, FOUR = Level(concurrency=1), Level(concurrency=4)
 
 
@@ -204,4 +212,4 @@ def test_requests_of_other_prompts_are_not_compared() -> None:
 
 
 def test_a_report_without_figures_says_why(tmp_path: Path) -> None:
-    assert "was lost" in write_page({**DOCUMENT, "lost": "was lost"}, [], tmp_path).read_text()
+    assert "was lost" in write_page({**DOCUMENT, "cut_short": "was lost"}, [], tmp_path).read_text()
