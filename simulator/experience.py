@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from drafter_service.calibration import Calibration
 from sybil_engine.core.pass_times import PassTimes
 from verifier_service.policy.choice import Choice
+from verifier_service.policy.pace import Pace
 
 
 @dataclass(eq=False)
@@ -16,6 +17,7 @@ class Experience:
         alone_times: of the other verify passes.
         draft_times: of draft passes.
         calibrations: what certainty means, by whether tokens are drawn without noise.
+        shares_processor: whether drafting takes time from verify passes.
         choice: the comparisons of adaptive sessions.
     """
 
@@ -23,7 +25,12 @@ class Experience:
     alone_times: PassTimes = field(default_factory=PassTimes)
     draft_times: PassTimes = field(default_factory=PassTimes)
     calibrations: dict[bool, Calibration] = field(default_factory=lambda: {False: Calibration(), True: Calibration()})
+    shares_processor: bool = False
     choice: Choice = field(init=False)
 
     def __post_init__(self) -> None:
-        self.choice = Choice(pass_times=self.pass_times)
+        self.choice = Choice(shares_processor=self.shares_processor, pass_times=self.pass_times)
+
+    def pace(self) -> Pace:
+        """Of a new session."""
+        return Pace(self.pass_times, self.alone_times)
