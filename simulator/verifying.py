@@ -13,8 +13,9 @@ from simulator.point import Point
 from simulator.processors import Processors
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import Block, PassTimings
+from sybil_engine.core.types import Block, PassTimings, Speculation
 from sybil_engine.sampling.judges.judge import Verdict, Window
+from verifier_service.policy.load import SharedPass
 from verifier_service.policy.rows import RowControl, Share
 from verifier_service.policy.rules import rule_for
 from verifier_service.session import SessionLimits, VerifierSession
@@ -54,9 +55,10 @@ class _Pass:
     """A pass that runs.
 
     Attributes:
-        timings: of each session.
-        plain_rows: rows that it would have without drafted tokens.
+        waits_ns: how long each session waited for it.
+        prefill_ns: time spent on prompts before it.
         beside_drafter: whether a drafter works ahead meanwhile.
+        sessions: that could take part.
     """
 
     shares: Sequence[Sequence[Share[VerifierSession]]]
@@ -64,6 +66,7 @@ class _Pass:
     start_ns: int
     prefill_ns: int
     beside_drafter: bool
+    sessions: Sequence[VerifierSession]
 
     @property
     def rows(self) -> int:
@@ -97,7 +100,7 @@ class Verifying:
         # In the order in which they were last served; a session's slot is its number.
         self._speaking: dict[int, _Speaking] = {}
         self._running = self._fed = False
-        self._prefill_ns = 0
+        self._prefill_ns = self._last_end_ns = 0
         self._alarm: Event | None = None
 
     def open(self, number: int, opening: SessionOpen, text: Sequence[int]) -> VerifierSession:
@@ -168,7 +171,8 @@ class Verifying:
         beside_drafter = any(each.plan.speculation.drafts_ahead for each in sessions)
         shares = self._row_control.choose(due)
         waits_ns = [each.launch(now_ns) for each in due]
-        made = _Pass(shares, waits_ns, now_ns, self._prefill_ns, beside_drafter)
+        ready = [each for each in sessions if each.ready]
+        made = _Pass(shares, waits_ns, now_ns, self._prefill_ns, beside_drafter, ready)
         self._prefill_ns = 0
         self._processors.run(self._point.pass_ns(made.rows), partial(self._end, made), last=True)
 
@@ -177,6 +181,15 @@ class Verifying:
         commits = [self._commit(made, own, wait_ns) for own, wait_ns in zip(made.shares, made.waits_ns, strict=True)]
         experience = self._experience
         pass_ns = self._events.now_ns - made.start_ns
+        shared = SharedPass(
+            sessions=len(made.sessions),
+            served=len(commits),
+            adaptive=sum(each.opening.plan.speculation is Speculation.AUTO for each in made.sessions),
+            tokens=sum(len(commit.tokens) for _, commit in commits),
+            elapsed_ns=max(0, self._events.now_ns - self._last_end_ns - made.prefill_ns),
+        )
+        self._last_end_ns = self._events.now_ns
+        experience.saw(shared)
         (experience.pass_times if made.beside_drafter else experience.alone_times).add(made.rows, pass_ns)
         for number, commit in commits:
             if commit.finish_reason:
