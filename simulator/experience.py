@@ -43,7 +43,7 @@ class Experience:
         """Of a new session."""
         return Pace(self.pass_times, self.alone_times, self.load, shares_processor=self.shares_processor)
 
-    def saw(self, shared: SharedPass) -> None:
-        """Learn from a pass what all sessions did."""
+    def saw(self, shared: SharedPass, adaptive: int) -> None:
+        """Learn from a pass what all sessions did; see `Choice.saw`."""
         self.load.saw(shared)
-        self.choice.saw(shared)
+        self.choice.saw(shared, adaptive)

@@ -16,7 +16,7 @@ class Point:
         rtt_ms: from drafter to verifier and back.
         row_ms: time that each further row adds to a verify pass.
         draft_row_ms: time that each further row adds to a draft pass.
-        prompt_token_ms: to feed one token of a prompt to the target; to the draft model it takes less, as its passes do.
+        prompt_token_ms: to feed one token of a prompt to the target; to the draft model it takes less, as passes do.
         slowdown: see `Processors`.
 
     Raises:

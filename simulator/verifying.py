@@ -19,6 +19,7 @@ from verifier_service.policy.load import SharedPass
 from verifier_service.policy.rows import RowControl, Share
 from verifier_service.policy.rules import rule_for
 from verifier_service.session import SessionLimits, VerifierSession
+from verifier_service.tally import Tally
 
 ANY_TOKEN = 2**31
 """A vocabulary that holds every token id of a trace."""
@@ -102,6 +103,7 @@ class Verifying:
         self._running = self._fed = False
         self._prefill_ns = self._last_end_ns = 0
         self._alarm: Event | None = None
+        self._tally = Tally()
 
     def open(self, number: int, opening: SessionOpen, text: Sequence[int]) -> VerifierSession:
         """Open a session; its text comes after its prompt."""
@@ -114,7 +116,9 @@ class Verifying:
             rule_for(opening, window_tokens, experience.pace(), experience.choice, by_chance=True),
             NoiseTape(opening.seed, ANY_TOKEN),
             lambda _: None,
-            now_ns=self._events.now_ns,
+            self._events.now_ns,
+            number,
+            self._tally,
         )
         session.resident = True
         self._speaking[number] = _Speaking(session, text)
@@ -184,12 +188,11 @@ class Verifying:
         shared = SharedPass(
             sessions=len(made.sessions),
             served=len(commits),
-            adaptive=sum(each.opening.plan.speculation is Speculation.AUTO for each in made.sessions),
             tokens=sum(len(commit.tokens) for _, commit in commits),
-            elapsed_ns=max(0, self._events.now_ns - self._last_end_ns - made.prefill_ns),
+            elapsed_ns=pass_ns + min(made.start_ns - self._last_end_ns - made.prefill_ns, max(made.waits_ns)),
         )
         self._last_end_ns = self._events.now_ns
-        experience.saw(shared)
+        experience.saw(shared, sum(each.opening.plan.speculation is Speculation.AUTO for each in made.sessions))
         (experience.pass_times if made.beside_drafter else experience.alone_times).add(made.rows, pass_ns)
         for number, commit in commits:
             if commit.finish_reason:

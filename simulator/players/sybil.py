@@ -35,9 +35,7 @@ class Sybil:
             sampling=SamplingParams(temperature=trace.temperature),
             seed=trace.seed,
             max_position=prompt_tokens + len(trace),
-            plan=first_plan(
-                self.speculation, self.window_tokens, shares_processor=self.experience.shares_processor
-            ),
+            plan=first_plan(self.speculation, self.window_tokens, shares_processor=self.experience.shares_processor),
             window_tokens=self.window_tokens,
         )
 

@@ -76,7 +76,9 @@ class Adaptive(Rule):
         if fastest is Speculation.OFF:
             what = f"no drafting: {load.sessions:.0f} sessions fill the passes"
         elif self._worth.rests:
-            what = f"no drafting: too little of this text is guessed while {load.sessions:.0f} sessions share the passes"
+            what = (
+                f"no drafting: too little of this text is guessed while {load.sessions:.0f} sessions share the passes"
+            )
         else:
             what = f"{fastest.value} is fastest for the {load.sessions:.0f} sessions that share the passes"
         return (

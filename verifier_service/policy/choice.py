@@ -15,6 +15,9 @@ WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 # the verify passes that should hide it; elsewhere, hedges lose what their rows cost.
 _PRIORS_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.2, Speculation.HEDGED: 0.15}
 _PRIORS_SHARED = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: 0.2, Speculation.HEDGED: -0.05}
+# In company: each way's expected log speed-up over the best window, if drafts took no time.
+_COMPANY_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.15, Speculation.HEDGED: 0.0}
+_COMPANY_SHARED = {Speculation.PIPELINED: -0.3, Speculation.LOCKSTEP: -0.15, Speculation.HEDGED: -0.35}
 
 
 @dataclass
@@ -57,9 +60,6 @@ class Choice:
 
     _PRIOR_GAIN = math.log(1.5)
     _PRIOR_ACCEPTANCE_RATE = 0.75
-    # In company: a way's expected log speed-up over the best window of drafts that take no time.
-    _COMPANY_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.15, Speculation.HEDGED: 0.0}
-    _COMPANY_SHARED = {Speculation.PIPELINED: -0.3, Speculation.LOCKSTEP: -0.15, Speculation.HEDGED: -0.35}
     _LONGEST_EXPECTED_WINDOW = 8
     _GAIN_WEIGHT = 0.05
     _PLAIN_EVERY = 200
@@ -176,10 +176,19 @@ class Choice:
             self._trials[level] = Trials(self._expectations(level))
         return self._trials[level]
 
-    def saw(self, shared: SharedPass) -> None:
-        """Learn from a pass of several sessions."""
-        if self.load.company and shared.adaptive:
+    def saw(self, shared: SharedPass, adaptive: int) -> None:
+        """Learn from a pass of several sessions.
+
+        Args:
+            adaptive: how many of them go the way that this choice tells them.
+        """
+        if not self.load.company or not adaptive:
+            return
+        if 2 * adaptive > shared.sessions:
             self.trials.saw(shared, self._times.expected_ns(shared.sessions))
+        else:
+            # The speed of the whole says little about a minority.
+            self.trials.pause()
 
     @property
     def _times(self) -> PassTimes:
@@ -203,5 +212,5 @@ class Choice:
         for window in range(1, self._LONGEST_EXPECTED_WINDOW + 1):
             tokens += self.acceptance_rate.value**window
             gain = max(gain, math.log(tokens * plain_ns / self._times.expected_ns(sessions * (window + 1))))
-        losses = self._COMPANY_SHARED if self._shares_processor else self._COMPANY_APART
+        losses = _COMPANY_SHARED if self._shares_processor else _COMPANY_APART
         return {Speculation.OFF: 0.0} | {way: gain + loss for way, loss in losses.items()}

@@ -13,15 +13,13 @@ class SharedPass:
     Attributes:
         sessions: that could take part: whose prompts are in the cache.
         served: that did take part.
-        adaptive: of `sessions`, those whose way of drafting is under test.
         tokens: committed.
-        elapsed_ns: since the pass before it ended, without the time that prompts took, and without times when no
-            session waited.
+        elapsed_ns: since the pass before it ended, or since the first of those served began to wait, if that is later;
+            without the time that prompts took.
     """
 
     sessions: int
     served: int
-    adaptive: int
     tokens: int
     elapsed_ns: int
 

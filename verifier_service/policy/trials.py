@@ -138,16 +138,13 @@ class Trials:
         if self._credit_ns is None:
             self._credit_ns = self._FIRST_CREDIT_PASSES * plain_pass_ns
         self._credit_ns += self._SHARE_LOST * shared.elapsed_ns
-        if 2 * shared.adaptive < shared.sessions:
-            # The speed of the whole says little about a minority.
-            self._forget()
-            return
         self._segment.add(shared, shared.tokens / shared.sessions * plain_pass_ns)
         rounds = max(self._ROUNDS, self._LEAST_SESSION_PASSES / shared.sessions)
         if self._segment.measured_rounds >= rounds or (self._rival and self._hopeless(rounds)):
             self._end_segment()
 
-    def _forget(self) -> None:
+    def pause(self) -> None:
+        """Measure nothing for a while, and then begin anew."""
         self._rival = self._before = self._trial = None
         self._segment = _Segment(self._SETTLED_ROUNDS)
 
@@ -177,7 +174,7 @@ class Trials:
         fastest = max(known, key=self.gain)
         if self.gain(fastest) > self.gain(self._home) + self._ADVANTAGE:
             self._home = fastest
-            self._forget()
+            self.pause()
             return
         self._rival = self._choose_rival()
         self._segment = _Segment(self._SETTLED_ROUNDS if self._rival else 0)
@@ -196,7 +193,8 @@ class Trials:
         return oldest if self._affordable(oldest, self._SELDOM) else None
 
     def _affordable(self, way: Speculation, times: float = 1) -> bool:
-        assert self._before is not None and self._credit_ns is not None
+        assert self._before
+        assert self._credit_ns is not None
         expected_ns = self._before.elapsed_ns * max(self._LEAST_LOSS, -math.expm1(self._lead(way)))
         return times * max(expected_ns, self._standings[way].cost_ns) <= self._credit_ns
 
