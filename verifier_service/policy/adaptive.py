@@ -67,23 +67,21 @@ class Adaptive(Rule):
         return self._reason_in_company() if self._choice.load.company else self._reason_alone()
 
     def _reason_in_company(self) -> str:
-        load, trials, pace = self._choice.load, self._choice.trials, self.pace
+        trials, pace, sessions = self._choice.trials, self.pace, self._choice.load.about_sessions
         fastest = trials.best
+        if fastest is Speculation.OFF:
+            what = f"off: about {sessions} sessions fill the passes"
+        elif self._worth.rests:
+            what = f"off: too little of this text is guessed while about {sessions} sessions share the passes"
+        else:
+            what = f"{fastest.value}: fastest while about {sessions} sessions share the passes"
         speeds = ", ".join(
-            f"{way.value} {math.exp(trials.gain(way)):.2f}{'' if trials.measured(way) else ' expected'}"
+            f"{way.value} {math.exp(trials.speedup(way)):.2f}{'' if trials.measured(way) else ' expected'}"
             for way in (Speculation.OFF, *WAYS)
         )
-        if fastest is Speculation.OFF:
-            what = f"no drafting: {load.sessions:.0f} sessions fill the passes"
-        elif self._worth.rests:
-            what = (
-                f"no drafting: too little of this text is guessed while {load.sessions:.0f} sessions share the passes"
-            )
-        else:
-            what = f"{fastest.value} is fastest for the {load.sessions:.0f} sessions that share the passes"
         return (
-            f"{what}; speed of all over plain decoding: {speeds}; acceptance {pace.acceptance_rate.value:.2f}, "
-            f"a row costs {pace.row_price:.2f} tokens"
+            f"{what}; speed of all together over plain decoding: {speeds}; "
+            f"acceptance {pace.acceptance_rate.value:.2f}, a row costs {pace.row_price:.2f} tokens"
         )
 
     def _reason_alone(self) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Speculation
-from verifier_service.policy.load import Load, SharedPass
+from verifier_service.policy.load import Load, SharedPass, sessions_at
 from verifier_service.policy.moving_mean import MovingMean
 from verifier_service.policy.trials import Trials
 
@@ -176,6 +176,11 @@ class Choice:
             self._trials[level] = Trials(self._expectations(level))
         return self._trials[level]
 
+    @property
+    def in_company(self) -> dict[int, Trials]:
+        """The comparisons at all loads met so far, by about how many sessions shared the passes."""
+        return {sessions_at(level): trials for level, trials in sorted(self._trials.items())}
+
     def saw(self, shared: SharedPass, adaptive: int) -> None:
         """Learn from a pass of several sessions.
 
@@ -185,7 +190,7 @@ class Choice:
         if not self.load.company or not adaptive:
             return
         if 2 * adaptive > shared.sessions:
-            self.trials.saw(shared, self._times.expected_ns(shared.sessions))
+            self.trials.saw(shared, self._times.row_share)
         else:
             # The speed of the whole says little about a minority.
             self.trials.pause()
@@ -201,13 +206,13 @@ class Choice:
             nearest = min(self._trials, key=lambda known: abs(known - level))
             known, modelled = self._trials[nearest], self._modelled(nearest)
             expected |= {
-                way: known.gain(way) + gain - modelled[way] for way, gain in expected.items() if known.measured(way)
+                way: known.speedup(way) + gain - modelled[way] for way, gain in expected.items() if known.measured(way)
             }
         return expected | {Speculation.OFF: 0.0}
 
     def _modelled(self, level: int) -> dict[Speculation, float]:
         """Log of each way's expected speed over plain decoding, by what rows cost and how often drafts are right."""
-        sessions, tokens, gain = 2**level, 1.0, -math.inf
+        sessions, tokens, gain = sessions_at(level), 1.0, -math.inf
         plain_ns = self._times.expected_ns(sessions)
         for window in range(1, self._LONGEST_EXPECTED_WINDOW + 1):
             tokens += self.acceptance_rate.value**window

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from verifier_service.policy.moving_mean import MovingMean
 
 
+def sessions_at(level: int) -> int:
+    """About how many sessions share the passes at a level of load."""
+    return 2**level
+
+
 @dataclass(frozen=True, slots=True)
 class SharedPass:
     """What a pass did for all sessions together.
@@ -59,6 +64,11 @@ class Load:
     def sessions(self) -> float:
         """How many sessions share the passes, on average."""
         return self._sessions.value
+
+    @property
+    def about_sessions(self) -> int:
+        """The same as a power of two, which seldom changes."""
+        return sessions_at(self.level)
 
     @property
     def tokens_per_ns(self) -> float:

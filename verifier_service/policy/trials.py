@@ -13,9 +13,9 @@ class _Standing:
     """What is known of a way.
 
     Attributes:
-        gain: log of its speed over plain decoding.
+        gain: log of its speed; only differences between ways have a meaning.
         trials: how often it was compared with the way in use.
-        cost_ns: what its last trial lost.
+        cost_ns: what its last trials lost.
         last_trial: its number.
     """
 
@@ -29,30 +29,27 @@ class _Segment:
     """A stretch of passes in one way.
 
     Args:
-        settled: rounds that are not measured: what was drafted in the way before is still judged in them.
+        settled: rounds that are not measured: what was drafted in the way before is still judged in them, and drafters
+            catch up.
 
     Attributes:
         rounds: passes that each session took part in.
         elapsed_ns: of all of it.
-        plain_ns: the time that plain decoding would have taken for the same tokens.
+        work: plain passes that would have committed the same tokens, weighted by what their rows cost.
     """
 
     def __init__(self, settled: int) -> None:
-        self.rounds = self.elapsed_ns = self.plain_ns = 0.0
+        self.rounds = self.elapsed_ns = self.work = 0.0
         self._settled = settled
-        self._measured_ns = self._measured_plain_ns = 0.0
+        self._measured_ns = self._measured_work = 0.0
 
-    def add(self, shared: SharedPass, plain_ns: float) -> None:
-        """Add a pass.
-
-        Args:
-            plain_ns: see `plain_ns`, of this pass.
-        """
+    def add(self, shared: SharedPass, work: float) -> None:
+        """Add a pass."""
         self.elapsed_ns += shared.elapsed_ns
-        self.plain_ns += plain_ns
+        self.work += work
         if self.rounds >= self._settled:
             self._measured_ns += shared.elapsed_ns
-            self._measured_plain_ns += plain_ns
+            self._measured_work += work
         self.rounds += shared.served / shared.sessions
 
     @property
@@ -60,9 +57,9 @@ class _Segment:
         return self.rounds - self._settled
 
     @property
-    def gain(self) -> float:
-        """Log of its speed over plain decoding."""
-        return math.log(max(self._measured_plain_ns, 1.0) / max(self._measured_ns, 1.0))
+    def speed(self) -> float:
+        """Log of its work per nanosecond."""
+        return math.log(max(self._measured_work, 1e-9) / max(self._measured_ns, 1.0))
 
 
 class Trials:
@@ -85,14 +82,16 @@ class Trials:
     _HOPELESS = 0.2
     # Standard deviation of a way's log speed before its first trial; each trial makes it smaller.
     _SPREAD = 0.2
+    # Plain decoding's is larger: the priors say how fast the others are in comparison.
+    _PLAIN_SPREAD = 0.6
     _LEAST_WEIGHT = 0.15
     # The prior's weight, in trials.
     _PRIOR_COUNTS_FOR = 0.5
     # A way must be this much faster (log) to be taken.
     _ADVANTAGE = 0.01
-    # Share of the time that trials may lose; and what the first ones may lose at once, in plain passes.
+    # Share of the time that trials may lose; and what the first ones may lose at once, in rounds.
     _SHARE_LOST = 0.01
-    _FIRST_CREDIT_PASSES = 30
+    _FIRST_CREDIT_ROUNDS = 20
     _LEAST_LOSS = 0.01
     # Ways that are surely slower are tried when trials may lose this many times as much.
     _SELDOM = 4
@@ -100,14 +99,15 @@ class Trials:
     def __init__(self, priors: Mapping[Speculation, float]) -> None:
         self._priors = dict(priors)
         self._standings = {way: _Standing(gain) for way, gain in priors.items()}
-        self._home = self.best
+        self._home = max(priors, key=priors.__getitem__)
         self._rival: Speculation | None = None
         self._segment = _Segment(self._SETTLED_ROUNDS)
         # The last segment of the way in use, and the rival's after it.
         self._before: _Segment | None = None
-        self._trial: tuple[Speculation, _Segment] | None = None
+        self._tried: tuple[Speculation, _Segment] | None = None
         self._trials = 0
         self._credit_ns: float | None = None
+        self._row_share: float | None = None
 
     @property
     def way(self) -> Speculation:
@@ -117,80 +117,82 @@ class Trials:
     @property
     def best(self) -> Speculation:
         """The fastest way so far."""
-        return max(self._standings, key=self.gain)
+        return self._home
 
-    def gain(self, way: Speculation) -> float:
+    def speedup(self, way: Speculation) -> float:
         """Log of a way's speed over plain decoding."""
-        standing = self._standings[way]
-        counted = self._PRIOR_COUNTS_FOR + standing.trials
-        return (self._PRIOR_COUNTS_FOR * self._priors[way] + standing.trials * standing.gain) / counted
+        return self._gain(way) - self._gain(Speculation.OFF)
 
     def measured(self, way: Speculation) -> bool:
-        """Whether a way was measured, not only expected to be fast or slow."""
-        return self._standings[way].trials > 0
+        """Whether a way was compared with others, not only expected to be fast or slow."""
+        return self._standings[way].trials > 0 or (way is self._home and self._trials > 0)
 
-    def saw(self, shared: SharedPass, plain_pass_ns: float) -> None:
+    def saw(self, shared: SharedPass, row_share: float) -> None:
         """Learn from a pass.
 
         Args:
-            plain_pass_ns: what a pass of all sessions would take if none drafted.
+            row_share: what a row adds to a pass, as a share of a pass of a single row.
         """
-        if self._credit_ns is None:
-            self._credit_ns = self._FIRST_CREDIT_PASSES * plain_pass_ns
-        self._credit_ns += self._SHARE_LOST * shared.elapsed_ns
-        self._segment.add(shared, shared.tokens / shared.sessions * plain_pass_ns)
+        if self._row_share is None:
+            # Not changed during a trial: times of passes depend on the way.
+            self._row_share = row_share
+        if self._credit_ns is not None:
+            self._credit_ns += self._SHARE_LOST * shared.elapsed_ns
+        plain_pass = 1 + self._row_share * (shared.sessions - 1)
+        self._segment.add(shared, shared.tokens / shared.sessions * plain_pass)
         rounds = max(self._ROUNDS, self._LEAST_SESSION_PASSES / shared.sessions)
         if self._segment.measured_rounds >= rounds or (self._rival and self._hopeless(rounds)):
             self._end_segment()
 
     def pause(self) -> None:
         """Measure nothing for a while, and then begin anew."""
-        self._rival = self._before = self._trial = None
+        self._rival = self._before = self._tried = self._row_share = None
         self._segment = _Segment(self._SETTLED_ROUNDS)
 
     def _hopeless(self, rounds: float) -> bool:
         return (
             self._before is not None
             and self._segment.measured_rounds >= self._EARLY * rounds
-            and self._segment.gain < self._before.gain - self._HOPELESS
+            and self._segment.speed < self._before.speed - self._HOPELESS
         )
 
     def _end_segment(self) -> None:
         segment = self._segment
         if self._rival:
-            self._trial = self._rival, segment
+            self._tried = self._rival, segment
             self._rival = None
             self._segment = _Segment(self._SETTLED_ROUNDS)
             return
-        self._learn(self._home, segment.gain)
-        if self._trial and self._before:
-            self._compare(*self._trial, self._before, segment)
-        self._trial, self._before = None, segment
+        if self._credit_ns is None:
+            self._credit_ns = self._FIRST_CREDIT_ROUNDS * segment.elapsed_ns / segment.rounds
+        if self._tried and self._before:
+            self._learn(*self._tried, self._before, segment)
+        self._tried, self._before = None, segment
         self._go_on()
 
     def _go_on(self) -> None:
         """Choose the next segment's way."""
-        known = [way for way in self._standings if self.measured(way) or way in (Speculation.OFF, self._home)]
-        fastest = max(known, key=self.gain)
-        if self.gain(fastest) > self.gain(self._home) + self._ADVANTAGE:
-            self._home = fastest
+        fastest = max(filter(self.measured, self._standings), key=self._gain, default=self._home)
+        if self._lead(fastest) > self._ADVANTAGE:
             self.pause()
+            self._home = fastest
             return
         self._rival = self._choose_rival()
         self._segment = _Segment(self._SETTLED_ROUNDS if self._rival else 0)
-        if self._rival:
-            self._trials += 1
-            self._standings[self._rival].last_trial = self._trials
 
     def _choose_rival(self) -> Speculation | None:
         """A way that may be faster than the one in use, if a trial's loss is allowed."""
         others = [way for way in self._standings if way is not self._home]
-        hopes = {way: self._lead(way) + self._SPREAD / (1 + self._standings[way].trials) for way in others}
+        hopes = {way: self._lead(way) + self._spread(way) for way in others}
         promising = [way for way in others if hopes[way] > 0]
         if promising:
             return max(filter(self._affordable, promising), key=hopes.__getitem__, default=None)
         oldest = min(others, key=lambda way: self._standings[way].last_trial)
         return oldest if self._affordable(oldest, self._SELDOM) else None
+
+    def _spread(self, way: Speculation) -> float:
+        trials = self._standings[way].trials
+        return self._PLAIN_SPREAD if way is Speculation.OFF and not trials else self._SPREAD / (1 + trials)
 
     def _affordable(self, way: Speculation, times: float = 1) -> bool:
         assert self._before
@@ -198,23 +200,25 @@ class Trials:
         expected_ns = self._before.elapsed_ns * max(self._LEAST_LOSS, -math.expm1(self._lead(way)))
         return times * max(expected_ns, self._standings[way].cost_ns) <= self._credit_ns
 
+    def _gain(self, way: Speculation) -> float:
+        standing = self._standings[way]
+        counted = self._PRIOR_COUNTS_FOR + standing.trials
+        return (self._PRIOR_COUNTS_FOR * self._priors[way] + standing.trials * standing.gain) / counted
+
     def _lead(self, way: Speculation) -> float:
         """Log of a way's speed over that of the way in use."""
-        return self.gain(way) - self.gain(self._home)
+        return self._gain(way) - self._gain(self._home)
 
-    def _compare(self, rival: Speculation, tried: _Segment, before: _Segment, after: _Segment) -> None:
+    def _learn(self, rival: Speculation, tried: _Segment, before: _Segment, after: _Segment) -> None:
         """Learn from a trial, and charge what it lost."""
-        home_gain = (before.gain + after.gain) / 2
-        self._learn(rival, self._standings[self._home].gain + tried.gain - home_gain)
+        self._trials += 1
+        home_speed = (before.speed + after.speed) / 2
         # Changing over costs time, too: at the trial's beginning and after its end.
-        plain_ns = (tried.plain_ns + after.plain_ns) / math.exp(home_gain)
-        lost_ns = max(0.0, tried.elapsed_ns + after.elapsed_ns - plain_ns)
+        lost_ns = max(0.0, tried.elapsed_ns + after.elapsed_ns - (tried.work + after.work) / math.exp(home_speed))
         assert self._credit_ns is not None
         self._credit_ns -= lost_ns
         standing = self._standings[rival]
-        standing.cost_ns += max(self._LEAST_WEIGHT, 1 / standing.trials) * (lost_ns - standing.cost_ns)
-
-    def _learn(self, way: Speculation, gain: float) -> None:
-        standing = self._standings[way]
-        standing.trials += 1
-        standing.gain += max(self._LEAST_WEIGHT, 1 / standing.trials) * (gain - standing.gain)
+        standing.trials, standing.last_trial = standing.trials + 1, self._trials
+        weight = max(self._LEAST_WEIGHT, 1 / standing.trials)
+        standing.gain += weight * (self._gain(self._home) + tried.speed - home_speed - standing.gain)
+        standing.cost_ns += weight * (lost_ns - standing.cost_ns)
