@@ -149,7 +149,12 @@ class Generation:
 
     def _pipeline(self, request: CheckedRequest, target: Target, meter: Meter) -> Pipeline:
         opening, shares_processor = request.opening, self._services.shares_processors
-        plan = first_plan(request.speculation, opening.window_tokens, shares_processor=shares_processor)
+        plan = first_plan(
+            request.speculation,
+            opening.window_tokens,
+            shares_processor=shares_processor,
+            in_company=self._admission.running > 1,
+        )
         return Pipeline(
             replace(opening, shares_processor=shares_processor, plan=plan),
             partial(self._services.verifier, target),

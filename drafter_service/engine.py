@@ -95,14 +95,14 @@ class Drafter:
             self._push()
             return None
         turn = drafting[: self._runner.max_rows]
-        most_rows = self._runner.max_rows // len(turn)
         prefilling = [session for session in turn if session.prefill_tokens > 0]
         ready = [session for session in turn if session.prefill_tokens <= 0]
         if prefilling:
             self._push()
             self._prefill(prefilling[0])
         if ready:
-            self._run_pass([choose_rows(session, most_rows, self._pass_times) for session in ready])
+            most_rows, times = self._runner.max_rows, self._pass_times
+            self._run_pass([choose_rows(session, most_rows, times, sessions=len(turn)) for session in ready])
         return 0
 
     def _drafting(self) -> list[DrafterSession]:

@@ -57,7 +57,8 @@ class Crowd:
     def _start(self) -> None:
         trace = self._traces[self._started % len(self._traces)]
         self._started += 1
-        opening = replace(self._arm.opening(trace, self._stay.prompt_tokens), seed=self._started)
+        opening = self._arm.opening(trace, self._stay.prompt_tokens, in_company=self._stack.busy)
+        opening = replace(opening, seed=self._started)
         self._stack.open(opening, trace, self._committed)
 
     def _committed(self, commit: Commit) -> None:

@@ -115,7 +115,8 @@ class Drafting:
         self._running = bool(turn)
         ready = [each for each in turn if each.prefill_tokens <= 0]
         fed_ns = next((self._feed(each) for each in turn if each.prefill_tokens > 0), 0)
-        shares = [choose_rows(each, _MOST_ROWS // len(turn), self._experience.draft_times) for each in ready]
+        times = self._experience.draft_times
+        shares = [choose_rows(each, _MOST_ROWS, times, sessions=len(turn)) for each in ready]
         for session in sessions:
             session.push()
         if turn:

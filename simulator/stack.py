@@ -52,6 +52,11 @@ class Stack:
         self._played: dict[int, _Played] = {}
         self._opened = 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether a session runs."""
+        return bool(self._played)
+
     def open(self, opening: SessionOpen, trace: Trace, commits: Callable[[Commit], None]) -> None:
         """Open a session now.
 

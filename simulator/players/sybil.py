@@ -27,15 +27,20 @@ class Sybil:
     most_tokens: int = 15
     experience: Experience = field(default_factory=Experience)
 
-    def opening(self, trace: Trace, prompt_tokens: int = 1) -> SessionOpen:
-        """Of a session that says a trace's text."""
+    def opening(self, trace: Trace, prompt_tokens: int = 1, *, in_company: bool = False) -> SessionOpen:
+        """Of a session that says a trace's text; see `first_plan`."""
         return SessionOpen(
             token_ids=(0,) * prompt_tokens,
             prompt_tokens=prompt_tokens,
             sampling=SamplingParams(temperature=trace.temperature),
             seed=trace.seed,
             max_position=prompt_tokens + len(trace),
-            plan=first_plan(self.speculation, self.window_tokens, shares_processor=self.experience.shares_processor),
+            plan=first_plan(
+                self.speculation,
+                self.window_tokens,
+                shares_processor=self.experience.shares_processor,
+                in_company=in_company,
+            ),
             window_tokens=self.window_tokens,
         )
 

@@ -44,13 +44,16 @@ class DraftPlan:
 NO_DRAFTING = DraftPlan(hold_until=0)
 
 
-def first_plan(speculation: Speculation, window_tokens: int = 0, *, shares_processor: bool = False) -> DraftPlan:
+def first_plan(
+    speculation: Speculation, window_tokens: int = 0, *, shares_processor: bool = False, in_company: bool = False
+) -> DraftPlan:
     """The plan that a session opens with.
 
     Args:
         window_tokens: the most drafted tokens that one pass may judge; 0: the verifier's own choice.
         shares_processor: drafting takes time from verify passes. AUTO then begins with one window, as lockstep does,
             because drafting further would delay the first pass.
+        in_company: other sessions are running. AUTO then drafts nothing until the verifier says that it pays.
     """
     lockstep = DraftPlan(
         speculation, window_tokens or LOCKSTEP_WINDOW_TOKENS, hold_until=window_tokens or LOCKSTEP_WINDOW_TOKENS
@@ -66,4 +69,6 @@ def first_plan(speculation: Speculation, window_tokens: int = 0, *, shares_proce
         case Speculation.HEDGED:
             return DraftPlan(speculation, ahead.budget, rows=HEDGED_DRAFT_ROWS)
         case Speculation.AUTO:
+            if in_company:
+                return DraftPlan(speculation, hold_until=0)
             return lockstep if shares_processor else ahead

@@ -8,7 +8,7 @@ from verifier_service.policy.moving_mean import MovingMean
 
 def sessions_at(level: int) -> int:
     """About how many sessions share the passes at a level of load."""
-    return 2**level
+    return 1 << level
 
 
 @dataclass(frozen=True, slots=True)
