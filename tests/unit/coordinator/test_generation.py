@@ -105,6 +105,17 @@ async def test_every_delta_has_one_origin_and_text_is_split_by_origin_once(specu
 
 
 @asynchronous
+async def test_beside_other_sessions_an_adaptive_one_drafts_nothing_until_the_verifier_asks_for_it() -> None:
+    for speculation in Speculation:
+        here = Scene(slots=2)
+        async with here.admission.place():
+            await here.deltas(speculation=speculation)
+        (opening,) = here.verifier.openings
+        assert opening.plan == first_plan(speculation, in_company=True)
+        assert (opening.plan.budget == 0) == (speculation in (Speculation.OFF, Speculation.AUTO))
+
+
+@asynchronous
 async def test_a_session_opens_as_the_request_and_the_services_say() -> None:
     for speculation in Speculation:
         for shares in (False, True):

@@ -56,3 +56,19 @@ def test_auto_begins_as_pipelined_but_as_lockstep_where_drafting_delays_the_firs
     for shares_processor, way in ((False, Speculation.PIPELINED), (True, Speculation.LOCKSTEP)):
         plan = first_plan(Speculation.AUTO, window_tokens, shares_processor=shares_processor)
         assert plan == replace(first_plan(way, window_tokens), speculation=Speculation.AUTO)
+
+
+@every_window
+@pytest.mark.parametrize("shares_processor", [False, True])
+@pytest.mark.parametrize("speculation", Speculation)
+def test_in_company_only_auto_begins_otherwise_and_asks_for_no_drafts(
+    speculation: Speculation, window_tokens: int, shares_processor: bool
+) -> None:
+    alone, in_company = (
+        first_plan(speculation, window_tokens, shares_processor=shares_processor, in_company=company)
+        for company in (False, True)
+    )
+    if speculation is Speculation.AUTO:
+        assert in_company == replace(NO_DRAFTING, speculation=Speculation.AUTO)
+    else:
+        assert in_company == alone
