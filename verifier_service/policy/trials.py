@@ -25,8 +25,8 @@ class _Standing:
     last_trial: int = 0
 
 
-class _Segment:
-    """A stretch of passes in one way.
+class _Stretch:
+    """Passes in a row in one way.
 
     Args:
         settled: rounds that are not measured: what was drafted in the way before is still judged in them, and drafters
@@ -66,8 +66,8 @@ class Trials:
     """Compares the ways at one level of load, by the committed tokens of all sessions together.
 
     One session's drafting slows the passes of the others, so no session's own speed tells what a way is worth. All
-    adaptive sessions go the same way at a time. A trial is a segment of a rival between two segments of the way in use.
-    How many trials there are is a matter of what they lose: a small share of the time at most.
+    adaptive sessions go the same way at a time. A trial is a stretch of a rival between two stretches of the way in
+    use. How many trials there are is a matter of what they lose: a small share of the time at most.
 
     Args:
         priors: log of each way's expected speed over plain decoding.
@@ -77,7 +77,7 @@ class Trials:
     _ROUNDS = 15
     # Few sessions need more rounds for as many tokens.
     _LEAST_SESSION_PASSES = 120
-    # After this share of its rounds a segment may end, if its log speed lags by so much.
+    # After this share of its rounds a stretch may end, if its log speed lags by so much.
     _EARLY = 1 / 3
     _HOPELESS = 0.2
     # Standard deviation of a way's log speed before its first trial; each trial makes it smaller.
@@ -101,10 +101,10 @@ class Trials:
         self._standings = {way: _Standing(gain) for way, gain in priors.items()}
         self._home = max(priors, key=priors.__getitem__)
         self._rival: Speculation | None = None
-        self._segment = _Segment(self._SETTLED_ROUNDS)
-        # The last segment of the way in use, and the rival's after it.
-        self._before: _Segment | None = None
-        self._tried: tuple[Speculation, _Segment] | None = None
+        self._stretch = _Stretch(self._SETTLED_ROUNDS)
+        # The last stretch of the way in use, and the rival's after it.
+        self._before: _Stretch | None = None
+        self._tried: tuple[Speculation, _Stretch] | None = None
         self._trials = 0
         self._credit_ns: float | None = None
         self._row_share: float | None = None
@@ -139,46 +139,46 @@ class Trials:
         if self._credit_ns is not None:
             self._credit_ns += self._SHARE_LOST * shared.elapsed_ns
         plain_pass = 1 + self._row_share * (shared.sessions - 1)
-        self._segment.add(shared, shared.tokens / shared.sessions * plain_pass)
+        self._stretch.add(shared, shared.tokens / shared.sessions * plain_pass)
         rounds = max(self._ROUNDS, self._LEAST_SESSION_PASSES / shared.sessions)
-        if self._segment.measured_rounds >= rounds or (self._rival and self._hopeless(rounds)):
-            self._end_segment()
+        if self._stretch.measured_rounds >= rounds or (self._rival and self._hopeless(rounds)):
+            self._end_stretch()
 
     def pause(self) -> None:
         """Measure nothing for a while, and then begin anew."""
         self._rival = self._before = self._tried = self._row_share = None
-        self._segment = _Segment(self._SETTLED_ROUNDS)
+        self._stretch = _Stretch(self._SETTLED_ROUNDS)
 
     def _hopeless(self, rounds: float) -> bool:
         return (
             self._before is not None
-            and self._segment.measured_rounds >= self._EARLY * rounds
-            and self._segment.speed < self._before.speed - self._HOPELESS
+            and self._stretch.measured_rounds >= self._EARLY * rounds
+            and self._stretch.speed < self._before.speed - self._HOPELESS
         )
 
-    def _end_segment(self) -> None:
-        segment = self._segment
+    def _end_stretch(self) -> None:
+        stretch = self._stretch
         if self._rival:
-            self._tried = self._rival, segment
+            self._tried = self._rival, stretch
             self._rival = None
-            self._segment = _Segment(self._SETTLED_ROUNDS)
+            self._stretch = _Stretch(self._SETTLED_ROUNDS)
             return
         if self._credit_ns is None:
-            self._credit_ns = self._FIRST_CREDIT_ROUNDS * segment.elapsed_ns / segment.rounds
+            self._credit_ns = self._FIRST_CREDIT_ROUNDS * stretch.elapsed_ns / stretch.rounds
         if self._tried and self._before:
-            self._learn(*self._tried, self._before, segment)
-        self._tried, self._before = None, segment
+            self._learn(*self._tried, self._before, stretch)
+        self._tried, self._before = None, stretch
         self._go_on()
 
     def _go_on(self) -> None:
-        """Choose the next segment's way."""
+        """Choose the next stretch's way."""
         fastest = max(filter(self.measured, self._standings), key=self._gain, default=self._home)
         if self._lead(fastest) > self._ADVANTAGE:
             self.pause()
             self._home = fastest
             return
         self._rival = self._choose_rival()
-        self._segment = _Segment(self._SETTLED_ROUNDS if self._rival else 0)
+        self._stretch = _Stretch(self._SETTLED_ROUNDS if self._rival else 0)
 
     def _choose_rival(self) -> Speculation | None:
         """A way that may be faster than the one in use, if a trial's loss is allowed."""
@@ -209,7 +209,7 @@ class Trials:
         """Log of a way's speed over that of the way in use."""
         return self._gain(way) - self._gain(self._home)
 
-    def _learn(self, rival: Speculation, tried: _Segment, before: _Segment, after: _Segment) -> None:
+    def _learn(self, rival: Speculation, tried: _Stretch, before: _Stretch, after: _Stretch) -> None:
         """Learn from a trial, and charge what it lost."""
         self._trials += 1
         home_speed = (before.speed + after.speed) / 2
