@@ -76,7 +76,7 @@ class Device:
             tokens = self.sessions if way is OFF else sum(self._random.randint(1, 4) for _ in range(self.sessions))
             # What a pass commits differs, its time does not.
             mean_tokens = self.sessions * (1 if way is OFF else 2.5)
-            slow = 1.5 if self._since_change < self._late else 1.0
+            slow = 3.0 if self._since_change < self._late else 1.0
             plain = plain_ns(self.sessions) / self.sessions
             elapsed_ns = slow * mean_tokens * plain / speeds[way]
             self.elapsed_ns += elapsed_ns
@@ -217,6 +217,7 @@ def test_a_session_alone_compares_its_own_stretches_and_nobody_else_s() -> None:
         shared = SharedPass(1, 1, 2, int(PASS_NS))
         choice.load.saw(shared)
         choice.saw(shared, 1)
+        rule.next(State(0))
         rule.learn(PassOutcome(2, int(number * PASS_NS), PASS_NS, judged=1, accepted=1))
     assert choice.in_company == {}
     assert choice.compared_with_others(choice.best)
@@ -264,6 +265,7 @@ def test_a_text_that_is_not_worth_its_rows_rests_for_longer_and_longer_and_other
             rested = 0
     assert len(rests) >= 4
     assert rests == sorted(rests)
+    assert rests[-1] > 4 * rests[0]
     assert sum(rests) > 0.7 * 2000
 
 
