@@ -160,7 +160,7 @@ def test_the_choice_follows_what_changes() -> None:
 def test_passes_in_which_drafters_catch_up_are_not_held_against_a_way() -> None:
     trials = Trials({OFF: 0.0, LOCKSTEP: 0.0, PIPELINED: -0.5, HEDGED: -0.5})
     device = Device(late=3)
-    device.run(trials, {OFF: 1.0, LOCKSTEP: 1.06, PIPELINED: 0.6, HEDGED: 0.6}, 3000)
+    device.run(trials, {OFF: 1.0, LOCKSTEP: 1.12, PIPELINED: 0.6, HEDGED: 0.6}, 3000)
     assert trials.best is LOCKSTEP
 
 
