@@ -43,6 +43,8 @@ class Crowd:
         self._stay = stay
         self._stack = Stack(arm.most_tokens, arm.experience, point)
         self._started = self.tokens = 0
+        # As in the coordinator: whether the last commit's plan asks for drafts.
+        self._drafts_pay = True
         self.passes = dict.fromkeys(Speculation, 0)
         self.reasons: list[str] = []
         for user in range(stay.users):
@@ -57,11 +59,14 @@ class Crowd:
     def _start(self) -> None:
         trace = self._traces[self._started % len(self._traces)]
         self._started += 1
-        opening = self._arm.opening(trace, self._stay.prompt_tokens, in_company=self._stack.busy)
+        opening = self._arm.opening(
+            trace, self._stay.prompt_tokens, drafts_pay=self._drafts_pay or not self._stack.busy
+        )
         opening = replace(opening, seed=self._started)
         self._stack.open(opening, trace, self._committed)
 
     def _committed(self, commit: Commit) -> None:
+        self._drafts_pay = commit.plan.speculation is not Speculation.OFF
         now_s = self._stack.events.now_ns / 1e9
         if self._stay.warm_up_s <= now_s < self._stay.duration_s:
             self.tokens += len(commit.tokens)

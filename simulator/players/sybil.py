@@ -27,7 +27,7 @@ class Sybil:
     most_tokens: int = 15
     experience: Experience = field(default_factory=Experience)
 
-    def opening(self, trace: Trace, prompt_tokens: int = 1, *, in_company: bool = False) -> SessionOpen:
+    def opening(self, trace: Trace, prompt_tokens: int = 1, *, drafts_pay: bool = True) -> SessionOpen:
         """Of a session that says a trace's text; see `first_plan`."""
         return SessionOpen(
             token_ids=(0,) * prompt_tokens,
@@ -39,7 +39,7 @@ class Sybil:
                 self.speculation,
                 self.window_tokens,
                 shares_processor=self.experience.shares_processor,
-                in_company=in_company,
+                drafts_pay=drafts_pay,
             ),
             window_tokens=self.window_tokens,
         )

@@ -93,7 +93,7 @@ async def test_off_opens_no_drafter_and_says_so() -> None:
 
 @asynchronous
 async def test_a_drafter_is_attached_when_a_plan_first_asks_for_drafts_and_not_before() -> None:
-    first = first_plan(AUTO, in_company=True)
+    first = first_plan(AUTO, drafts_pay=False)
     verifier = FakeVerifier(plans=lambda commits: changing(commits) if commits >= 5 else NO_DRAFTING)
     drafter, meter = FakeDrafter(), Meter()
     running = Pipeline(replace(OPENING, plan=first), verifier.session, drafter.session, meter, HASTY)
@@ -107,7 +107,7 @@ async def test_a_drafter_is_attached_when_a_plan_first_asks_for_drafts_and_not_b
 @asynchronous
 async def test_a_session_whose_plans_ask_for_no_drafts_never_has_a_drafter() -> None:
     verifier, drafter = FakeVerifier(plans=lambda commits: NO_DRAFTING), FakeDrafter()
-    plan = first_plan(AUTO, in_company=True)
+    plan = first_plan(AUTO, drafts_pay=False)
     assert (
         await tokens_of(Pipeline(replace(OPENING, plan=plan), verifier.session, drafter.session, Meter(), HASTY))
         == EXPECTED

@@ -61,14 +61,14 @@ def test_auto_begins_as_pipelined_but_as_lockstep_where_drafting_delays_the_firs
 @every_window
 @pytest.mark.parametrize("shares_processor", [False, True])
 @pytest.mark.parametrize("speculation", Speculation)
-def test_in_company_only_auto_begins_otherwise_and_asks_for_no_drafts(
+def test_where_drafts_do_not_pay_auto_alone_begins_without_them(
     speculation: Speculation, window_tokens: int, shares_processor: bool
 ) -> None:
-    alone, in_company = (
-        first_plan(speculation, window_tokens, shares_processor=shares_processor, in_company=company)
-        for company in (False, True)
+    paying, other = (
+        first_plan(speculation, window_tokens, shares_processor=shares_processor, drafts_pay=drafts_pay)
+        for drafts_pay in (True, False)
     )
     if speculation is Speculation.AUTO:
-        assert in_company == replace(NO_DRAFTING, speculation=Speculation.AUTO)
+        assert other == replace(NO_DRAFTING, speculation=Speculation.AUTO)
     else:
-        assert in_company == alone
+        assert other == paying
