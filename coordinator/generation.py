@@ -21,7 +21,7 @@ from sybil_engine.core.completion import Delta, Ending
 from sybil_engine.core.errors import SybilError
 from sybil_engine.core.plan import first_plan
 from sybil_engine.core.request import GenerationRequest
-from sybil_engine.core.types import FinishReason, ModelDescription
+from sybil_engine.core.types import FinishReason, ModelDescription, Speculation
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ class Generation:
     ) -> None:
         self._services = services
         self._admission = admission
+        # Whether the plan of the last commit of an AUTO session asks for drafts.
+        self._drafts_pay = True
         self._defaults = defaults
         self._patience = patience
         self._metrics = metrics or RequestMetrics()
@@ -140,6 +142,8 @@ class Generation:
                 async with aclosing(self._pipeline(request, target, meter).run()) as session:
                     async for new in session:
                         deliver(len(new.tokens))
+                        if request.speculation is Speculation.AUTO:
+                            self._drafts_pay = meter.way is not Speculation.OFF
                         for passage in transcript.take(new):
                             meter.delivered(len(passage.tokens))
                             await passages.put(passage)
@@ -152,7 +156,12 @@ class Generation:
 
     def _pipeline(self, request: CheckedRequest, target: Target, meter: Meter) -> Pipeline:
         opening, shares_processor = request.opening, self._services.shares_processors
-        plan = first_plan(request.speculation, opening.window_tokens, shares_processor=shares_processor)
+        plan = first_plan(
+            request.speculation,
+            opening.window_tokens,
+            shares_processor=shares_processor,
+            drafts_pay=self._drafts_pay or self._admission.running == 1,
+        )
         return Pipeline(
             replace(opening, shares_processor=shares_processor, plan=plan),
             partial(self._services.verifier, target),

@@ -108,14 +108,16 @@ class Pipeline:
             Unavailable, Exhausted: no verifier could continue within the patience.
             SessionError: verifiers keep failing.
         """
-        drafting = asyncio.create_task(self._keep_drafting()) if self._plan.budget else None
+        drafting: asyncio.Task[None] | None = None
         retries = Retries(self._patience)
         try:
             while True:
                 try:
+                    drafting = drafting or self._start_drafting()
                     with self._open_verifier() as verifier, self._relay_blocks(verifier):
                         async for commit in verifier.commits():
                             fresh = self._take(commit)
+                            drafting = drafting or self._start_drafting()
                             retries.succeeded()
                             # Let the relay send it first: the drafter has work to do, the client has not.
                             await asyncio.sleep(0)
@@ -144,6 +146,10 @@ class Pipeline:
         if fresh or commit.finish_reason:
             self._meter.committed(commit, arrived_ns)
         return fresh
+
+    def _start_drafting(self) -> "asyncio.Task[None] | None":
+        """Attach a drafter if the plan asks for drafts."""
+        return asyncio.create_task(self._keep_drafting()) if self._plan.budget else None
 
     async def _keep_drafting(self) -> None:
         """Keep a drafter attached while one can help. The verifier never waits for this."""

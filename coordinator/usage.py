@@ -30,6 +30,7 @@ class Meter:
 
     Attributes:
         passes: number of verify passes for each way of speculating.
+        way: how the latest plan speculates.
         reason: under AUTO, what was chosen and why.
         drafter: address of the drafter that was attached last; empty: none was.
         finish_reason: set with the last tokens.
@@ -54,7 +55,7 @@ class Meter:
         self._relays_ns: list[int] = []
         self._gaps_ns: list[int] = []
         self._pushes_ns: dict[int, None] = {}
-        self._way: Speculation | None = None
+        self.way: Speculation | None = None
 
     def admitted(self) -> None:
         """Note that the request has got its place."""
@@ -76,8 +77,8 @@ class Meter:
         self._verifying.append((arrived_ns - timings.forward_ns - timings.sampling_ns, arrived_ns))
         self._gaps_ns.append(timings.gap_ns)
         # A commit's plan takes effect after its pass. The first pass counts as what the first commit's plan says.
-        self.passes[self._way or commit.plan.speculation] += 1
-        self._way = commit.plan.speculation
+        self.passes[self.way or commit.plan.speculation] += 1
+        self.way = commit.plan.speculation
         self.reason = commit.reason or self.reason
         self._cached_prompt_tokens = max(self._cached_prompt_tokens, commit.cached_prompt_tokens)
 

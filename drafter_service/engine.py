@@ -102,8 +102,8 @@ class Drafter:
             if self._residency.feed(drafting, due=bool(ready)):
                 return 0
         if ready:
-            most_rows = self._runner.max_rows // len(ready)
-            self._run_pass([choose_rows(session, most_rows, self._pass_times) for session in ready])
+            most_rows, times = self._runner.max_rows, self._pass_times
+            self._run_pass([choose_rows(session, most_rows, times, sessions=len(ready)) for session in ready])
             self._residency.passed()
             return 0
         self._push()

@@ -51,18 +51,20 @@ class DraftShare:
         return grown
 
 
-def choose_rows(session: DrafterSession, most_rows: int, pass_times: PassTimes) -> DraftShare:
+def choose_rows(session: DrafterSession, most_rows: int, pass_times: PassTimes, *, sessions: int = 1) -> DraftShare:
     """Choose a session's rows: the ledger's tokens that have no cell, else candidates of its tree.
 
     Args:
+        most_rows: of the whole pass.
         pass_times: of draft passes; they tell how many rows fit into the slack.
+        sessions: that share the pass. Each gets at most an equal part of its rows and of the slack.
     """
-    cells = session.cells
+    cells, most_rows = session.cells, most_rows // sessions
     if session.unfed_tokens:
         return DraftShare(session, cells.feed_ledger(most_rows), ())
     rows = 1
     if session.growth.hedges:
-        slack_rows = max(2, pass_times.rows_within(_SLACK))
-        rows = int(min(most_rows, slack_rows, session.plan.rows))
+        slack_rows = (pass_times.rows_within(_SLACK) - 1) / sessions
+        rows = int(min(most_rows, max(2, 1 + slack_rows), session.plan.rows))
     candidates = session.growth.take(rows, cells.hedge_cells)
     return DraftShare(session, cells.feed_candidates(candidates), tuple(candidates))

@@ -1,4 +1,4 @@
-"""The drafter of a simulation: the engine's session, and a draft model whose guesses come from the trace."""
+"""The drafter of a simulation: the engine's sessions, and a draft model whose guesses come from traces."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -8,8 +8,9 @@ from drafter_service.share import MOST_GUESSES, DraftShare, choose_rows
 from simulator.events import Events
 from simulator.experience import Experience
 from simulator.point import Point
+from simulator.processors import Processors
 from simulator.trace import Trace
-from simulator.verifying import ANY_TOKEN
+from simulator.verifying import ANY_TOKEN, PROMPT_CHUNK
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.session import Advance, SessionOpen
 from sybil_engine.core.types import Block
@@ -20,15 +21,41 @@ _MOST_ROWS = 64
 _BRANCH_CELLS = 128
 
 
+class _Guessing:
+    """A session, and the draft model's guesses in it.
+
+    Attributes:
+        guesses: [tokens], at each position after the prompt.
+        unheard: commits that arrived during a pass.
+    """
+
+    def __init__(self, session: DrafterSession, guesses: list[tuple[Guess, ...]]) -> None:
+        self.session = session
+        self.guesses = guesses
+        self.unheard: list[Advance] = []
+
+    def hear(self) -> None:
+        """Handle the commits that arrived."""
+        for advance in self.unheard:
+            self.session.advance(advance)
+        self.unheard.clear()
+
+    def following(self, share: DraftShare) -> Iterator[tuple[Guess, ...]]:
+        """The guesses after each guessing row."""
+        count = MOST_GUESSES if self.session.growth.hedges else 1
+        for position in share.rows.positions[-share.guessing_rows :]:
+            yield self.guesses[position + 1 - self.session.ledger.prompt_tokens][:count]
+
+
 class Drafting:
-    """Runs one session's draft passes in virtual time, in the order in which the drafter's engine does.
+    """Runs draft passes in virtual time, in the order in which the drafter's engine does.
 
     Commits are handled between passes, and blocks are sent when the next pass starts. After a wrong guess the drafter
     repeats the trace's guess at the same position: the trace holds nothing else, and no token after a wrong guess is
     ever committed.
 
     Args:
-        send: takes the blocks of each push.
+        send: takes the blocks of each push, with their session's number.
 
     Attributes:
         passes: when each draft pass started and ended.
@@ -36,60 +63,90 @@ class Drafting:
 
     def __init__(
         self,
-        opening: SessionOpen,
-        trace: Trace,
         experience: Experience,
         point: Point,
         events: Events,
-        send: Callable[[Sequence[Block]], None],
+        processors: Processors,
+        send: Callable[[int, Sequence[Block]], None],
     ) -> None:
-        self._guesses = guesses_of(trace)
-        self._pass_times = experience.draft_times
-        self._pass_ns = point.draft_ns
+        self._experience = experience
+        self._point = point
         self._events = events
-        self._session = DrafterSession(
-            opening,
-            SessionRoom(0, opening.max_position + _BRANCH_CELLS, opening.max_position, ANY_TOKEN),
-            NoiseTape(opening.seed, ANY_TOKEN),
-            experience.calibrations[opening.sampling.greedy],
-            lambda pushed: send(pushed) if isinstance(pushed, tuple) else None,
-            number=0,
-            has_room=lambda: True,
-        )
-        self._unheard: list[Advance] = []
+        self._processors = processors
+        self._send = send
+        # In the order in which they were last served; a session's slot is its number.
+        self._guessing: dict[int, _Guessing] = {}
         self._running = False
         self.passes: list[tuple[int, int]] = []
 
-    def hear(self, advance: Advance) -> None:
+    def open(self, number: int, opening: SessionOpen, trace: Trace) -> None:
+        """Open a session on the text of a trace."""
+        session = DrafterSession(
+            opening,
+            SessionRoom(number, opening.max_position + _BRANCH_CELLS, opening.max_position, ANY_TOKEN),
+            NoiseTape(opening.seed, ANY_TOKEN),
+            self._experience.calibrations[opening.sampling.greedy],
+            lambda pushed: self._send(number, pushed) if isinstance(pushed, tuple) else None,
+            number,
+            lambda: True,
+        )
+        self._guessing[number] = _Guessing(session, guesses_of(trace))
+        self._look()
+
+    def close(self, number: int) -> None:
+        """End a session; closing it again changes nothing."""
+        self._guessing.pop(number, None)
+
+    def hear(self, number: int, advance: Advance) -> None:
         """Take a commit that arrives now."""
-        self._unheard.append(advance)
+        if number in self._guessing:
+            self._guessing[number].unheard.append(advance)
+            self._look()
+
+    def _look(self) -> None:
         if not self._running:
-            self.step()
+            self._step()
 
-    def step(self) -> None:
+    def _step(self) -> None:
         """Handle the commits that arrived, and start the next pass if there is anything to draft."""
-        for advance in self._unheard:
-            self._session.advance(advance)
-        self._unheard.clear()
-        self._running = self._session.wants_draft
-        share = choose_rows(self._session, _MOST_ROWS, self._pass_times) if self._running else None
-        self._session.push()
-        if share:
-            start_ns = self._events.now_ns
-            self._events.at(start_ns + self._pass_ns, partial(self._end, share, start_ns))
+        for guessing in self._guessing.values():
+            guessing.hear()
+        sessions = [each.session for each in self._guessing.values()]
+        turn = [each for each in sessions if each.wants_draft][:_MOST_ROWS]
+        self._running = bool(turn)
+        ready = [each for each in turn if each.prefill_tokens <= 0]
+        fed_ns = next((self._feed(each) for each in turn if each.prefill_tokens > 0), 0)
+        times = self._experience.draft_times
+        shares = [choose_rows(each, _MOST_ROWS, times, sessions=len(turn)) for each in ready]
+        for session in sessions:
+            session.push()
+        if turn:
+            rows = sum(len(share.rows.token_ids) for share in shares)
+            pass_ns = self._point.draft_pass_ns(rows) if rows else 0
+            self._processors.run(fed_ns + pass_ns, partial(self._end, shares, rows, self._events.now_ns))
 
-    def _end(self, share: DraftShare, start_ns: int) -> None:
+    def _feed(self, session: DrafterSession) -> int:
+        """Feed a part of a prompt. Returns how long that takes."""
+        tokens = min(PROMPT_CHUNK, session.prefill_tokens)
+        session.cells.feed_prompt(tokens)
+        self._yield_turn(session)
+        return self._point.draft_prompt_ns(tokens)
+
+    def _end(self, shares: Sequence[DraftShare], rows: int, start_ns: int) -> None:
         self.passes.append((start_ns, self._events.now_ns))
-        if share.guessing_rows:
-            self._pass_times.add(share.guessing_rows, self._pass_ns)
-            self._session.drafted(share.grow(self._following(share)), self._pass_ns)
-        self.step()
+        draft_ns = max(1, self._events.now_ns - start_ns)
+        if any(share.guessing_rows for share in shares):
+            self._experience.draft_times.add(rows, draft_ns)
+        for share in shares:
+            guessing = self._guessing.get(share.session.slot)
+            if guessing and guessing.session is share.session:
+                self._yield_turn(share.session)
+                if share.guessing_rows:
+                    share.session.drafted(share.grow(guessing.following(share)), draft_ns)
+        self._step()
 
-    def _following(self, share: DraftShare) -> Iterator[tuple[Guess, ...]]:
-        """The guesses after each guessing row."""
-        count = MOST_GUESSES if self._session.growth.hedges else 1
-        for position in share.rows.positions[-share.guessing_rows :]:
-            yield self._guesses[position + 1 - self._session.ledger.prompt_tokens][:count]
+    def _yield_turn(self, session: DrafterSession) -> None:
+        self._guessing[session.slot] = self._guessing.pop(session.slot)
 
 
 def guesses_of(trace: Trace) -> list[tuple[Guess, ...]]:

@@ -1,7 +1,7 @@
 """Virtual time: what happens next."""
 
 from collections.abc import Callable
-from sched import scheduler
+from sched import Event, scheduler
 
 
 class Events(scheduler):
@@ -18,10 +18,13 @@ class Events(scheduler):
     def _pass_time(self, duration_ns: float) -> None:
         self.now_ns += int(duration_ns)
 
-    def at(self, time_ns: int, action: Callable[[], None], *, last: bool = False) -> None:
+    def at(self, time_ns: int, action: Callable[[], None], *, last: bool = False) -> Event:
         """Run an action at a moment.
 
         Args:
             last: after all other actions of that time.
+
+        Returns:
+            What `cancel` takes.
         """
-        self.enterabs(time_ns, last, action)
+        return self.enterabs(time_ns, last, action)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from drafter_service.calibration import Calibration
 from sybil_engine.core.pass_times import PassTimes
 from verifier_service.policy.choice import Choice
-from verifier_service.tally import Tally
+from verifier_service.policy.load import Load, SharedPass
+from verifier_service.policy.pace import Pace
 
 
 @dataclass(eq=False)
@@ -17,16 +18,32 @@ class Experience:
         alone_times: of the other verify passes.
         draft_times: of draft passes.
         calibrations: what certainty means, by whether tokens are drawn without noise.
+        shares_processor: whether drafting takes time from verify passes.
+        load: of the verifier.
         choice: the comparisons of adaptive sessions.
-        tally: what the verifier counts, for nobody to read.
     """
 
     pass_times: PassTimes = field(default_factory=PassTimes)
     alone_times: PassTimes = field(default_factory=PassTimes)
     draft_times: PassTimes = field(default_factory=PassTimes)
     calibrations: dict[bool, Calibration] = field(default_factory=lambda: {False: Calibration(), True: Calibration()})
+    shares_processor: bool = False
+    load: Load = field(default_factory=Load)
     choice: Choice = field(init=False)
-    tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
-        self.choice = Choice(pass_times=self.pass_times)
+        self.choice = Choice(
+            shares_processor=self.shares_processor,
+            pass_times=self.pass_times,
+            alone_times=self.alone_times,
+            load=self.load,
+        )
+
+    def pace(self) -> Pace:
+        """Of a new session."""
+        return Pace(self.pass_times, self.alone_times, self.load, shares_processor=self.shares_processor)
+
+    def saw(self, shared: SharedPass, adaptive: int) -> None:
+        """Learn from a pass what all sessions did; see `Choice.saw`."""
+        self.load.saw(shared)
+        self.choice.saw(shared, adaptive)

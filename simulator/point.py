@@ -12,9 +12,12 @@ class Point:
 
     Attributes:
         verify_ms: a verify pass of one row.
-        draft_ms: a draft pass, however many tokens it extends.
+        draft_ms: a draft pass of one row.
         rtt_ms: from drafter to verifier and back.
-        row_ms: time that each drafted token's row adds to a verify pass.
+        row_ms: time that each further row adds to a verify pass.
+        draft_row_ms: time that each further row adds to a draft pass.
+        prompt_token_ms: to feed one token of a prompt to the target; to the draft model it takes less, as passes do.
+        slowdown: see `Processors`.
 
     Raises:
         InvalidSettings: a time is negative or not finite, or a verify pass takes none.
@@ -24,9 +27,20 @@ class Point:
     draft_ms: float
     rtt_ms: float
     row_ms: float = 0.0
+    draft_row_ms: float = 0.0
+    prompt_token_ms: float = 0.0
+    slowdown: float = 0.0
 
     def __post_init__(self) -> None:
-        times = {"verify": self.verify_ms, "draft": self.draft_ms, "round trip": self.rtt_ms, "row": self.row_ms}
+        times = {
+            "verify": self.verify_ms,
+            "draft": self.draft_ms,
+            "round trip": self.rtt_ms,
+            "row": self.row_ms,
+            "draft row": self.draft_row_ms,
+            "prompt token": self.prompt_token_ms,
+            "slowdown": self.slowdown,
+        }
         for name, value in times.items():
             if not (math.isfinite(value) and value >= 0):
                 raise InvalidSettings(f"{name} is {value:g} ms; it must be a finite number, 0 or more")
@@ -41,10 +55,18 @@ class Point:
         """Time of a verify pass that judges this many drafted tokens."""
         return self.verify_ms + drafted_rows * self.row_ms
 
-    @property
-    def draft_ns(self) -> int:
+    def draft_pass_ns(self, rows: int) -> int:
+        """Time of a draft pass of this many rows, in nanoseconds."""
         # At least 1, because the engine divides by it.
-        return max(1, round(self.draft_ms * 1e6))
+        return max(1, round((self.draft_ms + (rows - 1) * self.draft_row_ms) * 1e6))
+
+    def prompt_ns(self, tokens: int) -> int:
+        """Time to feed this many tokens of a prompt to the target, in nanoseconds."""
+        return round(tokens * self.prompt_token_ms * 1e6)
+
+    def draft_prompt_ns(self, tokens: int) -> int:
+        """Time to feed this many tokens of a prompt to the draft model, in nanoseconds."""
+        return round(self.prompt_ns(tokens) * self.draft_ms / self.verify_ms)
 
     def pass_ns(self, rows: int) -> int:
         """Time of a verify pass of this many rows, in nanoseconds."""

@@ -1,6 +1,7 @@
 """The verifier's engine: feeds prompts, and runs ragged passes over the sessions that are due."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -13,7 +14,7 @@ from sybil_engine.core.occupancy import Occupancy
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.prefill import Prefill, first_come
 from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import ModelDescription, PassTimings
+from sybil_engine.core.types import ModelDescription, PassTimings, Speculation
 from sybil_engine.models.residency import Residency
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
@@ -21,6 +22,7 @@ from sybil_engine.sampling.judges import judge_for
 from sybil_engine.serving.opening import check_opening
 from verifier_service.judging import Judged, SessionShares, committed_logprobs, judge_rows
 from verifier_service.policy.choice import Choice
+from verifier_service.policy.load import Load, SharedPass
 from verifier_service.policy.pace import Pace
 from verifier_service.policy.rows import CELLS_A_BRANCH, MOST_BRANCHES, RowControl, Share
 from verifier_service.policy.rules import rule_for
@@ -94,9 +96,13 @@ class Verifier:
         self._pass_times, self._alone_times = PassTimes(runner.padded), PassTimes(runner.padded)
         self._max_window_tokens = min(max_window_tokens, runner.max_rows - 1)
         self._row_control = RowControl(runner.max_rows, self._pass_times)
+        self._load = Load()
         # Kept apart: what is learned in one of these places does not hold in the other.
         self.choices = {
-            shared: Choice(shares_processor=shared, pass_times=self._pass_times) for shared in (False, True)
+            shared: Choice(
+                shares_processor=shared, pass_times=self._pass_times, alone_times=self._alone_times, load=self._load
+            )
+            for shared in (False, True)
         }
         self._made: _UncommittedPass | None = None
         self.tally = Tally()
@@ -129,7 +135,7 @@ class Verifier:
         rule = rule_for(
             opening,
             window_tokens,
-            Pace(self._pass_times, self._alone_times),
+            Pace(self._pass_times, self._alone_times, self._load, shares_processor=opening.shares_processor),
             self.choices[opening.shares_processor],
             by_chance=not judge_for(opening.acceptance_rule, opening.sampling).wants_distributions,
         )
@@ -276,7 +282,8 @@ class Verifier:
 
     def _commit(self, made: _UncommittedPass) -> None:
         """Commit a pass's verdicts, except for sessions that have ended since."""
-        since_ns = time.monotonic_ns()
+        since_ns, committed_tokens = time.monotonic_ns(), self.tally.committed_tokens
+        ready = [session for session in self._sessions.values() if session.ready]
         decided = []
         for shares, judged, wait_ns in zip(made.shares, made.judged, made.waits_ns, strict=True):
             session = shares[0].session
@@ -299,6 +306,27 @@ class Verifier:
         pass_ns = made.end_ns - made.start_ns + self._last_pass_end_ns - since_ns
         times.add(made.padded_rows, pass_ns)
         self.tally.passes.ran(made.padded_rows, pass_ns)
+        self._learn(made, ready, self.tally.committed_tokens - committed_tokens)
+
+    def _learn(self, made: _UncommittedPass, ready: Sequence[VerifierSession], tokens: int) -> None:
+        """Learn from what all sessions did together.
+
+        Args:
+            ready: those that could take part in the pass.
+            tokens: that it committed.
+        """
+        served = len(made.shares)
+        idle_ns = min(made.gap_ns - made.prefill_ns, max(made.waits_ns))
+        elapsed_ns = idle_ns + self._last_pass_end_ns - made.start_ns
+        shared = SharedPass(max(served, len(ready)), served, tokens, elapsed_ns)
+        self._load.saw(shared)
+        adaptive = Counter(
+            session.opening.shares_processor
+            for session in ready
+            if session.opening.plan.speculation is Speculation.AUTO
+        )
+        for shares_processor, choice in self.choices.items():
+            choice.saw(shared, adaptive[shares_processor])
 
     def _commit_session(
         self,

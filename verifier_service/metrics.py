@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 
 from sybil_engine.core.draft_tree import Graft
 from sybil_engine.core.session import count_tested
-from sybil_engine.core.types import MOST_WINDOW_TOKENS
+from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.metrics import PREFIX, counter, gauge, occupancy_metrics
 from verifier_service.engine import Verifier
 from verifier_service.policy.choice import WAYS, Choice
@@ -102,19 +102,31 @@ def _blocks(blocks: Mapping[Graft, int]) -> Iterator[Metric]:
 
 def _auto(choices: Mapping[bool, Choice]) -> Iterator[Metric]:
     """What `auto` would choose for its next session, and the figures that it goes by."""
-    labels = ("shares_processor", "speculation")
+    labels = ("shares_processor", "sessions", "speculation")
     chosen = gauge("auto_choice", "1 for the way of drafting that auto holds to be the fastest", labels=labels)
     speeds = gauge("auto_relative_speed", "Speed of a way of drafting over the fastest way's", labels=labels)
     gains = gauge(
         "auto_speedup",
-        "Speed of drafting over plain decoding; below 1 auto stops",
+        "Speed of drafting over plain decoding for a session alone; below 1 auto stops",
         labels=("shares_processor", "greedy"),
     )
     for shared, choice in choices.items():
-        where, best = str(shared).lower(), choice.best
-        for way in WAYS:
-            chosen.add_metric((where, way.value), way is best)
-            speeds.add_metric((where, way.value), math.exp(choice.relative_speed(way)))
+        where = str(shared).lower()
+        for sessions, best, ways in _compared(choice):
+            for way, speed in ways.items():
+                chosen.add_metric((where, str(sessions), way.value), way is best)
+                speeds.add_metric((where, str(sessions), way.value), math.exp(speed))
         for greedy, gain in choice.gains.items():
             gains.add_metric((where, str(greedy).lower()), math.exp(gain.value))
     yield from (chosen, speeds, gains)
+    load = next(iter(choices.values())).load
+    yield gauge("auto_sessions", "Sessions that share a pass as auto counts them, a power of two", load.about_sessions)
+
+
+def _compared(choice: Choice) -> Iterator[tuple[int, Speculation, dict[Speculation, float]]]:
+    """The fastest way by how many sessions share a pass, and the log of each way's speed over it."""
+    yield 1, choice.best, {way: choice.relative_speed(way) for way in WAYS}
+    for sessions, trials in choice.in_company.items():
+        best = trials.best
+        ways = {way: trials.speedup(way) - trials.speedup(best) for way in (Speculation.OFF, *WAYS)}
+        yield sessions, best, ways

@@ -250,7 +250,7 @@ class VerifierSession(Resident):
         self.tree.advance()
         # The cells of accepted tokens are filled; the target's own token has none yet.
         self.fed_tokens = len(self.ledger) - 1
-        self.rule.learn(PassOutcome(len(token_ids), now_ns, plain_pass_ns))
+        self.rule.learn(PassOutcome(len(token_ids), now_ns, plain_pass_ns, len(path), accepted))
         if not finish_reason:
             self.start_waiting(now_ns)
             self._told_budget = self.plan.budget

@@ -1,18 +1,15 @@
 """This engine: its own rules, sessions and draft trees, in virtual time."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from simulator.drafting import Drafting
-from simulator.events import Events
 from simulator.experience import Experience
 from simulator.players.player import Outcome
 from simulator.point import Point
+from simulator.stack import Stack
 from simulator.trace import Trace
-from simulator.verifying import Verifying
 from sybil_engine.core.plan import first_plan
 from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import Block, SamplingParams, Speculation
+from sybil_engine.core.types import SamplingParams, Speculation
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +26,23 @@ class Sybil:
     window_tokens: int = 0
     most_tokens: int = 15
     experience: Experience = field(default_factory=Experience)
+
+    def opening(self, trace: Trace, prompt_tokens: int = 1, *, drafts_pay: bool = True) -> SessionOpen:
+        """Of a session that says a trace's text; see `first_plan`."""
+        return SessionOpen(
+            token_ids=(0,) * prompt_tokens,
+            prompt_tokens=prompt_tokens,
+            sampling=SamplingParams(temperature=trace.temperature),
+            seed=trace.seed,
+            max_position=prompt_tokens + len(trace),
+            plan=first_plan(
+                self.speculation,
+                self.window_tokens,
+                shares_processor=self.experience.shares_processor,
+                drafts_pay=drafts_pay,
+            ),
+            window_tokens=self.window_tokens,
+        )
 
     def play(self, trace: Trace, point: Point) -> Outcome:
         """A player, see there."""
@@ -54,33 +68,9 @@ class Simulation:
     """
 
     def __init__(self, arm: Sybil, trace: Trace, point: Point) -> None:
-        self._one_way_ns = round(point.one_way_ms * 1e6)
-        self._events = Events()
+        stack = Stack(arm.most_tokens, arm.experience, point)
         self.commits: list[tuple[int, Commit]] = []
-        self.blocks: list[tuple[int, Sequence[Block]]] = []
-        # Its prompt is one token: prompts are not simulated.
-        opening = SessionOpen(
-            token_ids=(0,),
-            prompt_tokens=1,
-            sampling=SamplingParams(temperature=trace.temperature),
-            seed=trace.seed,
-            max_position=1 + len(trace),
-            plan=first_plan(arm.speculation, arm.window_tokens),
-            window_tokens=arm.window_tokens,
-        )
-        text = trace.target_ids.tolist()
-        self._verifying = Verifying(opening, text, arm.most_tokens, arm.experience, point, self._events, self._commit)
-        self._drafting = Drafting(opening, trace, arm.experience, point, self._events, self._push)
-        self.draft_passes = self._drafting.passes
-        self._drafting.step()
-        self._verifying.look()
-        self._events.run()
-
-    def _push(self, blocks: Sequence[Block]) -> None:
-        arrives_ns = self._events.now_ns + self._one_way_ns
-        self.blocks.append((arrives_ns, blocks))
-        self._events.at(arrives_ns, lambda: self._verifying.hear(blocks))
-
-    def _commit(self, commit: Commit) -> None:
-        self.commits.append((self._events.now_ns, commit))
-        self._events.at(self._events.now_ns + self._one_way_ns, lambda: self._drafting.hear(commit.advance))
+        self.blocks = stack.blocks
+        self.draft_passes = stack.draft_passes
+        stack.open(arm.opening(trace), trace, lambda commit: self.commits.append((stack.events.now_ns, commit)))
+        stack.events.run()

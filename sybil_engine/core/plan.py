@@ -44,13 +44,17 @@ class DraftPlan:
 NO_DRAFTING = DraftPlan(hold_until=0)
 
 
-def first_plan(speculation: Speculation, window_tokens: int = 0, *, shares_processor: bool = False) -> DraftPlan:
+def first_plan(
+    speculation: Speculation, window_tokens: int = 0, *, shares_processor: bool = False, drafts_pay: bool = True
+) -> DraftPlan:
     """The plan that a session opens with.
 
     Args:
         window_tokens: the most drafted tokens that one pass may judge; 0: the verifier's own choice.
         shares_processor: drafting takes time from verify passes. AUTO then begins with one window, as lockstep does,
             because drafting further would delay the first pass.
+        drafts_pay: whether they do for the AUTO sessions that are running. If not, AUTO drafts nothing until the
+            verifier's plan asks for drafts.
     """
     lockstep = DraftPlan(
         speculation, window_tokens or LOCKSTEP_WINDOW_TOKENS, hold_until=window_tokens or LOCKSTEP_WINDOW_TOKENS
@@ -66,4 +70,6 @@ def first_plan(speculation: Speculation, window_tokens: int = 0, *, shares_proce
         case Speculation.HEDGED:
             return DraftPlan(speculation, ahead.budget, rows=HEDGED_DRAFT_ROWS)
         case Speculation.AUTO:
+            if not drafts_pay:
+                return DraftPlan(speculation, hold_until=0)
             return lockstep if shares_processor else ahead

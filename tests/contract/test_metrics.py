@@ -222,15 +222,16 @@ def test_drafters_are_live_and_useless_blocks_have_a_cause(story: Story) -> None
 def test_auto_says_what_it_chose_and_by_which_figures(story: Story) -> None:
     verifier = story.after["verifier"]
     for shared in ("true", "false"):
-        assert verifier.value("auto_choice", shares_processor=shared) == 1
+        assert verifier.value("auto_choice", shares_processor=shared, sessions="1") == 1
         speeds = {
             sample.labels["speculation"]: sample.value
             for sample in verifier.families[PREFIX + "auto_relative_speed"].samples
-            if sample.labels["shares_processor"] == shared
+            if (sample.labels["shares_processor"], sample.labels["sessions"]) == (shared, "1")
         }
         fastest = max(speeds, key=speeds.__getitem__)
-        assert verifier.value("auto_choice", shares_processor=shared, speculation=fastest) == 1
+        assert verifier.value("auto_choice", shares_processor=shared, sessions="1", speculation=fastest) == 1
         assert speeds[fastest] == 1
+    assert verifier["auto_sessions"] == 1
     assert verifier.value("session_passes_total", requested="auto") == story.completions[2].usage.verify_passes
 
 

@@ -5,13 +5,19 @@ import math
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.types import Speculation
 from verifier_service.policy.choice import WAYS, Choice
-from verifier_service.policy.pace import MovingMean, Pace
+from verifier_service.policy.moving_mean import MovingMean
+from verifier_service.policy.pace import Pace
 from verifier_service.policy.rule import PassOutcome, Rule, State
 from verifier_service.policy.windows import BestWindow, FixedPlan, LearnedWindow
+from verifier_service.policy.worth import Worth
 
 
 class Adaptive(Rule):
-    """Uses one way of drafting for a stretch of passes, measures its speed, then chooses the next way.
+    """Drafts in the fastest way.
+
+    Alone it uses one way for a stretch of passes, measures its own speed, then chooses the next way. In company all
+    adaptive sessions go the same way, which is found by the speed of all of them (see `Trials`), but for those whose
+    texts are not worth their rows.
 
     Args:
         greedy: whether the session draws its tokens without noise.
@@ -46,10 +52,39 @@ class Adaptive(Rule):
         self._last: tuple[Speculation, float] | None = None
         self._rest = self._resting = 0 if choice.begins_drafting(greedy) else self._FIRST_REST
         self._way = Speculation.OFF if self._resting else choice.next()
+        self._worth = Worth()
+        self._was_in_company = choice.load.company
+
+    @property
+    def _way_now(self) -> Speculation:
+        if not self._choice.load.company:
+            return self._way
+        return Speculation.OFF if self._worth.rests else self._choice.trials.way
 
     @property
     def reason(self) -> str:
         """The choice in words, with its figures."""
+        return self._reason_in_company() if self._choice.load.company else self._reason_alone()
+
+    def _reason_in_company(self) -> str:
+        trials, pace, sessions = self._choice.trials, self.pace, self._choice.load.about_sessions
+        fastest = trials.best
+        if fastest is Speculation.OFF:
+            what = f"off: about {sessions} sessions fill the passes"
+        elif self._worth.rests:
+            what = f"off: too little of this text is guessed while about {sessions} sessions share the passes"
+        else:
+            what = f"{fastest.value}: fastest while about {sessions} sessions share the passes"
+        speeds = ", ".join(
+            f"{way.value} {math.exp(trials.speedup(way)):.2f}{'' if trials.measured(way) else ' expected'}"
+            for way in (Speculation.OFF, *WAYS)
+        )
+        return (
+            f"{what}; speed of all together over plain decoding: {speeds}; "
+            f"acceptance {pace.acceptance_rate.value:.2f}, a row costs {pace.row_price:.2f} tokens"
+        )
+
+    def _reason_alone(self) -> str:
         pace, best = self.pace, self._choice.best
         others = ", ".join(
             f"{way.value} {math.expm1(self._choice.relative_speed(way)):+.0%}"
@@ -71,10 +106,21 @@ class Adaptive(Rule):
 
     def next(self, state: State) -> DraftPlan:
         """See `Rule.next`."""
-        return self._rules[self._way].next(state)
+        return self._rules[self._way_now].next(state)
 
     def learn(self, outcome: PassOutcome) -> None:
         """Measure the stretch; when it is over, begin another one."""
+        in_company = self._choice.load.company
+        if in_company is not self._was_in_company:
+            self._was_in_company, self._passes, self._last = in_company, 0, None
+        for index in range(min(outcome.accepted + 1, outcome.judged)):
+            self._choice.acceptance_rate.add(float(index < outcome.accepted))
+        if in_company:
+            self._worth.saw(outcome.judged, outcome.accepted, self.pace.row_price)
+        else:
+            self._learn_alone(outcome)
+
+    def _learn_alone(self, outcome: PassOutcome) -> None:
         self._passes += 1
         if self._passes <= self._UNMEASURED_PASSES:
             self._since_ns, self._tokens, self._plain_ns = outcome.now_ns, 0, 0.0

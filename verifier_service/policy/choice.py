@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Speculation
-from verifier_service.policy.pace import MovingMean
+from verifier_service.policy.load import Load, SharedPass, sessions_at
+from verifier_service.policy.moving_mean import MovingMean
+from verifier_service.policy.trials import Trials
 
 WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 
@@ -13,6 +15,9 @@ WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)
 # the verify passes that should hide it; elsewhere, hedges lose what their rows cost.
 _PRIORS_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.2, Speculation.HEDGED: 0.15}
 _PRIORS_SHARED = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: 0.2, Speculation.HEDGED: -0.05}
+# In company: each way's expected log speed-up over the best window, if drafts took no time.
+_COMPANY_APART = {Speculation.PIPELINED: 0.0, Speculation.LOCKSTEP: -0.15, Speculation.HEDGED: 0.05}
+_COMPANY_SHARED = {Speculation.PIPELINED: -0.3, Speculation.LOCKSTEP: -0.15, Speculation.HEDGED: -0.35}
 
 
 @dataclass
@@ -54,16 +59,32 @@ class Choice:
     _LEAST_PRIOR = -0.2
 
     _PRIOR_GAIN = math.log(1.5)
+    _PRIOR_ACCEPTANCE_RATE = 0.75
+    _LONGEST_EXPECTED_WINDOW = 8
     _GAIN_WEIGHT = 0.05
     _PLAIN_EVERY = 200
     _DRAFT_ANYWAY_EVERY = 8
 
-    def __init__(self, *, shares_processor: bool = False, pass_times: PassTimes | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        shares_processor: bool = False,
+        pass_times: PassTimes | None = None,
+        alone_times: PassTimes | None = None,
+        load: Load | None = None,
+    ) -> None:
         """
         Args:
             shares_processor: whether drafting takes time from verify passes.
             pass_times: tells what a row costs; None: rows cost nothing.
+            alone_times: of passes during which no drafter works ahead; None: the same.
+            load: of the verifier; None: one session at a time.
         """
+        self.load = load or Load()
+        self._alone_times = alone_times
+        self._trials: dict[int, Trials] = {}
+        # Of drafted tokens, over all adaptive sessions.
+        self.acceptance_rate = MovingMean(self._PRIOR_ACCEPTANCE_RATE, self._GAIN_WEIGHT)
         self._shares_processor = shares_processor
         self._pass_times = pass_times or PassTimes()
         self._records = {way: _Record() for way in WAYS}
@@ -146,3 +167,55 @@ class Choice:
         for record, direction in zip(records, (1, -1), strict=True):
             record.comparisons += 1
             record.advantage += direction * error / 2 * max(self._LEAST_WEIGHT, 1 / record.comparisons)
+
+    @property
+    def trials(self) -> Trials:
+        """The comparisons at the present load, for when there is company."""
+        level = self.load.level
+        if level not in self._trials:
+            self._trials[level] = Trials(self._expectations(level))
+        return self._trials[level]
+
+    @property
+    def in_company(self) -> dict[int, Trials]:
+        """The comparisons at all loads met so far, by about how many sessions shared the passes."""
+        return {sessions_at(level): trials for level, trials in sorted(self._trials.items())}
+
+    def saw(self, shared: SharedPass, adaptive: int) -> None:
+        """Learn from a pass of several sessions.
+
+        Args:
+            adaptive: how many of them go the way that this choice tells them.
+        """
+        if not self.load.company or not adaptive:
+            return
+        if 2 * adaptive > shared.sessions:
+            self.trials.saw(shared, self._times.row_share)
+        else:
+            # The speed of the whole says little about a minority.
+            self.trials.pause()
+
+    @property
+    def _times(self) -> PassTimes:
+        return self._alone_times if self._alone_times and self._alone_times.known else self._pass_times
+
+    def _expectations(self, level: int) -> dict[Speculation, float]:
+        """Log of each way's expected speed over plain decoding: as measured at the nearest level, and modelled."""
+        expected = self._modelled(level)
+        if self._trials:
+            nearest = min(self._trials, key=lambda known: abs(known - level))
+            known, modelled = self._trials[nearest], self._modelled(nearest)
+            expected |= {
+                way: known.speedup(way) + gain - modelled[way] for way, gain in expected.items() if known.measured(way)
+            }
+        return expected | {Speculation.OFF: 0.0}
+
+    def _modelled(self, level: int) -> dict[Speculation, float]:
+        """Log of each way's expected speed over plain decoding, by what rows cost and how often drafts are right."""
+        sessions, tokens, gain = sessions_at(level), 1.0, -math.inf
+        plain_ns = self._times.expected_ns(sessions)
+        for window in range(1, self._LONGEST_EXPECTED_WINDOW + 1):
+            tokens += self.acceptance_rate.value**window
+            gain = max(gain, math.log(tokens * plain_ns / self._times.expected_ns(sessions * (window + 1))))
+        losses = _COMPANY_SHARED if self._shares_processor else _COMPANY_APART
+        return {Speculation.OFF: 0.0} | {way: gain + loss for way, loss in losses.items()}

@@ -4,18 +4,9 @@ from operator import itemgetter
 
 from sybil_engine.core.draft_tree import DraftNode
 from sybil_engine.core.pass_times import PassTimes
+from verifier_service.policy.load import Load
+from verifier_service.policy.moving_mean import MovingMean
 from verifier_service.policy.outlook import Outlook
-
-
-class MovingMean:
-    """An exponential moving average: the newest value has a fixed weight."""
-
-    def __init__(self, prior: float, weight: float) -> None:
-        self.value = prior
-        self._weight = weight
-
-    def add(self, value: float) -> None:
-        self.value += self._weight * (value - self.value)
 
 
 class Pace:
@@ -24,6 +15,8 @@ class Pace:
     Args:
         pass_times: of passes during which a drafter works ahead.
         alone_times: of passes during which none does; None: the same.
+        load: of the verifier; None: nobody else uses it.
+        shares_processor: whether drafting takes time from verify passes.
     """
 
     # Priors: a drafter that is ten times as fast as its target, half a millisecond away.
@@ -33,13 +26,24 @@ class Pace:
     _MOST_ACCEPTANCE_RATE = 0.97
     # P(the target draws a given hedge | it rejects the trunk's token), if the drafter reports no chance.
     _HEDGE_RATE = 0.3
+    # Where both models share a processor: the share of a draft pass's time that verify passes lose.
+    _LOST_TO_DRAFTING = 0.5
     # How much worse (Brier score) the drafter's chances may be than measured ones before they are ignored. An honest
     # drafter stayed below 0.1 in 56 sessions of the embedded pair.
     _TRUSTED_ERROR = 0.15
 
-    def __init__(self, pass_times: PassTimes, alone_times: PassTimes | None = None) -> None:
+    def __init__(
+        self,
+        pass_times: PassTimes,
+        alone_times: PassTimes | None = None,
+        load: Load | None = None,
+        *,
+        shares_processor: bool = False,
+    ) -> None:
         self._pass_times = pass_times
         self._alone_times = alone_times or pass_times
+        self.load = load or Load()
+        self._shares_processor = shares_processor
         self.draft_token_ns = MovingMean(self._PRIOR_DRAFT_TOKEN_NS, weight=0.2)
         self.round_trip_ns = MovingMean(self._PRIOR_ROUND_TRIP_NS, weight=0.2)
         self.acceptance_rate = MovingMean(self._PRIOR_ACCEPTANCE_RATE, weight=0.05)
@@ -136,3 +140,12 @@ class Pace:
         arrival_ns = self.arrival_ns(0, window_tokens)
         pass_ns = self.alone_times.expected_ns(window_tokens + 1)
         return sum(self.acceptance_rate.value**depth for depth in range(window_tokens + 1)) / (pass_ns + arrival_ns)
+
+    @property
+    def row_price(self) -> float:
+        """What a drafted token's row costs in company, in tokens; see `Load.price`."""
+        row_ns = self.alone_times.row_ns
+        if self._shares_processor:
+            # A draft pass serves many sessions, and tells each of them all of its time.
+            row_ns += self._LOST_TO_DRAFTING * self.draft_token_ns.value / self.load.sessions
+        return self.load.price(row_ns)

@@ -35,11 +35,14 @@ class PassOutcome:
         now_ns: when.
         plain_pass_ns: the time that the pass, with the prompts fed before it, would have taken without this session's
             drafted tokens.
+        judged, accepted: drafted tokens.
     """
 
     tokens: int
     now_ns: int
     plain_pass_ns: float
+    judged: int = 0
+    accepted: int = 0
 
 
 class Rule(ABC):

@@ -24,7 +24,8 @@ class BestWindow(Rule):
     """Lockstep with the window that commits the most tokens per unit of time, as measured so far.
 
     Windows are long where the drafter is sure, and short where it is not: a window stops at the first token whose
-    chance of being reached is below `least_chance`.
+    chance of being reached is below `least_chance`. Among other sessions a row is worth what all of them together would
+    commit in its time, so windows shrink as passes fill.
     """
 
     # The longest window, as a multiple of the one that is best on average.
@@ -41,12 +42,23 @@ class BestWindow(Rule):
 
     def next(self, state: State) -> DraftPlan:
         """See `Rule.next`."""
-        best_tokens = max(1, self.pace.best_window(self._most_tokens))
+        company = self.pace.load.company
+        best_tokens = max(1, self._worthwhile_tokens() if company else self.pace.best_window(self._most_tokens))
         window_tokens, least_chance = best_tokens, 0.0
         if self._by_chance:
             window_tokens = min(self._LONGER * best_tokens, self._most_tokens)
-            least_chance = self.pace.least_chance(best_tokens)
+            least_chance = self._least_worthwhile() if company else self.pace.least_chance(best_tokens)
         return DraftPlan(Speculation.LOCKSTEP, window_tokens, hold_until=window_tokens, least_chance=least_chance)
+
+    def _worthwhile_tokens(self) -> int:
+        """How many tokens are worth their rows on average."""
+        acceptance_rate = min(max(self.pace.acceptance_rate.value, 0.1), 0.95)
+        price = min(max(self.pace.row_price, 1e-6), 1.0)
+        return min(int(math.log(price) / math.log(acceptance_rate)), self._most_tokens)
+
+    def _least_worthwhile(self) -> float:
+        """The chance of being reached that a token needs, for drafting another one after it to be worth its row."""
+        return min(1.0, self.pace.row_price / max(self.pace.acceptance_rate.value, 0.1))
 
 
 class LearnedWindow(Rule):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from sybil_engine.core.errors import (
     SybilError,
     Unavailable,
 )
-from sybil_engine.core.plan import first_plan
+from sybil_engine.core.plan import NO_DRAFTING, first_plan
 from sybil_engine.core.types import FinishReason, Speculation, TokenOrigin
 from tests.unit.coordinator.toy import (
     FakeDrafter,
@@ -102,6 +102,23 @@ async def test_every_delta_has_one_origin_and_text_is_split_by_origin_once(specu
         origin for commit in here.verifier.commits for origin in dict.fromkeys(each.origin for each in commit.tokens)
     ]
     assert [delta.origin for delta in deltas] == runs
+
+
+@pytest.mark.parametrize("company", [False, True])
+@asynchronous
+async def test_beside_others_an_adaptive_session_opens_without_drafts_if_the_last_had_none(
+    company: bool,
+) -> None:
+    for speculation in Speculation:
+        here = Scene(FakeVerifier(plans=lambda commits: NO_DRAFTING), slots=2)
+        async with AsyncExitStack() as others:
+            if company:
+                await others.enter_async_context(here.admission.place())
+            for _ in range(2):
+                await here.deltas(speculation=speculation)
+        first, second = (opening.plan for opening in here.verifier.openings)
+        assert first == first_plan(speculation)
+        assert second == first_plan(speculation, drafts_pay=not company)
 
 
 @asynchronous

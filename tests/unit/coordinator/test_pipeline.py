@@ -22,7 +22,7 @@ from sybil_engine.core.errors import (
     SybilError,
     Unavailable,
 )
-from sybil_engine.core.plan import DraftPlan, first_plan
+from sybil_engine.core.plan import NO_DRAFTING, DraftPlan, first_plan
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import Speculation
 from tests.unit.coordinator.toy import (
@@ -89,6 +89,30 @@ async def test_off_opens_no_drafter_and_says_so() -> None:
     await tokens_of(pipeline(OFF, verifier.session, drafter.session))
     assert not drafter.openings
     assert verifier.openings == [opening(OFF)]
+
+
+@asynchronous
+async def test_a_drafter_is_attached_when_a_plan_first_asks_for_drafts_and_not_before() -> None:
+    first = first_plan(AUTO, drafts_pay=False)
+    verifier = FakeVerifier(plans=lambda commits: changing(commits) if commits >= 5 else NO_DRAFTING)
+    drafter, meter = FakeDrafter(), Meter()
+    running = Pipeline(replace(OPENING, plan=first), verifier.session, drafter.session, meter, HASTY)
+    assert await tokens_of(running) == EXPECTED
+    (opened,) = drafter.openings
+    assert commits_before(verifier, opened) >= 5
+    assert opened.plan.budget
+    assert meter.usage(len(PROMPT)).accepted_tokens > 0
+
+
+@asynchronous
+async def test_a_session_whose_plans_ask_for_no_drafts_never_has_a_drafter() -> None:
+    verifier, drafter = FakeVerifier(plans=lambda commits: NO_DRAFTING), FakeDrafter()
+    plan = first_plan(AUTO, drafts_pay=False)
+    assert (
+        await tokens_of(Pipeline(replace(OPENING, plan=plan), verifier.session, drafter.session, Meter(), HASTY))
+        == EXPECTED
+    )
+    assert not drafter.openings
 
 
 @asynchronous

@@ -56,3 +56,19 @@ def test_auto_begins_as_pipelined_but_as_lockstep_where_drafting_delays_the_firs
     for shares_processor, way in ((False, Speculation.PIPELINED), (True, Speculation.LOCKSTEP)):
         plan = first_plan(Speculation.AUTO, window_tokens, shares_processor=shares_processor)
         assert plan == replace(first_plan(way, window_tokens), speculation=Speculation.AUTO)
+
+
+@every_window
+@pytest.mark.parametrize("shares_processor", [False, True])
+@pytest.mark.parametrize("speculation", Speculation)
+def test_where_drafts_do_not_pay_auto_alone_begins_without_them(
+    speculation: Speculation, window_tokens: int, shares_processor: bool
+) -> None:
+    paying, other = (
+        first_plan(speculation, window_tokens, shares_processor=shares_processor, drafts_pay=drafts_pay)
+        for drafts_pay in (True, False)
+    )
+    if speculation is Speculation.AUTO:
+        assert other == replace(NO_DRAFTING, speculation=Speculation.AUTO)
+    else:
+        assert other == paying

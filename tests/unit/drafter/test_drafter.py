@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from drafter_service.engine import Drafter
 from drafter_service.growth import Growth
 from drafter_service.session import DrafterSession
+from drafter_service.share import choose_rows
 from sybil_engine.core.draft_tree import DraftNode, DraftTree, Graft
 from sybil_engine.core.errors import CommitGap, ContextExceeded, InvalidRequest, Unavailable
 from sybil_engine.core.ledger import Ledger
+from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import Advance, SessionOpen
 from sybil_engine.core.types import Block, BlockOrigin, SamplingParams, Speculation
@@ -226,6 +228,34 @@ def test_prompts_are_fed_in_the_order_of_arrival_beside_sessions_that_draft() ->
     order = list(dict.fromkeys(chunk.slot for chunk in it.runner.chunks))
     assert order == [urgent.slot, *(session.slot for session in long)]
     drain(it.drafter)
+
+
+def test_sessions_that_grow_branches_take_no_more_than_their_part_of_a_pass() -> None:
+    it = watched(max_rows=12)
+    plain = it.open(opening(0, tokens=1))
+    for number in (1, 2, 3):
+        it.open(opening(number, tokens=1, plan=HEDGED))
+    drain(it.drafter)
+    assert len(trunk_of(plain.growth.tree)) == BUDGET
+    first_passes = it.runner.tree_batches[:BUDGET]
+    assert all(plain.slot in {rows.slot for rows in batch} for batch in first_passes), "it was in every pass"
+    assert all(len(rows.token_ids) <= 12 // 4 for batch in first_passes for rows in batch)
+    assert any(len(rows.token_ids) > 1 for batch in first_passes for rows in batch)
+
+
+def test_the_more_sessions_share_a_pass_the_fewer_branches_each_grows() -> None:
+    times = PassTimes()
+    for rows in (1, 5, 9) * 5:
+        # Five rows make a pass a quarter longer.
+        times.add(rows, 1_000_000 + (rows - 1) * 62_500)
+    taken = []
+    for sessions in (1, 2, 4):
+        it = watched(max_rows=64)
+        session = it.open(opening(0, tokens=1, plan=replace(HEDGED, rows=8)))
+        for _ in range(2):
+            it.drafter.step()
+        taken.append(len(choose_rows(session, 64, times, sessions=sessions).rows.token_ids))
+    assert taken == [5, 3, 2]
 
 
 def test_a_gap_or_an_unknown_token_changes_nothing() -> None:
