@@ -91,7 +91,7 @@ class Trials:
     _ADVANTAGE = 0.01
     # Share of the time that trials may lose; and what the first ones may lose at once, in rounds.
     _SHARE_LOST = 0.01
-    _FIRST_CREDIT_ROUNDS = 20
+    _FIRST_CREDIT_ROUNDS = 8
     _LEAST_LOSS = 0.01
     # Ways that are surely slower are tried when trials may lose this many times as much.
     _SELDOM = 4

@@ -191,7 +191,7 @@ def test_what_was_learned_at_one_load_is_not_believed_at_another() -> None:
 
 def test_what_was_learned_at_the_nearest_load_is_expected_first() -> None:
     choice = Choice(shares_processor=True, pass_times=measured_times())
-    Device(8).run(choice, {**IT_DOES_NOT, HEDGED: 1.8}, 2000)
+    Device(8).run(choice, {**IT_DOES_NOT, HEDGED: 1.8}, 4000)
     Device(16).run(choice, DRAFTING_PAYS, 25)
     assert choice.load.level == 4
     assert choice.trials.best is HEDGED
