@@ -39,7 +39,7 @@ _SPARE_CELLS = 2 * PAGE_CELLS
 
 
 def cache_memory(model: str, requests: Sequence[GenerationRequest], fit: int) -> str:
-    """What holds so many of these requests, in bytes."""
+    """How much memory holds this many of these requests, in bytes."""
     config, tokenizer = AutoConfig.from_pretrained(find_folder(model)), Tokenizer(tokenizer_json(model))
     tokens = [len(tokenizer.encode(str(each.prompt))) + (each.max_tokens or 0) for each in requests]
     pages = fit * mean(math.ceil((each + _SPARE_CELLS) / PAGE_CELLS) for each in tokens)

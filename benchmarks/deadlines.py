@@ -98,7 +98,8 @@ def _print_endings(at_once: MeasuredSegment, could: float) -> None:
     for status in (Status.REFUSED, Status.FAILED):
         for record in by_status[status][:1]:
             print(f"one of those {status.value}: {record.error}")
-    print(f"could have been done: {could:.1f} ({completed / min(could, len(at_once.records)):.2f} of them were)")
+    share = completed / min(could, len(at_once.records)) if could else math.nan
+    print(f"could have been done: {could:.1f} ({share:.2f} of them were)")
     print(
         f"longest time to a refusal: {1e3 * _longest_s(by_status[Status.REFUSED]):.0f} ms, "
         f"to a completion: {_longest_s(by_status[Status.COMPLETED]):.2f} s"

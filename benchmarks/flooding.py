@@ -39,7 +39,7 @@ class Flood:
 
 
 async def flood_session(channel: grpc.aio.Channel, tokens: int, end_s: float, flood: Flood) -> None:
-    """Write blocks of so many tokens into one session until it ends, or the time is over."""
+    """Write blocks of this many tokens into one session until it ends, or the time is over."""
     call = VerifierServiceStub(channel).Verify(None)
     plan = types.DraftPlan(speculation=types.SPECULATION_PIPELINED, budget=8, rows=1, hold_until=1)
     opening = types.SessionOpen(token_ids=PROMPT, prompt_tokens=len(PROMPT), max_position=1000, plan=plan)

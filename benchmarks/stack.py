@@ -86,7 +86,7 @@ class Stack:
         return self.processes[-1]
 
     async def settled(self, holds: Callable[[Sequence[Footprint]], bool] = lambda footprints: True) -> list[Footprint]:
-        """The footprints once nothing has changed for a while; or, if that holds never, the last ones.
+        """The footprints once nothing has changed for a while; or the last ones, if they always change.
 
         Args:
             holds: what must be the case besides.

@@ -1,7 +1,7 @@
 """gRPC clients of drafters and verifiers: streams for the pipeline, and statuses as SybilErrors."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator.pipeline import PassingBlock
 from sybil_engine.core import errors
 from sybil_engine.core.session import Advance, Commit, SessionOpen
-from sybil_engine.core.types import MOST_MESSAGE_TOKENS, ModelDescription
+from sybil_engine.core.types import ModelDescription
 from sybil_engine.rpc.v1 import (
     drafter_service_pb2,
     drafter_service_pb2_grpc,
@@ -95,7 +95,7 @@ class GrpcVerifierStream(_GrpcStream[verifier_service_pb2.VerifyRequest, verifie
 
     async def offer(self, blocks: Sequence[PassingBlock]) -> None:
         # They are wire messages already: they come from a drafter's stream.
-        for messages in _batches(cast(Sequence[types_pb2.Block], blocks)):
+        for messages in convert.block_batches(cast(Sequence[types_pb2.Block], blocks)):
             await self._write(verifier_service_pb2.VerifyRequest(blocks=messages))
 
     async def commits(self) -> AsyncIterator[Commit]:
@@ -191,17 +191,6 @@ class DrafterClient(_ServiceClient[GrpcDrafterStream]):
 
     def __init__(self, address: str) -> None:
         super().__init__(address, drafter_service_pb2_grpc.DrafterServiceStub, GrpcDrafterStream)
-
-
-def _batches(blocks: Sequence[types_pb2.Block]) -> Iterator[Sequence[types_pb2.Block]]:
-    """Blocks in as few messages as may hold them."""
-    start = tokens = 0
-    for index, block in enumerate(blocks):
-        if index > start and tokens + len(block.token_ids) > MOST_MESSAGE_TOKENS:
-            yield blocks[start:index]
-            start, tokens = index, 0
-        tokens += len(block.token_ids)
-    yield blocks[start:]
 
 
 def _fail(error: grpc.aio.AioRpcError, address: str) -> NoReturn:

@@ -97,7 +97,9 @@ async def _prompt(prompt: str | Sequence[int], target: ModelDescription, tokeniz
     token_ids = tuple(given)
     if not token_ids:
         raise InvalidRequest("the prompt has no tokens; give at least one to continue")
-    check_token_ids("prompt.token_ids", token_ids, target.vocabulary_size)
+    if not isinstance(prompt, str):
+        # The target knows all tokens of its own tokenizer.
+        check_token_ids("prompt.token_ids", token_ids, target.vocabulary_size)
     return token_ids
 
 

@@ -114,7 +114,7 @@ class MeasuredMeter(Meter):
             self._metrics.successes.labels(self.finish_reason.value).inc()
 
     def _end_message(self) -> None:
-        """Observe the latencies of the message that was delivered last: how long after the one before it it came."""
+        """Observe the latencies of the message that was delivered last: the time since the message before it."""
         tokens = self._message_tokens
         if not tokens:
             return

@@ -114,7 +114,7 @@ class Drafter:
         sessions = self._sessions.values()
         wanting = [session for session in sessions if session.wants_draft and session.has_room()]
         waiting = [session for session in wanting if not session.resident]
-        self._residency.start(waiting, running=sum(session.resident for session in sessions))
+        self._residency.start(waiting, sessions)
         for session in wanting:
             self._residency.hold(session, session.next_cells(self._runner.max_rows), sessions)
         return [session for session in wanting if session.resident]

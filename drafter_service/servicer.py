@@ -13,7 +13,7 @@ from sybil_engine.core.session import Advance
 from sybil_engine.rpc.v1 import drafter_service_pb2 as wire
 from sybil_engine.rpc.v1 import drafter_service_pb2_grpc as wire_grpc
 from sybil_engine.rpc.v1 import types_pb2
-from sybil_engine.serving.convert import advance_from_wire, block_to_wire, description_to_wire
+from sybil_engine.serving.convert import advance_from_wire, block_batches, block_to_wire, description_to_wire
 from sybil_engine.serving.model_service import HostedModel
 from sybil_engine.serving.server import aborting
 from sybil_engine.serving.session_stream import read_opening, session_stream
@@ -41,8 +41,9 @@ class DrafterServicer(wire_grpc.DrafterServiceServicer):
                 opened = types_pb2.SessionOpened(max_position=session.max_position)
                 await write(context, wire.DraftResponse(opened=opened), hosted.slow_reader_s)
                 async for pushes in remote.events():
-                    blocks = map(block_to_wire, chain.from_iterable(pushes))
-                    await write(context, wire.DraftResponse(blocks=blocks), hosted.slow_reader_s)
+                    blocks = [block_to_wire(block) for block in chain.from_iterable(pushes)]
+                    for batch in block_batches(blocks):
+                        await write(context, wire.DraftResponse(blocks=batch), hosted.slow_reader_s)
 
 
 def _decode(request: wire.DraftRequest) -> Advance:

@@ -12,6 +12,7 @@ from simulator.processors import Processors
 from simulator.trace import Trace
 from simulator.verifying import ANY_TOKEN, PROMPT_CHUNK
 from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.prefill import Prefill
 from sybil_engine.core.session import Advance, SessionOpen
 from sybil_engine.core.types import Block
 from sybil_engine.sampling.draw import Guess
@@ -77,6 +78,7 @@ class Drafting:
         # In the order in which they were last served; a session's slot is its number.
         self._guessing: dict[int, _Guessing] = {}
         self._running = False
+        self._prefill: Prefill[DrafterSession] = Prefill(PROMPT_CHUNK, PROMPT_CHUNK)
         self.passes: list[tuple[int, int]] = []
 
     def open(self, number: int, opening: SessionOpen, trace: Trace) -> None:
@@ -108,29 +110,29 @@ class Drafting:
             self._step()
 
     def _step(self) -> None:
-        """Handle the commits that arrived, and start the next pass if there is anything to draft."""
+        """Handle the commits that arrived; then feed a part of a prompt, or start a pass, if there is one to start."""
         for guessing in self._guessing.values():
             guessing.hear()
         sessions = [each.session for each in self._guessing.values()]
-        turn = [each for each in sessions if each.wants_draft][:_MOST_ROWS]
-        self._running = bool(turn)
-        ready = [each for each in turn if each.prefill_tokens <= 0]
-        fed_ns = next((self._feed(each) for each in turn if each.prefill_tokens > 0), 0)
+        drafting = [each for each in sessions if each.wants_draft]
+        ready = [each for each in drafting if each.prefill_tokens <= 0][:_MOST_ROWS]
+        self._running = bool(drafting)
+        part = self._prefill.next_part(drafting, due=bool(ready))
         times = self._experience.draft_times
-        shares = [choose_rows(each, _MOST_ROWS, times, sessions=len(turn)) for each in ready]
+        shares = [] if part else [choose_rows(each, _MOST_ROWS, times, sessions=len(ready)) for each in ready]
         for session in sessions:
             session.push()
-        if turn:
+        if part:
+            self._feed(*part)
+        elif shares:
+            self._prefill.passed()
             rows = sum(len(share.rows.token_ids) for share in shares)
-            pass_ns = self._point.draft_pass_ns(rows) if rows else 0
-            self._processors.run(fed_ns + pass_ns, partial(self._end, shares, rows, self._events.now_ns))
+            self._processors.run(self._point.draft_pass_ns(rows), partial(self._end, shares, rows, self._events.now_ns))
 
-    def _feed(self, session: DrafterSession) -> int:
-        """Feed a part of a prompt. Returns how long that takes."""
-        tokens = min(PROMPT_CHUNK, session.prefill_tokens)
-        session.cells.feed_prompt(tokens)
-        self._yield_turn(session)
-        return self._point.draft_prompt_ns(tokens)
+    def _feed(self, session: DrafterSession, tokens: int) -> None:
+        session.feed(tokens)
+        self._prefill.fed(tokens)
+        self._processors.run(self._point.draft_prompt_ns(tokens), self._step)
 
     def _end(self, shares: Sequence[DraftShare], rows: int, start_ns: int) -> None:
         self.passes.append((start_ns, self._events.now_ns))

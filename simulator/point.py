@@ -39,11 +39,12 @@ class Point:
             "row": self.row_ms,
             "draft row": self.draft_row_ms,
             "prompt token": self.prompt_token_ms,
-            "slowdown": self.slowdown,
         }
         for name, value in times.items():
             if not (math.isfinite(value) and value >= 0):
                 raise InvalidSettings(f"{name} is {value:g} ms; it must be a finite number, 0 or more")
+        if not (math.isfinite(self.slowdown) and self.slowdown >= 0):
+            raise InvalidSettings(f"slowdown is {self.slowdown:g}; it must be a finite number, 0 or more")
         if self.verify_ms == 0:
             raise InvalidSettings("verify is 0 ms; a verify pass must take some time for anything to be faster than it")
 

@@ -12,13 +12,14 @@ from simulator.experience import Experience
 from simulator.point import Point
 from simulator.processors import Processors
 from sybil_engine.core.noise import NoiseTape
+from sybil_engine.core.prefill import Prefill
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import Block, PassTimings, Speculation
 from sybil_engine.sampling.judges.judge import Verdict, Window
 from verifier_service.policy.load import SharedPass
 from verifier_service.policy.rows import RowControl, Share
 from verifier_service.policy.rules import rule_for
-from verifier_service.session import SessionLimits, VerifierSession
+from verifier_service.session import SessionLimits, VerifierSession, due_sessions
 from verifier_service.tally import Tally
 
 ANY_TOKEN = 2**31
@@ -100,7 +101,8 @@ class Verifying:
         self._row_control = RowControl(MOST_ROWS, experience.pass_times)
         # In the order in which they were last served; a session's slot is its number.
         self._speaking: dict[int, _Speaking] = {}
-        self._running = self._fed = False
+        self._running = False
+        self._prefill: Prefill[VerifierSession] = Prefill(PROMPT_CHUNK, PROMPT_CHUNK)
         self._prefill_ns = self._last_end_ns = 0
         self._alarm: Event | None = None
         self._tally = Tally()
@@ -118,8 +120,8 @@ class Verifying:
             lambda _: None,
             self._events.now_ns,
             number,
-            self._tally,
-            lambda: True,
+            tally=self._tally,
+            has_room=lambda: True,
         )
         session.resident = True
         self._speaking[number] = _Speaking(session, text)
@@ -143,10 +145,9 @@ class Verifying:
             return
         now_ns = self._events.now_ns
         sessions = [each.session for each in self._speaking.values()]
-        due = [each for each in sessions if each.ready and each.due_in_ns(now_ns) <= 0][:MOST_ROWS]
-        prompts = [each for each in sessions if each.prefill_tokens > 0]
-        if prompts and not (due and self._fed):
-            self._feed(prompts[0])
+        due = due_sessions(sessions, now_ns)[:MOST_ROWS]
+        if part := self._prefill.next_part(sessions, due=bool(due)):
+            self._feed(*part)
         elif due:
             self._launch(due, sessions)
         else:
@@ -155,23 +156,23 @@ class Verifying:
                 self._events.cancel(self._alarm)
             self._alarm = self._events.at(due_ns, self._step, last=True)
 
-    def _feed(self, session: VerifierSession) -> None:
-        self._running = self._fed = True
-        tokens = min(PROMPT_CHUNK, session.prefill_tokens)
+    def _feed(self, session: VerifierSession, tokens: int) -> None:
+        self._running = True
         chunk_ns = self._point.prompt_ns(tokens)
         self._processors.run(chunk_ns, partial(self._end_feeding, session, tokens, self._events.now_ns), last=True)
 
     def _end_feeding(self, session: VerifierSession, tokens: int, start_ns: int) -> None:
         self._prefill_ns += self._events.now_ns - start_ns
-        session.fed_tokens += tokens
-        self._yield_turn(session)
+        session.feed(tokens)
+        self._prefill.fed(tokens)
         if not session.prefill_tokens:
             session.start_waiting(self._events.now_ns)
         self._running = False
         self.look()
 
     def _launch(self, due: Sequence[VerifierSession], sessions: Sequence[VerifierSession]) -> None:
-        self._running, self._fed = True, False
+        self._running = True
+        self._prefill.passed()
         now_ns = self._events.now_ns
         beside_drafter = any(each.plan.speculation.drafts_ahead for each in sessions)
         shares = self._row_control.choose(due)

@@ -26,7 +26,7 @@ from verifier_service.policy.load import Load, SharedPass
 from verifier_service.policy.pace import Pace
 from verifier_service.policy.rows import CELLS_A_BRANCH, MOST_BRANCHES, RowControl, Share
 from verifier_service.policy.rules import rule_for
-from verifier_service.session import SessionLimits, VerifierSession
+from verifier_service.session import SessionLimits, VerifierSession, due_sessions
 from verifier_service.tally import Tally
 
 BRANCH_CELLS = MOST_BRANCHES * CELLS_A_BRANCH
@@ -148,8 +148,8 @@ class Verifier:
             emit,
             time.monotonic_ns(),
             next(self._numbers),
-            self.tally,
-            has_room,
+            tally=self.tally,
+            has_room=has_room,
         )
         self._sessions[session.slot] = session
         return session
@@ -191,21 +191,15 @@ class Verifier:
 
     def _start_sessions(self, now_ns: int) -> None:
         """Let sessions start, as far as there is room."""
-        waiting = [session for session in self._sessions.values() if not session.resident]
-        for session in self._residency.start(waiting, running=len(self._sessions) - len(waiting)):
+        sessions = self._sessions.values()
+        waiting = [session for session in sessions if not session.resident]
+        for session in self._residency.start(waiting, sessions):
             if not session.prefill_tokens:
                 session.start_waiting(now_ns)
 
     def _due(self, now_ns: int) -> list[VerifierSession]:
-        """The sessions of the next pass, the one served longest ago first.
-
-        A pass that runs anyway also draws the first tokens of sessions that still wait for drafts.
-        """
-        ready = [session for session in self._sessions.values() if session.ready]
-        due = [session for session in ready if session.due_in_ns(now_ns) <= 0]
-        if due and len(due) < len(ready):
-            due = [session for session in ready if session.begins or session.due_in_ns(now_ns) <= 0]
-        return due[: self._runner.max_rows]
+        """The sessions of the next pass, the one served longest ago first."""
+        return due_sessions(self._sessions.values(), now_ns)[: self._runner.max_rows]
 
     def _hold_cells(self, due: Sequence[VerifierSession]) -> list[VerifierSession]:
         """Reserve the cells of the next pass; those that are left without take no part."""
@@ -218,7 +212,8 @@ class Verifier:
     def _idle_s(self, now_ns: int) -> float | None:
         """Time until a session is due; None if nobody is ready."""
         ready = [session for session in self._sessions.values() if session.ready]
-        return min(session.due_in_ns(now_ns) for session in ready) / 1e9 if ready else None
+        # A session that paused when the pass was chosen may go on by now.
+        return max(0, min(session.due_in_ns(now_ns) for session in ready)) / 1e9 if ready else None
 
     def _feed_prompt(self, before_ns: int, *, due: bool) -> bool:
         """Feed a part of a prompt, unless a pass comes first. Returns whether there was one to feed."""

@@ -101,7 +101,7 @@ def _blocks(blocks: Mapping[Graft, int]) -> Iterator[Metric]:
 
 
 def _auto(choices: Mapping[bool, Choice]) -> Iterator[Metric]:
-    """What `auto` would choose for its next session, and the figures that it goes by."""
+    """What `auto` holds to be the fastest at each load, and the figures that it goes by."""
     labels = ("shares_processor", "sessions", "speculation")
     chosen = gauge("auto_choice", "1 for the way of drafting that auto holds to be the fastest", labels=labels)
     speeds = gauge("auto_relative_speed", "Speed of a way of drafting over the fastest way's", labels=labels)

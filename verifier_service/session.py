@@ -1,7 +1,7 @@
 """One session as the verifier sees it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sybil_engine.core.draft_tree import DraftTree, Graft
@@ -69,6 +69,7 @@ class VerifierSession(Resident):
         emit: Callable[[Commit | Exception], None],
         now_ns: int,
         number: int,
+        *,
         tally: Tally,
         has_room: Callable[[], bool],
     ) -> None:
@@ -286,3 +287,15 @@ def _committed(token_ids: Sequence[int], accepted: int, logprobs: Sequence[float
         )
         for index, token_id in enumerate(token_ids)
     )
+
+
+def due_sessions(sessions: Iterable[VerifierSession], now_ns: int) -> list[VerifierSession]:
+    """The sessions that take part in a pass that starts now, in their order.
+
+    A pass that runs anyway also draws the first tokens of sessions that still wait for drafts.
+    """
+    ready = [session for session in sessions if session.ready]
+    due = [session for session in ready if session.due_in_ns(now_ns) <= 0]
+    if due and len(due) < len(ready):
+        due = [session for session in ready if session.begins or session.due_in_ns(now_ns) <= 0]
+    return due

@@ -39,14 +39,14 @@ def first_come(prompts: Sequence[Session]) -> Session:
 class Prefill(Generic[Session]):
     """Decides which prompt is fed next, and how much of it.
 
-    While sessions are due for a pass, prompts get `share` chunks of the engine's time before it. What a prompt's end
+    While sessions are due for a pass, `share` times what is fed at once comes before it. What a prompt's end
     leaves of them goes to the next prompt; what is less than a chunk is kept for the next pass. While no session is
     due, prompts are fed without limit.
 
     Args:
         chunk_tokens: prompts are fed in whole chunks of this length; a prompt's last one may be shorter.
         part_tokens: the most tokens that are fed at once: some chunks, which take little more time than one.
-        share: parts of `part_tokens` to feed between two passes.
+        share: how much to feed between two passes, as a multiple of `part_tokens`.
         choose: of the prompts that are not fed yet, the one to feed next.
     """
 

@@ -120,29 +120,40 @@ class Residency(Generic[Session]):
                 "raise --cache-memory"
             )
 
-    def start(self, waiting: Collection[Session], running: int) -> list[Session]:
+    def start(self, waiting: Collection[Session], sessions: Collection[Session]) -> list[Session]:
         """Let sessions that hold no cells and don't pause start, in order, while there is room.
 
-        Each session that runs, and the one that starts, is left one more page, so that it is not evicted at once.
+        Those that pause make room for them.
 
         Args:
-            running: how many sessions hold cells.
+            sessions: all that are open.
 
         Returns:
             Those that started.
         """
         started: list[Session] = []
         for session in sorted((each for each in waiting if each.has_room()), key=rank):
-            spare = running + 1 if running else 0
-            # Its last token has a page of its own, whatever it shares.
-            if self._pool.room <= spare:
-                break
-            if self._pool.needed(session.slot, session.prompt, len(session.ledger)) + spare > self._pool.room:
-                break
+            running = [each for each in sessions if each.resident]
+            while not self._fits(session, len(running)):
+                pausing = [each for each in running if not each.has_room()]
+                if not pausing:
+                    return started
+                self.evict(max(pausing, key=rank))
+                running = [each for each in running if each.resident]
             self._start(session)
-            running += 1
             started.append(session)
         return started
+
+    def _fits(self, session: Session, running: int) -> bool:
+        """Whether there is room for a session to start.
+
+        Each session that runs, and the one that starts, is left one more page, so that it is not evicted at once.
+        """
+        spare = running + 1 if running else 0
+        # Its last token has a page of its own, whatever it shares.
+        if self._pool.room <= spare:
+            return False
+        return self._pool.needed(session.slot, session.prompt, len(session.ledger)) + spare <= self._pool.room
 
     def _start(self, session: Session) -> None:
         reused = self._pool.reuse(session.slot, session.prompt)

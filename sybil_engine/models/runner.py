@@ -71,7 +71,8 @@ class Runner(Protocol):
         """
 
     def prefill(self, prompt: Rows) -> None:
-        """Feed a part of a prompt: from position 0 on, in parts of `prefill_tokens`; the last one may be shorter.
+        """Feed a part of a prompt: from position 0 on, in whole chunks, at most
+        `prefill_tokens` of them; the prompt's last chunk may be shorter.
 
         Its whole pages may be used by other sessions from then on. Leave the prompt's last token to `forward`, which
         returns the logits of the next token.

@@ -1,6 +1,7 @@
 """How much of a session's input waits for the engine's thread."""
 
 import asyncio
+from contextlib import suppress
 
 from sybil_engine.core.types import MOST_MESSAGE_TOKENS
 
@@ -24,7 +25,7 @@ class Backlog:
         self._has_room = asyncio.Event()
 
     async def add(self, tokens: int) -> int:
-        """Wait for room, and add a message of so many tokens. Returns what to give to `handled`."""
+        """Wait for room, and add a message of this many tokens. Returns what to give to `handled`."""
         cost = min(MESSAGE_COST_TOKENS + tokens, MOST_WAITING_TOKENS)
         while not self._fits(cost):
             self._has_room.clear()
@@ -39,9 +40,10 @@ class Backlog:
     def handled(self, cost: int) -> None:
         """Take a message out, on the engine's thread."""
         self._handled_tokens += cost
-        # A closed loop means that the server has ended.
-        if self._wants_room and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._has_room.set)
+        if self._wants_room:
+            # A closed loop means that the server has ended.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._has_room.set)
 
     def _fits(self, cost: int) -> bool:
         return self._added_tokens - self._handled_tokens + cost <= MOST_WAITING_TOKENS

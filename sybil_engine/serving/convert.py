@@ -3,7 +3,7 @@
 `..._to_wire` never fails; `..._from_wire` raises InvalidRequest when a message says something impossible.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -136,12 +136,12 @@ def block_to_wire(block: Block) -> wire.Block:
 
 
 def check_blocks(messages: Sequence[wire.Block]) -> None:
-    """Check the blocks of one message, how many tokens they hold before what these are.
+    """Check the blocks of one message: first how many tokens they hold, then each of them.
 
     Raises:
         InvalidRequest: they are too many, or one says something impossible.
     """
-    # So many blocks hold as many tokens, or are wrong.
+    # A block that holds no token is wrong.
     if len(messages) > MOST_MESSAGE_TOKENS:
         raise InvalidRequest(f"a message holds {len(messages)} blocks; send at most {MOST_MESSAGE_TOKENS} at a time")
     check_message_tokens(sum(len(each.token_ids) for each in messages))
@@ -295,3 +295,14 @@ def _known(table: Mapping[int, Value], value: int, field: str) -> Value:
         raise InvalidRequest(
             f"{field} has the value {value}, which this version does not serve; choose one of {served}"
         ) from None
+
+
+def block_batches(blocks: Sequence[wire.Block]) -> Iterator[Sequence[wire.Block]]:
+    """Blocks in as few messages as may hold them; see `MOST_MESSAGE_TOKENS`."""
+    start = tokens = 0
+    for index, block in enumerate(blocks):
+        if index > start and tokens + len(block.token_ids) > MOST_MESSAGE_TOKENS:
+            yield blocks[start:index]
+            start, tokens = index, 0
+        tokens += len(block.token_ids)
+    yield blocks[start:]

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Event = TypeVar("Event")
@@ -34,7 +35,7 @@ class Outbox(Generic[Event]):
         """Add an event, or an error that ends the session."""
         self._events.append(event)
         # A closed loop means that the server has ended, and with it its sessions.
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._filled.set)
 
     async def drain(self) -> list[Event]:

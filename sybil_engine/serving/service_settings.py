@@ -67,7 +67,7 @@ class ServiceSettings(Settings):
         default=1.0,
         ge=LEAST_PREFILL_SHARE,
         le=MOST_PREFILL_SHARE,
-        description="chunks of prompts fed before each pass of running sessions; 0.5: one before every second pass",
+        description="prompt fed before each pass of running streams, in multiples of what is fed at once",
     )
     packed: bool = Field(
         default=True, description="keep linear layers packed where nothing is lost by it (x86, float32)"

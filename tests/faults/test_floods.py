@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import pytest
@@ -62,7 +62,7 @@ async def follow(stub: Any, tokens: int = TOKENS) -> tuple[list[int], float]:
     return token_ids, longest_s
 
 
-async def flood(stub: Any, message: verifier_service_pb2.VerifyRequest) -> int:
+async def flood(stub: Any, message: verifier_service_pb2.VerifyRequest) -> NoReturn:
     """Send the message to one session after the other until cancelled."""
     while True:
         call = stub.Verify(None)
@@ -77,7 +77,7 @@ async def flood(stub: Any, message: verifier_service_pb2.VerifyRequest) -> int:
 
 
 @pytest.mark.parametrize("message", [message_of(100_000), message_of(8), message_of(1, blocks=1_000)])
-def test_a_flood_changes_no_token_of_another_session_and_stalls_it_not(
+def test_a_flood_changes_no_token_of_another_session_and_does_not_stall_it(
     message: verifier_service_pb2.VerifyRequest,
 ) -> None:
     async def run() -> None:

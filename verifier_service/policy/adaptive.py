@@ -3,6 +3,7 @@
 import math
 
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
+from sybil_engine.core.session import count_tested
 from sybil_engine.core.types import Speculation
 from verifier_service.policy.choice import WAYS, Choice
 from verifier_service.policy.moving_mean import MovingMean
@@ -79,6 +80,8 @@ class Adaptive(Rule):
             f"{way.value} {math.exp(trials.speedup(way)):.2f}{'' if trials.measured(way) else ' expected'}"
             for way in (Speculation.OFF, *WAYS)
         )
+        if trials.way is not fastest:
+            what += f", now trying {trials.way.value}"
         return (
             f"{what}; speed of all together over plain decoding: {speeds}; "
             f"acceptance {pace.acceptance_rate.value:.2f}, a row costs {pace.row_price:.2f} tokens"
@@ -113,7 +116,7 @@ class Adaptive(Rule):
         in_company = self._choice.load.company
         if in_company is not self._was_in_company:
             self._was_in_company, self._passes, self._last = in_company, 0, None
-        for index in range(min(outcome.accepted + 1, outcome.judged)):
+        for index in range(count_tested(outcome.judged, outcome.accepted)):
             self._choice.acceptance_rate.add(float(index < outcome.accepted))
         if in_company:
             self._worth.saw(outcome.judged, outcome.accepted, self.pace.row_price)

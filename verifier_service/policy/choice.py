@@ -83,6 +83,7 @@ class Choice:
         self.load = load or Load()
         self._alone_times = alone_times
         self._trials: dict[int, Trials] = {}
+        self._last_level = self.load.level
         # Of drafted tokens, over all adaptive sessions.
         self.acceptance_rate = MovingMean(self._PRIOR_ACCEPTANCE_RATE, self._GAIN_WEIGHT)
         self._shares_processor = shares_processor
@@ -187,6 +188,12 @@ class Choice:
         Args:
             adaptive: how many of them go the way that this choice tells them.
         """
+        level = self.load.level
+        if level != self._last_level:
+            # A trial that is under way would go on at another time, as if nothing had happened.
+            if left := self._trials.get(self._last_level):
+                left.pause()
+            self._last_level = level
         if not self.load.company or not adaptive:
             return
         if 2 * adaptive > shared.sessions:

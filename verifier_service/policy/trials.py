@@ -91,7 +91,7 @@ class Trials:
     _ADVANTAGE = 0.01
     # Share of the time that trials may lose; and what the first ones may lose at once, in rounds.
     _SHARE_LOST = 0.01
-    _FIRST_CREDIT_ROUNDS = 8
+    _FIRST_CREDIT_ROUNDS = 12
     _LEAST_LOSS = 0.01
     # Ways that are surely slower are tried when trials may lose this many times as much.
     _SELDOM = 4
@@ -175,6 +175,9 @@ class Trials:
         fastest = max(filter(self.measured, self._standings), key=self._gain, default=self._home)
         if self._lead(fastest) > self._ADVANTAGE:
             self.pause()
+            # All trials so far were comparisons with it.
+            former = self._standings[self._home]
+            former.trials = max(1, former.trials)
             self._home = fastest
             return
         self._rival = self._choose_rival()

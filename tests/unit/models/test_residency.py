@@ -166,8 +166,7 @@ class House:
         return self.guests[-1]
 
     def start(self) -> list[Guest]:
-        waiting = [guest for guest in self.guests if not guest.resident]
-        return self.residency.start(waiting, len(self.guests) - len(waiting))
+        return self.residency.start([guest for guest in self.guests if not guest.resident], self.guests)
 
     def feed_all(self) -> None:
         while self.residency.feed([guest for guest in self.guests if guest.resident], due=False):
@@ -210,6 +209,17 @@ def test_a_session_that_pauses_gives_its_cells_first_and_takes_none() -> None:
     assert house.start() == [young], "there is room for both"
     slow.pauses = False
     assert house.start() == [slow]
+
+
+def test_sessions_that_all_pause_make_room_for_one_that_waits() -> None:
+    house = House(pages=6)
+    slow = [house.open(pages_of(1, seed)) for seed in range(2)]
+    assert house.start() == slow
+    for guest in slow:
+        guest.pauses = True
+    waiting = house.open(pages_of(3, seed=2))
+    assert house.start() == [waiting]
+    assert [guest.resident for guest in slow] == [True, False], "the last in order went"
 
 
 def test_a_session_that_starts_is_left_a_page_to_go_on_with() -> None:

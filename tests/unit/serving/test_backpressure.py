@@ -101,7 +101,7 @@ def test_an_engine_steps_however_much_work_is_posted() -> None:
 # --------------------------------------------------------------------------------------------------------------- outbox
 
 
-def test_an_outbox_says_when_it_is_full_and_tells_when_it_is_so_no_more() -> None:
+def test_an_outbox_says_when_it_is_full_and_tells_when_it_no_longer_is() -> None:
     async def fill_and_drain() -> None:
         told: list[bool] = []
         outbox: Outbox[int] = Outbox(asyncio.get_running_loop(), lambda: told.append(outbox.has_room()))

@@ -190,7 +190,7 @@ def test_a_session_driven_by_hand_makes_the_same_commits_and_plans(speculation: 
     rule = rule_for(opening, 15, Pace(pass_times, alone_times), Choice(pass_times=pass_times), by_chance=True)
     limits = SessionLimits(151, ANY_TOKEN, 15)
     session = VerifierSession(
-        opening, 0, limits, rule, NoiseTape(0, ANY_TOKEN), lambda _: None, 0, 0, Tally(), lambda: True
+        opening, 0, limits, rule, NoiseTape(0, ANY_TOKEN), lambda _: None, 0, 0, tally=Tally(), has_room=lambda: True
     )
     pushes = deque(simulation.blocks)
     text = trace.target_ids.tolist()

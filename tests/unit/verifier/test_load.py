@@ -189,6 +189,26 @@ def test_what_was_learned_at_one_load_is_not_believed_at_another() -> None:
     assert {2, 32} <= set(choice.in_company)
 
 
+def test_a_trial_that_a_change_of_load_cuts_short_is_over() -> None:
+    choice = Choice(shares_processor=True, pass_times=measured_times())
+    few, many = Device(2), Device(32)
+    few.run(choice, DRAFTING_PAYS, 60)
+    trials = choice.trials
+    while trials.way is trials.best:
+        few.run(choice, DRAFTING_PAYS, 1)
+    many.run(choice, DRAFTING_PAYS, 60)
+    assert choice.trials is not trials
+    assert trials.way is trials.best, "it would go on where it was, at another time"
+
+
+def test_a_way_that_was_replaced_counts_as_measured() -> None:
+    trials, device = Trials(EXPECTED), Device()
+    first = trials.best
+    while trials.best is first:
+        device.run(trials, {**IT_DOES_NOT, first: 0.5}, 1)
+    assert trials.measured(first)
+
+
 def test_what_was_learned_at_the_nearest_load_is_expected_first() -> None:
     choice = Choice(shares_processor=True, pass_times=measured_times())
     Device(8).run(choice, {**IT_DOES_NOT, HEDGED: 1.8}, 4000)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sybil_engine.core.types import Speculation
 from tests.unit.fake_runner import FakeClock, FakeRunner, plain_tokens, target_model
 from tests.unit.verifier.test_verifier import Client, opening, verifier_on
 
@@ -29,3 +30,24 @@ def test_a_session_without_room_for_commits_pauses_and_goes_on_with_the_same_tok
         clock.pass_s(verifier.step() or 0)
     for client in (slow, other):
         assert client.tokens == plain_tokens(client.opening)
+
+
+def test_a_reader_that_catches_up_in_the_middle_of_a_step_makes_the_engine_wait_no_negative_time(
+    clock: FakeClock,
+) -> None:
+    runner = FakeRunner(target_model, slots=2, max_rows=6)
+    verifier = verifier_on(runner)
+    slow = Client(verifier, opening(1, Speculation.LOCKSTEP), clock)
+    while not slow.commits:
+        clock.pass_s(verifier.step() or 0)
+    answers: list[bool] = []
+
+    def has_room() -> bool:
+        """It has none when the pass is chosen, and room afterwards."""
+        answers.append(len(answers) > 0)
+        return answers[-1]
+
+    slow.session.has_room = has_room
+    clock.pass_s(100)
+    assert verifier.step() == 0
+    assert answers == [False, True]
