@@ -2,7 +2,6 @@
 
 import pytest
 
-from sybil_engine.core.types import Speculation
 from tests.unit.fake_runner import FakeClock, FakeRunner, plain_tokens, target_model
 from tests.unit.verifier.test_verifier import Client, opening, verifier_on
 
@@ -33,11 +32,11 @@ def test_a_session_without_room_for_commits_pauses_and_goes_on_with_the_same_tok
 
 
 def test_a_reader_that_catches_up_in_the_middle_of_a_step_makes_the_engine_wait_no_negative_time(
-    clock: FakeClock,
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = FakeRunner(target_model, slots=2, max_rows=6)
     verifier = verifier_on(runner)
-    slow = Client(verifier, opening(1, Speculation.LOCKSTEP), clock)
+    slow = Client(verifier, opening(1), clock)
     while not slow.commits:
         clock.pass_s(verifier.step() or 0)
     answers: list[bool] = []
@@ -48,6 +47,6 @@ def test_a_reader_that_catches_up_in_the_middle_of_a_step_makes_the_engine_wait_
         return answers[-1]
 
     slow.session.has_room = has_room
-    clock.pass_s(100)
+    monkeypatch.setattr(slow.session, "due_in_ns", lambda now_ns: -1)
     assert verifier.step() == 0
     assert answers == [False, True]
