@@ -81,8 +81,8 @@ class Generation:
     ) -> None:
         self._services = services
         self._admission = admission
-        # Whether the plan of the last commit of an AUTO session asks for drafts.
-        self._drafts_pay = True
+        # Of the AUTO sessions that run.
+        self._adaptive: set[Meter] = set()
         self._defaults = defaults
         self._patience = patience
         self._metrics = metrics or RequestMetrics()
@@ -139,11 +139,11 @@ class Generation:
                 return
             async with self._admission.place(claim) as deliver:
                 meter.admitted()
+                if request.speculation is Speculation.AUTO:
+                    self._adaptive.add(meter)
                 async with aclosing(self._pipeline(request, target, meter).run()) as session:
                     async for new in session:
                         deliver(len(new.tokens))
-                        if request.speculation is Speculation.AUTO:
-                            self._drafts_pay = meter.way is not Speculation.OFF
                         for passage in transcript.take(new):
                             meter.delivered(len(passage.tokens))
                             await passages.put(passage)
@@ -153,6 +153,14 @@ class Generation:
             if not isinstance(error, SybilError):
                 logger.exception("session %s failed", opening.session_id)
             await passages.put(error)
+        finally:
+            self._adaptive.discard(meter)
+
+    @property
+    def _drafts_pay(self) -> bool:
+        """Whether most of the AUTO sessions that run are told to draft. A few may rest, or start without drafts."""
+        drafting = [meter.way is not Speculation.OFF for meter in self._adaptive if meter.way]
+        return 2 * sum(drafting) >= len(drafting)
 
     def _pipeline(self, request: CheckedRequest, target: Target, meter: Meter) -> Pipeline:
         opening, shares_processor = request.opening, self._services.shares_processors

@@ -53,7 +53,7 @@ def first_plan(
         window_tokens: the most drafted tokens that one pass may judge; 0: the verifier's own choice.
         shares_processor: drafting takes time from verify passes. AUTO then begins with one window, as lockstep does,
             because drafting further would delay the first pass.
-        drafts_pay: whether an AUTO session that runs was last told to draft. If not, AUTO drafts nothing until the
+        drafts_pay: whether most AUTO sessions that run are told to draft. If not, AUTO drafts nothing until the
             verifier's plan asks for drafts.
     """
     lockstep = DraftPlan(

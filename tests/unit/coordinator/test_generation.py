@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests.unit.coordinator.toy import (
     FakeDrafter,
     FakeVerifier,
     Scene,
+    ahead,
     asynchronous,
     nobody,
     one_after_the_other,
@@ -60,6 +62,10 @@ async def eventually(holds: Callable[[], bool]) -> bool:
             return True
         await asyncio.sleep(0)
     return False
+
+
+def is_under_way(here: Scene) -> bool:
+    return len(here.verifier.commits) > 1
 
 
 # ----------------------------------------------------------------------------------------------------------- what comes
@@ -104,21 +110,19 @@ async def test_every_delta_has_one_origin_and_text_is_split_by_origin_once(specu
     assert [delta.origin for delta in deltas] == runs
 
 
-@pytest.mark.parametrize("company", [False, True])
+@pytest.mark.parametrize("drafts", [False, True])
 @asynchronous
-async def test_beside_others_an_adaptive_session_opens_without_drafts_if_the_last_had_none(
-    company: bool,
-) -> None:
+async def test_beside_others_an_adaptive_session_opens_without_drafts_if_most_of_them_have_none(drafts: bool) -> None:
     for speculation in Speculation:
-        here = Scene(FakeVerifier(plans=lambda commits: NO_DRAFTING), slots=2)
-        async with AsyncExitStack() as others:
-            if company:
-                await others.enter_async_context(here.admission.place())
-            for _ in range(2):
-                await here.deltas(speculation=speculation)
-        first, second = (opening.plan for opening in here.verifier.openings)
-        assert first == first_plan(speculation)
-        assert second == first_plan(speculation, drafts_pay=not company)
+        here = Scene(FakeVerifier(plans=ahead if drafts else lambda commits: NO_DRAFTING), slots=2)
+        other = asyncio.create_task(here.deltas(speculation=speculation))
+        assert await eventually(partial(is_under_way, here))
+        await here.deltas(speculation=speculation)
+        await other
+        await here.deltas(speculation=speculation)
+        beside, alone = (opening.plan for opening in here.verifier.openings[1:])
+        assert beside == first_plan(speculation, drafts_pay=drafts)
+        assert alone == first_plan(speculation)
 
 
 @asynchronous
