@@ -186,6 +186,15 @@ def test_an_abandoned_stream_frees_its_place(engine: LocalEngine) -> None:
     assert len(engine.generate(PROMPT, max_tokens=5).tokens) == 5
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler of Ctrl-C: a shell starts what runs in its background without one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_the_engine_usable(engine: LocalEngine) -> None:
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
@@ -194,6 +203,7 @@ def test_an_interrupt_leaves_the_engine_usable(engine: LocalEngine) -> None:
     assert len(engine.generate(PROMPT, max_tokens=5).tokens) == 5
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_stream_raises_the_interrupt_and_frees_its_session(engine: LocalEngine) -> None:
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
