@@ -170,6 +170,8 @@ def _allowed(field: FieldInfo) -> str:
     """Completes "it must be ...": the choices, the bounds or the constraint of a field; empty if it has none."""
     if choices := _choices(_kind(field)):
         return f"one of {', '.join(choices)}"
+    if (above := next((each.gt for each in field.metadata if hasattr(each, "gt")), None)) is not None:
+        return f"above {above}"
     at_least = next((each.ge for each in field.metadata if hasattr(each, "ge")), None)
     at_most = next((each.le for each in field.metadata if hasattr(each, "le")), None)
     if at_least is not None:

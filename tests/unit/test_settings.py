@@ -34,6 +34,7 @@ class OracleSettings(Settings):
     port: Port = Field(default=50099, description="0 picks a free one")
     threads: int | None = None
     patience_s: float = Field(default=0.5, ge=0, description="at 100 % load")
+    rest_s: float = Field(default=1.0, gt=0)
     verbose: bool = False
     peers: Words = ()
     json_file: str = Field(default="", alias="json")
@@ -142,6 +143,7 @@ def test_a_flag_without_its_value_is_refused() -> None:
         ("patience-s", "nan", "a finite number"),
         ("patience-s", "inf", "a finite number"),
         ("patience-s", "-0.1", "at least 0"),
+        ("rest-s", "0", "above 0"),
         ("dtype", "int4", "one of auto, float32, bfloat16"),
         ("numerics", "EXACT", "one of exact, fast"),
         ("sizes", "1,two", "whole numbers"),
