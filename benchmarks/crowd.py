@@ -19,7 +19,7 @@ import torch
 from transformers import AutoConfig
 
 from benchmarks.prompts import read_prompts
-from benchmarks.stack import Stack, running_stack
+from benchmarks.stack import RunningStack, running_stack
 from coordinator.tokenizer import Tokenizer
 from sybil_engine.client import GenerationClient, connected
 from sybil_engine.core.completion import Completion
@@ -68,7 +68,7 @@ async def quiet_answers(client: GenerationClient, requests: Sequence[GenerationR
 
 
 @asynccontextmanager
-async def health_checks(stack: Stack) -> AsyncIterator[dict[str, dict[str, float]]]:
+async def health_checks(stack: RunningStack) -> AsyncIterator[dict[str, dict[str, float]]]:
     """Ask all services for their health while the block runs; yields what came of it, filled in at its end."""
     addresses = [each.address for each in stack.processes]
     command = (sys.executable, "-m", "benchmarks.checking", *addresses)
@@ -83,7 +83,7 @@ async def health_checks(stack: Stack) -> AsyncIterator[dict[str, dict[str, float
 
 
 @asynccontextmanager
-async def most_sessions(stack: Stack) -> AsyncIterator[list[int]]:
+async def most_sessions(stack: RunningStack) -> AsyncIterator[list[int]]:
     """Count the verifier's open sessions while the block runs."""
     seen = [0]
 

@@ -32,7 +32,7 @@ _STAGE_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
+class DeadlineCrowd:
     """Requests that are sent at once, each with the same deadline, and the loads that say how many could be done."""
 
     address: str
@@ -62,7 +62,7 @@ class Crowd:
         )
 
 
-async def best_rate(crew: Crew, crowd: Crowd) -> float:
+async def best_rate(crew: Crew, crowd: DeadlineCrowd) -> float:
     """The best rate among the loads at which a request ends within the deadline, in tokens per second."""
     best = 0.0
     for users in _LOADS:
@@ -75,7 +75,7 @@ async def best_rate(crew: Crew, crowd: Crowd) -> float:
     return best
 
 
-async def measure(crowd: Crowd) -> int:
+async def measure(crowd: DeadlineCrowd) -> int:
     """Measure a running engine; returns the exit status."""
     async with running_crew(None) as crew:
         quiet = MeasuredSegment.of(*await crew.send(crowd.quiet()))
@@ -122,7 +122,7 @@ async def run(arguments: argparse.Namespace) -> int:
             services = await stack.enter_async_context(running_services(plan, lambda line: None))
             address = services.coordinator
         speculation = Speculation(arguments.speculation)
-        return await measure(Crowd(address, workload, speculation, arguments.requests, arguments.deadline_s))
+        return await measure(DeadlineCrowd(address, workload, speculation, arguments.requests, arguments.deadline_s))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,7 +20,7 @@ from functools import partial
 import grpc
 
 from benchmarks.prompts import read_prompts
-from benchmarks.stack import Footprint, Stack, running_stack
+from benchmarks.stack import Footprint, RunningStack, running_stack
 from sybil_engine.client import GenerationClient, connected
 from sybil_engine.core.errors import SlowReader, SybilError
 from sybil_engine.core.request import GenerationRequest
@@ -85,7 +85,7 @@ async def streams_beside(
 class Beside:
     """The streams that run beside, and what they are when nothing else happens."""
 
-    def __init__(self, stack: Stack, client: GenerationClient, requests: Sequence[GenerationRequest]) -> None:
+    def __init__(self, stack: RunningStack, client: GenerationClient, requests: Sequence[GenerationRequest]) -> None:
         self._stack = stack
         self._client = client
         self._requests = requests
@@ -124,7 +124,7 @@ class Beside:
             await asyncio.sleep(0.02)
 
 
-async def flood(stack: Stack, kind: str, seconds: float) -> str:
+async def flood(stack: RunningStack, kind: str, seconds: float) -> str:
     """Flood the verifier from another process; returns what came of it, in words."""
     command = (sys.executable, "-m", "benchmarks.flooding", stack.verifier.address, kind, str(seconds))
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
@@ -133,7 +133,7 @@ async def flood(stack: Stack, kind: str, seconds: float) -> str:
     return f"{said['messages']} messages, {said['refusals']} sessions refused ({said['reason']})"
 
 
-async def open_slow_readers(stack: Stack, request: GenerationRequest) -> str:
+async def open_slow_readers(stack: RunningStack, request: GenerationRequest) -> str:
     """Open streams, read a token of each, and no more until they must have ended."""
     options = (*CHANNEL_OPTIONS, *_SMALL_WINDOW)
     async with grpc.aio.insecure_channel(stack.coordinator.address, options=options) as channel:
@@ -178,7 +178,7 @@ async def cancel_many(client: GenerationClient, requests: Sequence[GenerationReq
 
 
 async def measure_cancellations(
-    stack: Stack, client: GenerationClient, requests: Sequence[GenerationRequest], count: int, seed: int
+    stack: RunningStack, client: GenerationClient, requests: Sequence[GenerationRequest], count: int, seed: int
 ) -> bool:
     """Cancel many, and print what every process held before and after; returns whether nothing was left."""
     # Whatever is made once is there afterwards.

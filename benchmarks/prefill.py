@@ -60,7 +60,7 @@ class RoundRobin:
 
 
 @dataclass(eq=False, slots=True)
-class Stream:
+class TimedStream:
     """One session and when its commits came.
 
     Attributes:
@@ -101,14 +101,14 @@ class Stage:
     def __init__(self, verifier: Verifier, running: Sequence[SessionOpen]) -> None:
         self._verifier = verifier
         self._running = running
-        self._open: dict[int, tuple[VerifierSession, Stream]] = {}
-        self.background: list[Stream] = []
+        self._open: dict[int, tuple[VerifierSession, TimedStream]] = {}
+        self.background: list[TimedStream] = []
         for opening in running:
             self.background.append(self.open(opening))
         self.step_until(lambda: all(len(stream.times_ns) > 3 for stream in self.background))
 
-    def open(self, opening: SessionOpen) -> Stream:
-        stream = Stream(opening, time.monotonic_ns())
+    def open(self, opening: SessionOpen) -> TimedStream:
+        stream = TimedStream(opening, time.monotonic_ns())
         session = self._verifier.open(opening, stream.take)
         self._open[session.number] = session, stream
         return stream
@@ -131,7 +131,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class GoalFigure:
     """One measured ratio.
 
     Attributes:
@@ -161,7 +161,7 @@ class Bench:
         self.differing = 0
         self.chunk_ns = self._chunk_ns()
 
-    def crowd(self, repeats: int) -> list[Figure]:
+    def crowd(self, repeats: int) -> list[GoalFigure]:
         """A crowd of prompts at once, beside running streams."""
         means: dict[str, list[float]] = {"first come": [], "round robin": []}
         pauses: dict[str, list[int]] = {name: [] for name in means}
@@ -179,13 +179,13 @@ class Bench:
         mean_ms = {name: fmean(values) / 1e6 for name, values in means.items()}
         longest_ns = max(pauses["first come"])
         return [
-            Figure(
+            GoalFigure(
                 "mean time to first token, first come / round robin",
                 mean_ms["first come"] / mean_ms["round robin"],
                 0.6,
                 ", ".join(f"{name} {value:.0f} ms" for name, value in mean_ms.items()),
             ),
-            Figure(
+            GoalFigure(
                 "longest pause of a running stream, in chunk passes",
                 longest_ns / self.chunk_ns,
                 3.0,
@@ -193,13 +193,13 @@ class Bench:
             ),
         ]
 
-    def arrivals(self, seconds: float, repeats: int) -> Figure:
+    def arrivals(self, seconds: float, repeats: int) -> GoalFigure:
         """Prompts that come one a second, beside running streams."""
         gaps: dict[str, list[int]] = {"alone": [], "beside prompts": []}
         for _ in range(repeats):
             for name, gaps_ns in gaps.items():
                 stage = self._stage(first_come)
-                crowd: list[Stream] = []
+                crowd: list[TimedStream] = []
                 begin_ns = time.monotonic_ns()
                 for second in range(int(seconds)):
                     if name != "alone":
@@ -210,7 +210,7 @@ class Bench:
                 gaps_ns += [gap for stream in stage.background for gap in stream.gaps_ns]
                 self._end(stage, crowd)
         p99 = {name: sorted(values)[int(0.99 * len(values))] for name, values in gaps.items()}
-        return Figure(
+        return GoalFigure(
             "growth of the 99th percentile between two tokens, in chunk passes",
             (p99["beside prompts"] - p99["alone"]) / self.chunk_ns,
             1.3,
@@ -225,7 +225,7 @@ class Bench:
         running = [self._opening(STREAM_PROMPT_TOKENS, STREAM_TOKENS, 100 + number) for number in range(STREAMS)]
         return Stage(verifier, running)
 
-    def _end(self, stage: Stage, crowd: Sequence[Stream]) -> None:
+    def _end(self, stage: Stage, crowd: Sequence[TimedStream]) -> None:
         stage.close()
         for stream in (*stage.background, *crowd):
             quiet = self._quiet_tokens(stream.opening)
@@ -261,7 +261,7 @@ class Bench:
         return median(times_ns)
 
 
-def cached_prefix(prompts: int, speculation: str) -> tuple[Figure, int]:
+def cached_prefix(prompts: int, speculation: str) -> tuple[GoalFigure, int]:
     """Prompts that come a second time, on the embedded pair; also how many completions differ from the first time."""
     times_s: dict[str, list[float]] = {"without": [], "with": []}
     differing = 0
@@ -281,7 +281,7 @@ def cached_prefix(prompts: int, speculation: str) -> tuple[Figure, int]:
             differing += answers[0] != answers[1]
     medians_ms = {name: 1e3 * median(values) for name, values in times_s.items()}
     return (
-        Figure(
+        GoalFigure(
             f"time to first token with a cached prefix of {PREFIX_TOKENS} tokens / without",
             medians_ms["with"] / medians_ms["without"],
             0.3,
@@ -315,7 +315,7 @@ def forget_prompts(pool: PagePool) -> None:
         pool.release(slot)
 
 
-def show(figures: Sequence[Figure], differing: int) -> None:
+def show(figures: Sequence[GoalFigure], differing: int) -> None:
     """Print a table of the figures beside their goals."""
     table = Table("measured", "is", "at most", "from", title="prompts beside running streams")
     for figure in figures:

@@ -72,7 +72,7 @@ class StackProcess:
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class RunningStack:
     """The processes: a verifier, perhaps a drafter, and a coordinator."""
 
     processes: tuple[StackProcess, ...]
@@ -105,7 +105,7 @@ class Stack:
 @asynccontextmanager
 async def running_stack(
     verifier: Sequence[str] = (), drafter: Sequence[str] | None = (), coordinator: Sequence[str] = ()
-) -> AsyncIterator[Stack]:
+) -> AsyncIterator[RunningStack]:
     """Start them, with further flags for each, and wait until they serve; leaving the block ends them.
 
     Args:
@@ -127,7 +127,7 @@ async def running_stack(
         started.append(await stack.enter_async_context(hosted("coordinator", (), (*routed, *starting, *coordinator))))
         addresses.append(await started[-1].address(lambda line: None, started))
         metrics_ports = (*ports[: len(flags)], ports[-1])
-        yield Stack(
+        yield RunningStack(
             tuple(
                 StackProcess(each.kind, each.process.pid, address, port)
                 for each, address, port in zip(started, addresses, metrics_ports, strict=True)

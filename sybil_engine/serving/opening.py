@@ -12,7 +12,7 @@ _MOST_STOP_TOKEN_IDS = 2 * MOST_STOP_TOKEN_IDS
 _MOST_ID_CHARACTERS = 256
 
 
-class Lengths(Protocol):
+class OpeningLengths(Protocol):
     """The fields of an opening, decoded or not, that have lengths."""
 
     @property
@@ -43,7 +43,7 @@ def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: in
     return max_position
 
 
-def check_lengths(opening: Lengths, context_tokens: int) -> None:
+def check_lengths(opening: OpeningLengths, context_tokens: int) -> None:
     """Check how long an opening's lists are, before anybody copies or reads them.
 
     Raises:
@@ -57,7 +57,7 @@ def check_lengths(opening: Lengths, context_tokens: int) -> None:
         raise InvalidRequest(f"session_id has {count} characters; at most {_MOST_ID_CHARACTERS} are allowed")
 
 
-def _check_room(opening: Lengths, context_tokens: int) -> int:
+def _check_room(opening: OpeningLengths, context_tokens: int) -> int:
     """Returns the position at which the session ends; raises ContextExceeded if its tokens reach it."""
     max_position = min(opening.max_position or context_tokens, context_tokens)
     if (tokens := len(opening.token_ids)) >= max_position:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.prefill import Figure, RoundRobin, cut, forget_prompts, main, show
+from benchmarks.prefill import GoalFigure, RoundRobin, cut, forget_prompts, main, show
 from sybil_engine.core.prefill import Prefill
 from sybil_engine.models.pages import PagePool
 
@@ -46,7 +46,7 @@ def test_prompts_share_no_beginning_and_are_forgotten_between_runs() -> None:
 
 
 def test_a_goal_that_is_missed_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
-    show([Figure("pause", 3.4, 3.0, "a, b"), Figure("growth", 1.0, 1.3, "c")], differing=2)
+    show([GoalFigure("pause", 3.4, 3.0, "a, b"), GoalFigure("growth", 1.0, 1.3, "c")], differing=2)
     said = " ".join(capsys.readouterr().out.split())
     assert said.count("missed") == 1
     assert "differ from quiet ones: 2" in said
