@@ -97,12 +97,16 @@ class Beside:
         self._quiet = list(await asyncio.gather(*(follow(self._client, each, never) for each in self._requests)))
         print(f"quiet: longest pause {1e3 * max(each.longest_pause_s for each in self._quiet):.0f} ms", flush=True)
 
-    async def disturbed(self, arm: str, disturb: Callable[[], Awaitable[str]]) -> bool:
-        """Run them while something disturbs; print what became of them, and return whether all goals were met."""
+    async def disturbed(self, arm: str, disturb: Callable[[], Awaitable[tuple[str, bool]]]) -> bool:
+        """Run them while something disturbs; print what became of them, and return whether all goals were met.
+
+        Args:
+            disturb: returns what came of it, in words, and whether that is as it must be.
+        """
         before_mib, peaks = self._stack.verifier.memory_mib, [0.0]
         sampling = asyncio.create_task(self._sample_memory(peaks))
         async with streams_beside(self._client, self._requests) as followed:
-            said = await disturb()
+            said, met = await disturb()
         sampling.cancel()
         growth_mib = max(peaks) - before_mib
         pause_s = max(run.longest_pause_s for runs in followed for run in runs)
@@ -116,7 +120,7 @@ class Beside:
             f"{1e3 * pause_s:.0f} ms, {differing} streams with differing tokens",
             flush=True,
         )
-        return growth_mib <= MOST_GROWTH_MIB and pause_s <= MOST_PAUSE_S and not differing
+        return met and growth_mib <= MOST_GROWTH_MIB and pause_s <= MOST_PAUSE_S and not differing
 
     async def _sample_memory(self, peaks: list[float]) -> None:
         while True:
@@ -124,17 +128,17 @@ class Beside:
             await asyncio.sleep(0.02)
 
 
-async def flood(stack: RunningStack, kind: str, seconds: float) -> str:
-    """Flood the verifier from another process; returns what came of it, in words."""
+async def flood(stack: RunningStack, kind: str, seconds: float) -> tuple[str, bool]:
+    """Flood the verifier from another process; see `Beside.disturbed`."""
     command = (sys.executable, "-m", "benchmarks.flooding", stack.verifier.address, kind, str(seconds))
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
     printed, _ = await process.communicate()
     said = json.loads(printed)
-    return f"{said['messages']} messages, {said['refusals']} sessions refused ({said['reason']})"
+    return f"{said['messages']} messages, {said['refusals']} sessions refused ({said['reason']})", True
 
 
-async def open_slow_readers(stack: RunningStack, request: GenerationRequest) -> str:
-    """Open streams, read a token of each, and no more until they must have ended."""
+async def open_slow_readers(stack: RunningStack, request: GenerationRequest) -> tuple[str, bool]:
+    """Open streams, read a token of each, and no more until they must have ended; see `Beside.disturbed`."""
     options = (*CHANNEL_OPTIONS, *_SMALL_WINDOW)
     async with grpc.aio.insecure_channel(stack.coordinator.address, options=options) as channel:
         client = GenerationClient(stack.coordinator.address, channel)
@@ -151,7 +155,7 @@ async def open_slow_readers(stack: RunningStack, request: GenerationRequest) -> 
             return False
 
         ended = await asyncio.gather(*(read_slowly() for _ in range(_READERS)))
-    return f"{sum(ended)} of {_READERS} streams that nobody read ended with a status"
+    return f"{sum(ended)} of {_READERS} streams that nobody read ended with a status", all(ended)
 
 
 async def cancel_many(client: GenerationClient, requests: Sequence[GenerationRequest], count: int, seed: int) -> int:

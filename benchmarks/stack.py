@@ -2,18 +2,21 @@
 
 import asyncio
 import os
-import re
 import socket
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from benchmarks.services import hosted
 from sybil_engine.serving.metrics import PREFIX
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_SESSIONS = ("num_sessions_running", "num_sessions_waiting", "num_requests_running", "num_requests_waiting")
 _SETTLE_S = 20.0
 _START_S = 300
 
@@ -53,22 +56,28 @@ class StackProcess:
 
     async def footprint(self) -> Footprint:
         """What it holds now."""
-        text = await asyncio.to_thread(self._scrape)
+        sums = await asyncio.to_thread(self._scrape)
         return Footprint(
-            int(_total(text, "kv_cache_pages_used")),
-            int(_total(text, "num_(?:sessions|requests)_(?:running|waiting)")),
-            int(_total(text, "event_loop_tasks")),
+            int(sums["kv_cache_pages_used"]),
+            int(sum(sums[name] for name in _SESSIONS)),
+            int(sums["event_loop_tasks"]),
             len(os.listdir(f"/proc/{self.pid}/fd")),
             self.memory_mib,
         )
 
     async def value(self, name: str) -> float:
         """A metric's value now; the name is without the prefix."""
-        return _total(await asyncio.to_thread(self._scrape), name)
+        return (await asyncio.to_thread(self._scrape))[name]
 
-    def _scrape(self) -> str:
+    def _scrape(self) -> dict[str, float]:
+        """The sum of each series over its labels, by name without the prefix; 0 for those that it does not have."""
         with urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics") as answer:
-            return str(answer.read().decode())
+            text = str(answer.read().decode())
+        sums = defaultdict[str, float](float)
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                sums[sample.name.removeprefix(PREFIX)] += sample.value
+        return sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +142,6 @@ async def running_stack(
                 for each, address, port in zip(started, addresses, metrics_ports, strict=True)
             )
         )
-
-
-def _total(metrics: str, names: str) -> float:
-    """The sum of the series with these names, a regular expression."""
-    return sum(map(float, re.findall(rf"^{PREFIX}(?:{names})(?:{{.*}})? (\S+)$", metrics, re.MULTILINE)))
 
 
 def _free_ports(count: int) -> list[int]:

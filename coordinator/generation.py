@@ -158,7 +158,10 @@ class Generation:
 
     @property
     def _drafts_pay(self) -> bool:
-        """Whether most of the AUTO sessions that run are told to draft. A few may rest, or start without drafts."""
+        """Whether most of the AUTO sessions that run are told to draft; so it is if there is none yet.
+
+        A few may rest, or start without drafts.
+        """
         drafting = [meter.way is not Speculation.OFF for meter in self._adaptive if meter.way]
         return 2 * sum(drafting) >= len(drafting)
 
@@ -168,7 +171,7 @@ class Generation:
             request.speculation,
             opening.window_tokens,
             shares_processor=shares_processor,
-            drafts_pay=self._drafts_pay or self._admission.running == 1,
+            drafts_pay=self._drafts_pay,
         )
         return Pipeline(
             replace(opening, shares_processor=shares_processor, plan=plan),

@@ -135,6 +135,17 @@ def block_to_wire(block: Block) -> wire.Block:
     )
 
 
+def block_batches(blocks: Sequence[wire.Block]) -> Iterator[Sequence[wire.Block]]:
+    """Blocks in as few messages as may hold them; see `MOST_MESSAGE_TOKENS`."""
+    start = tokens = 0
+    for index, block in enumerate(blocks):
+        if index > start and tokens + len(block.token_ids) > MOST_MESSAGE_TOKENS:
+            yield blocks[start:index]
+            start, tokens = index, 0
+        tokens += len(block.token_ids)
+    yield blocks[start:]
+
+
 def check_blocks(messages: Sequence[wire.Block]) -> None:
     """Check the blocks of one message: first how many tokens they hold, then each of them.
 
@@ -295,14 +306,3 @@ def _known(table: Mapping[int, Value], value: int, field: str) -> Value:
         raise InvalidRequest(
             f"{field} has the value {value}, which this version does not serve; choose one of {served}"
         ) from None
-
-
-def block_batches(blocks: Sequence[wire.Block]) -> Iterator[Sequence[wire.Block]]:
-    """Blocks in as few messages as may hold them; see `MOST_MESSAGE_TOKENS`."""
-    start = tokens = 0
-    for index, block in enumerate(blocks):
-        if index > start and tokens + len(block.token_ids) > MOST_MESSAGE_TOKENS:
-            yield blocks[start:index]
-            start, tokens = index, 0
-        tokens += len(block.token_ids)
-    yield blocks[start:]

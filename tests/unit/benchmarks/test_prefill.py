@@ -1,6 +1,5 @@
 """The benchmark of prompts compares orders, forgets what earlier runs fed, and says which goals were missed."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -8,19 +7,13 @@ import pytest
 from benchmarks.prefill import GoalFigure, RoundRobin, cut, forget_prompts, main, show
 from sybil_engine.core.prefill import Prefill
 from sybil_engine.models.pages import PagePool
+from tests.unit.core.test_prefill import prompts_of
 
 PAGE = 4
 
 
-@dataclass(eq=False)
-class Prompt:
-    number: int
-    prefill_tokens: int
-    priority: int = 0
-
-
 def test_round_robin_feeds_every_prompt_before_any_a_second_time() -> None:
-    prompts: list[Any] = [Prompt(number, 20) for number in range(3)]
+    prompts: list[Any] = [*prompts_of(20, 20, 20)]
     prefill: Prefill[Any] = Prefill(PAGE, PAGE, 1.0, RoundRobin())
     fed = []
     while part := prefill.next_part(prompts, due=False):
