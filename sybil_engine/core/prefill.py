@@ -39,9 +39,9 @@ def first_come(prompts: Sequence[Session]) -> Session:
 class Prefill(Generic[Session]):
     """Decides which prompt is fed next, and how much of it.
 
-    While sessions are due for a pass, `share` times what is fed at once comes before it. What a prompt's end
-    leaves of them goes to the next prompt; what is less than a chunk is kept for the next pass. While no session is
-    due, prompts are fed without limit.
+    While sessions are due, a limited number of tokens is fed before each pass: `share` times as many as are fed at
+    once. What a prompt's end leaves of this number goes to the next prompt; what is less than a chunk is kept for the
+    next pass. While no session is due, prompts are fed without limit.
 
     Args:
         chunk_tokens: prompts are fed in whole chunks of this length; a prompt's last one may be shorter.
