@@ -139,7 +139,7 @@ class Generation:
                 return
             async with self._admission.place(claim) as deliver:
                 meter.admitted()
-                if request.speculation is Speculation.AUTO:
+                if request.speculation is Speculation.AUTO and opening.drafts_by_model:
                     self._adaptive.add(meter)
                 async with aclosing(self._pipeline(request, target, meter).run()) as session:
                     async for new in session:
@@ -170,6 +170,7 @@ class Generation:
         plan = first_plan(
             request.speculation,
             opening.window_tokens,
+            by_model=opening.drafts_by_model,
             shares_processor=shares_processor,
             drafts_pay=self._drafts_pay,
         )

@@ -149,7 +149,8 @@ class Pipeline:
 
     def _start_drafting(self) -> "asyncio.Task[None] | None":
         """Attach a drafter if the plan asks for drafts."""
-        return asyncio.create_task(self._keep_drafting()) if self._plan.budget else None
+        drafts = self._plan.budget and self._first_opening.drafts_by_model
+        return asyncio.create_task(self._keep_drafting()) if drafts else None
 
     async def _keep_drafting(self) -> None:
         """Keep a drafter attached while one can help. The verifier never waits for this."""

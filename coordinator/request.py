@@ -10,7 +10,8 @@ from coordinator.tokenizer import Tokenizer
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest
 from sybil_engine.core.request import HIGHEST_PRIORITY, GenerationRequest
 from sybil_engine.core.session import SessionOpen
-from sybil_engine.core.types import ModelDescription, Speculation
+from sybil_engine.core.types import PREDICTION, ModelDescription, Speculation
+from sybil_engine.proposers.names import check_names
 from sybil_engine.serving.opening import check_token_ids
 
 _DEFAULT_MAX_TOKENS = 128
@@ -20,10 +21,15 @@ _LONG_TEXT_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """Values for fields that a request leaves out, and the highest priority that it may ask for."""
+    """Values for fields that a request leaves out, and the highest priority that it may ask for.
+
+    Attributes:
+        drafters: none: those of DEFAULT_DRAFTERS that the verifiers offer.
+    """
 
     speculation: Speculation = Speculation.AUTO
     window_tokens: int = 0
+    drafters: tuple[str, ...] = ()
     max_priority: int = HIGHEST_PRIORITY
 
 
@@ -69,7 +75,9 @@ async def check(
     check_token_ids("stop_token_ids", stop_token_ids, target.vocabulary_size)
     if not request.ignore_end_tokens:
         stop_token_ids += target.end_token_ids
+    drafters = check_names(tuple(request.drafters) or defaults.drafters, target.proposers)
     prompt = await _prompt(request.prompt, target, tokenizer)
+    prediction = await _prediction(request.prediction, target, tokenizer)
     max_tokens = _max_tokens(request.max_tokens, len(prompt), target.context_tokens)
     if len(resumed) > max_tokens:
         raise InvalidRequest(
@@ -87,6 +95,9 @@ async def check(
         logprobs=request.logprobs,
         priority=request.priority,
         session_id=uuid4().hex[:12],
+        drafters=(*drafters, PREDICTION) if prediction and PREDICTION not in drafters else drafters,
+        prediction=prediction,
+        tenant=request.user,
     )
     return CheckedRequest(opening, request.speculation or defaults.speculation, tuple(request.stop), resumed)
 
@@ -100,6 +111,25 @@ async def _prompt(prompt: str | Sequence[int], target: ModelDescription, tokeniz
     if not isinstance(prompt, str):
         # The target knows all tokens of its own tokenizer.
         check_token_ids("prompt.token_ids", token_ids, target.vocabulary_size)
+    return token_ids
+
+
+async def _prediction(
+    prediction: str | Sequence[int], target: ModelDescription, tokenizer: Tokenizer
+) -> tuple[int, ...]:
+    """The caller's guess of the completion."""
+    if isinstance(prediction, str):
+        token_ids: Sequence[int] = await _encode(prediction, target, tokenizer, "prediction") if prediction else ()
+    else:
+        token_ids = prediction
+    if (tokens := len(token_ids)) > target.context_tokens:
+        raise ContextExceeded(
+            f"the prediction has {tokens} tokens; {target.model_id} has a context of {target.context_tokens}, so no "
+            "completion can be as long: shorten the prediction"
+        )
+    token_ids = tuple(token_ids)
+    if not isinstance(prediction, str):
+        check_token_ids("prediction", token_ids, target.vocabulary_size)
     return token_ids
 
 
@@ -123,12 +153,12 @@ def _resumed(token_ids: Sequence[int], target: ModelDescription) -> tuple[int, .
     return resumed
 
 
-async def _encode(text: str, target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:
+async def _encode(text: str, target: ModelDescription, tokenizer: Tokenizer, name: str = "prompt") -> tuple[int, ...]:
     if len(text) > (most := target.context_tokens * tokenizer.longest_token):
         # Encoding it would hold up all other sessions.
         raise ContextExceeded(
-            f"the prompt has {len(text)} characters; {target.model_id} has a context of {target.context_tokens} "
-            f"tokens, which {most} characters fill in any case: shorten the prompt"
+            f"the {name} has {len(text)} characters; {target.model_id} has a context of {target.context_tokens} "
+            f"tokens, which {most} characters fill in any case: shorten the {name}"
         )
     if len(text) > _LONG_TEXT_CHARACTERS:
         return await asyncio.to_thread(tokenizer.encode, text)

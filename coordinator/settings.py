@@ -6,7 +6,7 @@ from pydantic_settings import SettingsConfigDict
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
 from sybil_engine.core.request import HIGHEST_PRIORITY
-from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
+from sybil_engine.core.types import DEFAULT_DRAFTERS, MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import DEFAULT_SLOW_READER_S, Dtype
 from sybil_engine.settings import MOST_PORT, Port, Settings, Words
 
@@ -29,6 +29,11 @@ class ServingSettings(Settings):
         ge=0,
         le=MOST_WINDOW_TOKENS,
         description="drafted tokens that one pass judges, for requests that do not say; 0: the policy's own choice",
+    )
+    default_drafters: Words = Field(
+        default=(),
+        description="who drafts, for requests that do not say: model, and proposers that need none; none: "
+        + ", ".join(DEFAULT_DRAFTERS),
     )
     max_waiting: int = Field(default=64, ge=0, description="requests that may wait, at each replica")
     max_priority: int = Field(

@@ -12,7 +12,7 @@ from sybil_engine.core.types import CommittedToken, FinishReason
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """Tokens of one origin, and the text that became certain with them.
+    """Tokens of one origin and one drafter, and the text that became certain with them.
 
     Attributes:
         finish_reason: set on the last one.
@@ -46,8 +46,8 @@ class Transcript:
         return Passage(self._stops.flush(), finish_reason=FinishReason.LENGTH)
 
     def take(self, new: NewTokens) -> Iterator[Passage]:
-        """Follow new tokens, a passage for each run of one origin, up to the one that completes a stop string."""
-        runs = [tuple(run) for _, run in groupby(new.tokens, key=lambda token: token.origin)] or [()]
+        """Follow new tokens, a passage for each run of one drafter, up to the one that completes a stop string."""
+        runs = [tuple(run) for _, run in groupby(new.tokens, key=lambda token: (token.origin, token.drafter))] or [()]
         for number, run in enumerate(runs, start=1):
             passage = self._follow(run, new.finish_reason if number == len(runs) else None)
             yield passage

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from drafter_service.calibration import Calibration
 from sybil_engine.core.pass_times import PassTimes
+from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.registry import Registry
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.load import Load, SharedPass
 from verifier_service.policy.pace import Pace
@@ -20,6 +22,7 @@ class Experience:
         calibrations: what certainty means, by whether tokens are drawn without noise.
         shares_processor: whether drafting takes time from verify passes.
         load: of the verifier.
+        registry: the verifier's proposers.
         choice: the comparisons of adaptive sessions.
     """
 
@@ -29,6 +32,7 @@ class Experience:
     calibrations: dict[bool, Calibration] = field(default_factory=lambda: {False: Calibration(), True: Calibration()})
     shares_processor: bool = False
     load: Load = field(default_factory=Load)
+    registry: Registry = field(default_factory=lambda: Registry(Place.VERIFIER))
     choice: Choice = field(init=False)
 
     def __post_init__(self) -> None:

@@ -121,6 +121,7 @@ class Verifying:
             self._events.now_ns,
             number,
             tally=self._tally,
+            registry=experience.registry,
             has_room=lambda: True,
         )
         session.resident = True
@@ -175,6 +176,8 @@ class Verifying:
         self._prefill.passed()
         now_ns = self._events.now_ns
         beside_drafter = any(each.plan.speculation.drafts_ahead for each in sessions)
+        for session in due:
+            session.propose()
         shares = self._row_control.choose(due)
         waits_ns = [each.launch(now_ns) for each in due]
         ready = [each for each in sessions if each.ready]

@@ -47,6 +47,8 @@ class LocalEngine:
         draft_dtype: Dtype | None = None,
         device: str = "cpu",
         speculation: str = Speculation.AUTO.value,
+        drafters: Sequence[str] = (),
+        suffix_memory: str = "0",
         max_sessions: int = 8,
         cache_memory: str = "25%",
         context_tokens: int = 0,
@@ -63,6 +65,9 @@ class LocalEngine:
             draft_dtype: of the draft model's weights; None: as `dtype` says.
             device: of both models, for example `cpu` or `cuda`.
             speculation: for calls that do not say: off, lockstep, pipelined, hedged or auto.
+            drafters: for calls that do not say: `model`, and proposers that need none, for example `lookup`; see
+                docs/proposers.md. Empty: DEFAULT_DRAFTERS.
+            suffix_memory: what the drafter `suffix` may keep of earlier completions, for example `64M`; 0: nothing.
             max_sessions: completions that run at the same time.
             cache_memory: of each model's KV cache: an amount such as `512M`, or a share of the free memory. When it is
                 full, the youngest completions wait.
@@ -78,7 +83,9 @@ class LocalEngine:
             ModelError: a model cannot be found, or not be served.
             PairMismatch: the models do not belong together.
         """
-        defaults = Defaults(_speculation(speculation))  # before the models load
+        _check_items("a drafter's name", str, "drafters", drafters)
+        # Before the models load.
+        defaults = Defaults(_speculation(speculation), drafters=tuple(drafters))
         shared: dict[str, Any] = {
             "device": device,
             "max_sessions": max_sessions,
@@ -86,7 +93,9 @@ class LocalEngine:
             "context_tokens": context_tokens,
             "traced": traced,
         }
-        verifier = VerifierSettings(model=target, dtype=dtype, threads=threads, numerics=numerics, **shared)
+        verifier = VerifierSettings(
+            model=target, dtype=dtype, threads=threads, numerics=numerics, suffix_memory=suffix_memory, **shared
+        )
         drafter = DrafterSettings(model=draft, dtype=draft_dtype or dtype, **shared) if draft else None
         self._start(LocalServices(verifier, drafter), defaults)
 
@@ -137,6 +146,8 @@ class LocalEngine:
         stop_token_ids: Sequence[int] = (),
         ignore_end_tokens: bool = False,
         speculation: str | None = None,
+        drafters: Sequence[str] = (),
+        prediction: str | Sequence[int] = "",
         window_tokens: int = 0,
         logprobs: bool = False,
         priority: int = 0,
@@ -159,6 +170,9 @@ class LocalEngine:
             stop_token_ids: tokens that end the completion, beside the model's own end tokens.
             ignore_end_tokens: go on past the model's own end tokens.
             speculation: off, lockstep, pipelined, hedged or auto; None: as the engine was told.
+            drafters: who guesses, together; empty: as the engine was told.
+            prediction: your own guess of the completion, text or token ids, for example the file that is to be edited;
+                the better it is, the sooner the completion is there.
             window_tokens: the most drafted tokens that one pass judges; 0: automatic.
             logprobs: give each token's log-probability.
             priority: among completions that run or wait together, higher ones start first, and their prompts are fed
@@ -175,12 +189,25 @@ class LocalEngine:
         stops = (stop,) if isinstance(stop, str) else stop
         _check_items("text", str, "stop", stops)
         _check_items("a token id", int, "stop_token_ids", stop_token_ids)
+        _check_items("a drafter's name", str, "drafters", drafters)
+        if not isinstance(prediction, str):
+            _check_items("a token id", int, "prediction", prediction)
         if not isinstance(prompt, str):
             _check_items("a token id", int, "prompt", prompt)
         sampling = SamplingParams(temperature, top_k, top_p, min_p)
         way = None if speculation is None else _speculation(speculation)
         limits = seed, max_tokens, stops, stop_token_ids, ignore_end_tokens
-        request = GenerationRequest(prompt, sampling, *limits, way, window_tokens, logprobs=logprobs, priority=priority)
+        request = GenerationRequest(
+            prompt,
+            sampling,
+            *limits,
+            way,
+            window_tokens,
+            logprobs=logprobs,
+            priority=priority,
+            drafters=drafters,
+            prediction=prediction,
+        )
         async with aclosing(self._generation.stream(request)) as deltas:
             async for delta in deltas:
                 yield delta

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from torch import Tensor
@@ -18,6 +18,8 @@ from sybil_engine.core.types import ModelDescription, PassTimings, Speculation
 from sybil_engine.models.residency import Residency
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
+from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.registry import Registry
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.serving.opening import check_opening
 from verifier_service.judging import Judged, SessionShares, committed_logprobs, judge_rows
@@ -68,9 +70,11 @@ class Verifier:
         max_window_tokens: the most drafted tokens that one pass may judge for a session.
         prefill_share: parts of prompts that are fed before each pass, see `Prefill`.
         choose_prompt: see `Prefill`.
+        suffix_memory_bytes: see `Registry`.
 
     Attributes:
         tally: what its passes did.
+        registry: the proposers that guess in this process.
         choices: what `auto` has learned where drafters take time from verify passes (True), and elsewhere.
     """
 
@@ -81,9 +85,11 @@ class Verifier:
         max_window_tokens: int,
         prefill_share: float = 1.0,
         choose_prompt: Callable[[Sequence[VerifierSession]], VerifierSession] = first_come,
+        suffix_memory_bytes: int = 0,
     ) -> None:
         self._runner = runner
-        self.description = description
+        self.registry = Registry(Place.VERIFIER, suffix_memory_bytes)
+        self.description = replace(description, proposers=self.registry.names)
         # In the order in which they were last served.
         self._sessions: dict[int, VerifierSession] = {}
         self._numbers = count()
@@ -149,6 +155,7 @@ class Verifier:
             time.monotonic_ns(),
             next(self._numbers),
             tally=self.tally,
+            registry=self.registry,
             has_room=has_room,
         )
         self._sessions[session.slot] = session
@@ -159,6 +166,7 @@ class Verifier:
         if self._sessions.get(session.slot) is session:
             del self._sessions[session.slot]
             self._runner.pool.release(session.slot)
+            session.ensemble.close()
 
     def fail(self, error: Exception) -> None:
         """End every session."""
@@ -183,6 +191,8 @@ class Verifier:
         if self._feed_prompt(now_ns, due=bool(due)):
             return 0
         if held := self._hold_cells(due):
+            for session in held:
+                session.propose()
             self._made = self._run(held, [self._placed(own) for own in self._row_control.choose(held)])
             self._residency.passed()
             return 0

@@ -1,6 +1,7 @@
 """One session as the verifier sees it."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,11 +15,14 @@ from sybil_engine.core.types import (
     Block,
     BlockOrigin,
     CommittedToken,
+    DrafterCount,
     FinishReason,
     PassTimings,
+    Speculation,
     TokenOrigin,
 )
 from sybil_engine.models.residency import Resident
+from sybil_engine.proposers.registry import Registry
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.sampling.judges.judge import Verdict
 from verifier_service.policy.pace import Pace
@@ -50,8 +54,10 @@ class VerifierSession(Resident):
 
     Args:
         tally: counts the blocks that come.
+        registry: offers the proposers that guess in this process.
 
     Attributes:
+        ensemble: its proposers.
         plan: what drafting does now, and what the next pass waits for.
         fed_tokens: committed tokens whose cells are filled; never the last one's.
         emit: takes the commits.
@@ -71,6 +77,7 @@ class VerifierSession(Resident):
         number: int,
         *,
         tally: Tally,
+        registry: Registry,
         has_room: Callable[[], bool],
     ) -> None:
         super().__init__(opening, slot, number, has_room)
@@ -81,6 +88,12 @@ class VerifierSession(Resident):
         self._tally = tally
         self.judge = judge_for(opening.acceptance_rule, opening.sampling)
         self.tree = DraftTree(self.ledger, MOST_MESSAGE_TOKENS)
+        self.ensemble = registry.ensemble(
+            opening, self._proposers_asked, self.ledger, self.tree, noise, limits.vocabulary_size
+        )
+        # What a pass could judge without drafter services: the chance of each token of the best proposed path.
+        self._proposed: Sequence[float] = ()
+        self._tree_grew = False
         self.plan = NO_DRAFTING
         # The budget that the drafter has been told.
         self._told_budget = opening.plan.budget
@@ -123,12 +136,25 @@ class VerifierSession(Resident):
 
         A pass draws one token beyond the drafted ones, and the session's last token is the target's own.
         """
-        return min(self.plan.budget, self._limits.window_tokens, self._room_tokens)
+        most_tokens = min(self._limits.window_tokens, self._room_tokens)
+        # A plan's budget is for drafter services; what is proposed here is cut by its chances.
+        return most_tokens if self.mixes else min(self.plan.budget, most_tokens)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether guesses of several kinds compete by their chances."""
+        return bool(self.ensemble)
 
     @property
     def hedges(self) -> bool:
         """Whether branches may be judged beside the trunk."""
-        return self.plan.rows > 1 and self.judge.allows_hedges
+        return (self.plan.rows > 1 or self.mixes) and self.judge.allows_hedges
+
+    @property
+    def _proposers_asked(self) -> Sequence[str]:
+        # Under the ratio test, drafted tokens must come from the distributions that they are judged by.
+        off = self.opening.plan.speculation is Speculation.OFF
+        return () if off or self.judge.wants_distributions else self.opening.drafters
 
     @property
     def _room_tokens(self) -> int:
@@ -161,6 +187,7 @@ class VerifierSession(Resident):
         self._drafter_silent = False
         tree_was_empty = not len(self.tree)
         graft = self.tree.graft(block)
+        self._tree_grew = self._tree_grew or graft is Graft.ADDED
         if graft is Graft.ADDED and block.origin is BlockOrigin.TRUNK:
             self._learn_from(block, arrived_ns, tree_was_empty)
         return graft
@@ -200,8 +227,17 @@ class VerifierSession(Resident):
         self._waits_since_ns = now_ns
         self._saw_block_since_commit = False
         ready_tokens = len(self.tree.trunk)
-        self.plan = self.rule.next(State(ready_tokens))
+        self._tree_grew = True
+        self.propose()
+        self._proposed = self.ensemble.survivals(min(self._limits.window_tokens, self._room_tokens))
+        self.plan = self.rule.next(State(ready_tokens, self._proposed))
         self._patience_ns = patience_ns(self.plan, self.pace, ready_tokens)
+
+    def propose(self) -> None:
+        """Ask the proposers what may follow, unless the draft tree has not grown since they were asked."""
+        if self._tree_grew and self.mixes:
+            self.ensemble.propose(min(self._limits.window_tokens, self._room_tokens), self.pace.least_worthwhile)
+        self._tree_grew = False
 
     def launch(self, now_ns: int) -> int:
         """Note that a pass starts.
@@ -222,7 +258,19 @@ class VerifierSession(Resident):
             if token_id not in node.children:
                 break
             node = node.children[token_id]
-        self.pace.saw_pass(count_tested(len(trunk), verdict.accepted), verdict.accepted)
+        if not self.mixes:
+            self.pace.saw_pass(count_tested(len(trunk), verdict.accepted), verdict.accepted)
+            return
+        # The path may be another drafter's; the trunk was tested up to where it was wrong.
+        node = self.tree.root
+        for token_id in verdict.token_ids:
+            if not (guess := node.best_child()):
+                break
+            right = guess.token_id == token_id
+            self.pace.saw_pass(1, int(right))
+            if not right:
+                break
+            node = guess
 
     def commit(
         self,
@@ -245,13 +293,26 @@ class VerifierSession(Resident):
         """
         token_ids, finish_reason = self._cut(verdict.token_ids)
         accepted = min(verdict.accepted, len(token_ids))
+        plain_rows, plain_tokens = self.pace.worthwhile(self._proposed)
         position = len(self.ledger)
         decided = Advance(position, self.ledger.fingerprint(position), token_ids)
         self.ledger.append(decided)
         self.tree.advance()
+        self.ensemble.follow()
         # The cells of accepted tokens are filled; the target's own token has none yet.
         self.fed_tokens = len(self.ledger) - 1
-        self.rule.learn(PassOutcome(len(token_ids), now_ns, plain_pass_ns, len(path), accepted))
+        sent = [node.sent for node in path]
+        self.rule.learn(
+            PassOutcome(
+                len(token_ids),
+                now_ns,
+                plain_pass_ns + plain_rows * self.pace.alone_times.row_ns,
+                sum(sent),
+                sum(sent[:accepted]),
+                plain_tokens,
+            )
+        )
+        self.ensemble.saw_commit(path[:accepted], plain_pass_ns / len(token_ids))
         if not finish_reason:
             self.start_waiting(now_ns)
             self._told_budget = self.plan.budget
@@ -260,7 +321,7 @@ class VerifierSession(Resident):
         return Commit(
             position=position,
             prefix_fingerprint=decided.prefix_fingerprint,
-            tokens=_committed(token_ids, accepted, logprobs),
+            tokens=_committed(token_ids, path[:accepted], logprobs),
             judged=accepted if ended_inside_window else len(path),
             accepted=accepted,
             plan=DraftPlan(self.plan.speculation) if finish_reason else self.plan,
@@ -268,6 +329,7 @@ class VerifierSession(Resident):
             finish_reason=finish_reason,
             reason=self.rule.reason if finish_reason else "",
             cached_prompt_tokens=self.reused_tokens,
+            drafters=_counts(path, accepted),
         )
 
     def _cut(self, token_ids: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None]:
@@ -278,15 +340,23 @@ class VerifierSession(Resident):
         return token_ids[:room], FinishReason.LENGTH if len(token_ids) >= room else None
 
 
-def _committed(token_ids: Sequence[int], accepted: int, logprobs: Sequence[float]) -> tuple[CommittedToken, ...]:
+def _committed(token_ids: Sequence[int], accepted: Path, logprobs: Sequence[float]) -> tuple[CommittedToken, ...]:
     return tuple(
         CommittedToken(
             token_id,
-            TokenOrigin.DRAFTED if index < accepted else TokenOrigin.TARGET,
+            TokenOrigin.DRAFTED if index < len(accepted) else TokenOrigin.TARGET,
             logprobs[index] if logprobs else None,
+            accepted[index].drafter if index < len(accepted) else "",
         )
         for index, token_id in enumerate(token_ids)
     )
+
+
+def _counts(path: Path, accepted: int) -> tuple[DrafterCount, ...]:
+    """How each drafter's tokens of a judged path fared."""
+    judged = Counter(node.drafter for node in path)
+    right = Counter(node.drafter for node in path[:accepted])
+    return tuple(DrafterCount(drafter, count, right[drafter]) for drafter, count in judged.items())
 
 
 def due_sessions(sessions: Iterable[VerifierSession], now_ns: int) -> list[VerifierSession]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sybil_engine.core.types import CommittedToken, FinishReason, Speculation, TokenOrigin
+from sybil_engine.core.types import CommittedToken, DrafterCount, FinishReason, Speculation, TokenOrigin
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Usage:
     push_p50_ns: int = 0
     cached_prompt_tokens: int = 0
     queue_ns: int = 0
+    drafters: tuple[DrafterCount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a client gets next: tokens of one origin, and the text that became certain with them.
+    """What a client gets next: tokens of one origin and one drafter, and the text that became certain with them.
 
     Attributes:
         text: never holds half a character, and may lag behind the tokens.

@@ -6,7 +6,7 @@ from enum import Enum
 from itertools import pairwise
 
 from sybil_engine.core.ledger import Ledger, extend_fingerprint
-from sybil_engine.core.types import Block, BlockOrigin, Distribution
+from sybil_engine.core.types import MODEL_DRAFTER, Block, BlockOrigin, Distribution
 
 
 class Graft(Enum):
@@ -26,7 +26,10 @@ class DraftNode:
     """One drafted token. `fingerprint` is that of all tokens up to and including it.
 
     Attributes:
-        chance: P(target draws this token | it drew the earlier ones); None: not known.
+        chance: P(target draws this token | it drew the earlier ones), the highest that a drafter reported; None: not
+            known.
+        drafter: who guessed it first.
+        sent: whether it came in a block. Others were proposed in this process: nobody waits for them.
     """
 
     position: int
@@ -34,13 +37,15 @@ class DraftNode:
     fingerprint: int
     distribution: Distribution | None = None
     chance: float | None = None
+    drafter: str = MODEL_DRAFTER
+    sent: bool = True
     parent: "DraftNode | None" = None
     children: dict[int, "DraftNode"] = field(default_factory=dict)
     trunk_child: "DraftNode | None" = None
 
     def best_child(self) -> "DraftNode | None":
-        """The trunk's next token, else the oldest hedge, else None."""
-        return self.trunk_child or next(iter(self.children.values()), None)
+        """The trunk's next token, else the oldest hedge, else None. Proposed tokens are neither."""
+        return self.trunk_child or next((child for child in self.children.values() if child.sent), None)
 
     def walk(self) -> Iterator["DraftNode"]:
         nodes = [self]
@@ -96,35 +101,53 @@ class DraftTree:
         if node is None or node.position + 1 != max(block.position, self.position):
             return Graft.UNKNOWN_PREFIX
         path = [node]
-        size_before = len(self)
-        outcome = Graft.REPEATED
+        outcome, added = Graft.REPEATED, False
         for index, token_id in enumerate(block.token_ids[late_tokens:], start=late_tokens):
             child = path[-1].children.get(token_id)
-            if child is None:
-                if len(self) >= self.capacity_tokens:
+            if child is None or not child.sent:
+                if child is None and len(self) >= self.capacity_tokens:
                     outcome = Graft.FULL
                     break
                 chance = block.chances[index] if block.chances else None
-                child = self.add(path[-1], token_id, chance)
+                child = self.add(path[-1], token_id, chance, drafter=block.drafter)
                 child.distribution = block.distributions[index] if block.distributions else None
-                outcome = Graft.ADDED
+                outcome, added = Graft.ADDED, True
             path.append(child)
-        if block.origin is BlockOrigin.TRUNK and len(self) > size_before:
+        if block.origin is BlockOrigin.TRUNK and added:
             for parent, child in pairwise(path):
                 parent.trunk_child = child
         return outcome
 
-    def add(self, parent: DraftNode, token_id: int, chance: float | None, *, on_trunk: bool = False) -> DraftNode:
-        """Add a child to `parent`, unless it is there already."""
+    def add(
+        self,
+        parent: DraftNode,
+        token_id: int,
+        chance: float | None,
+        *,
+        on_trunk: bool = False,
+        drafter: str = MODEL_DRAFTER,
+        sent: bool = True,
+    ) -> DraftNode:
+        """Add a child to `parent`. If it is there already, it keeps its drafter, and the higher chance.
+
+        Args:
+            sent: whether it came in a block.
+        """
         child = parent.children.get(token_id)
         if child is None:
             fingerprint = extend_fingerprint(parent.fingerprint, token_id)
-            child = DraftNode(parent.position + 1, token_id, fingerprint, chance=chance, parent=parent)
+            child = DraftNode(
+                parent.position + 1, token_id, fingerprint, chance=chance, drafter=drafter, sent=sent, parent=parent
+            )
             parent.children[token_id] = child
             self._by_fingerprint[fingerprint] = child
+        else:
+            child.sent = child.sent or sent
+            if chance is not None:
+                child.chance = chance if child.chance is None else max(chance, child.chance)
         if on_trunk:
             parent.trunk_child = child
-        if self._trunk is not None:
+        if sent and self._trunk is not None:
             if parent is (self._trunk[-1] if self._trunk else self.root) and not child.children:
                 self._trunk.append(child)
             else:

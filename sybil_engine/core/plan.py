@@ -45,17 +45,25 @@ NO_DRAFTING = DraftPlan(hold_until=0)
 
 
 def first_plan(
-    speculation: Speculation, window_tokens: int = 0, *, shares_processor: bool = False, drafts_pay: bool = True
+    speculation: Speculation,
+    window_tokens: int = 0,
+    *,
+    by_model: bool = True,
+    shares_processor: bool = False,
+    drafts_pay: bool = True,
 ) -> DraftPlan:
     """The plan that a session opens with.
 
     Args:
         window_tokens: the most drafted tokens that one pass may judge; 0: the verifier's own choice.
+        by_model: drafter services take part. Other drafters need no plan.
         shares_processor: drafting takes time from verify passes. AUTO then begins with one window, as lockstep does,
             because drafting further would delay the first pass.
         drafts_pay: whether most AUTO sessions that run are told to draft. If not, AUTO drafts nothing until the
             verifier's plan asks for drafts.
     """
+    if not by_model:
+        return DraftPlan(speculation, hold_until=0)
     lockstep = DraftPlan(
         speculation, window_tokens or LOCKSTEP_WINDOW_TOKENS, hold_until=window_tokens or LOCKSTEP_WINDOW_TOKENS
     )

@@ -11,6 +11,7 @@ MOST_STOP_TOKEN_IDS = 1_024
 _MOST_TOKENS = 2**31 - 1
 _MOST_STOPS = 16
 _MOST_STOP_CHARACTERS = 1_000
+MOST_DRAFTERS = 16
 _MOST_USER_CHARACTERS = 256
 
 
@@ -26,6 +27,8 @@ class GenerationRequest:
         window_tokens: the most drafted tokens that one pass may judge; 0: the service's own choice.
         priority: higher ones are served first.
         user: who asks; users of the same priority take turns when requests wait. Empty: the host that asks.
+        drafters: names of those that guess, together; empty: the service's default.
+        prediction: the caller's own guess of the completion, text or token ids; empty: none.
 
     Raises:
         InvalidRequest: a value is out of range.
@@ -45,6 +48,8 @@ class GenerationRequest:
     resume_token_ids: Sequence[int] = ()
     priority: int = 0
     user: str = ""
+    drafters: Sequence[str] = ()
+    prediction: str | Sequence[int] = ""
 
     def __post_init__(self) -> None:
         _check_prompt(self.prompt)
@@ -53,6 +58,8 @@ class GenerationRequest:
             raise InvalidRequest(f"stop_token_ids holds {count} tokens; at most {MOST_STOP_TOKEN_IDS} are allowed")
         if len(self.user) > _MOST_USER_CHARACTERS:
             raise InvalidRequest(f"user has {len(self.user)} characters; at most {_MOST_USER_CHARACTERS} are allowed")
+        if (count := len(self.drafters)) > MOST_DRAFTERS:
+            raise InvalidRequest(f"drafters holds {count} names; at most {MOST_DRAFTERS} are allowed")
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise InvalidRequest(f"seed is {self.seed}; it must fit 64 bits without a sign")
         if self.max_tokens is not None and not 1 <= self.max_tokens <= _MOST_TOKENS:

@@ -7,8 +7,10 @@ from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.types import (
     GREEDY,
+    MODEL_DRAFTER,
     AcceptanceRule,
     CommittedToken,
+    DrafterCount,
     FinishReason,
     PassTimings,
     SamplingParams,
@@ -30,6 +32,7 @@ class Commit:
         finish_reason: set on a session's last commit.
         reason: under AUTO, on the last commit: what was chosen, and why.
         cached_prompt_tokens: prompt tokens that were not fed, since their cells were kept from earlier sessions.
+        drafters: of those whose tokens were judged.
     """
 
     position: int
@@ -42,6 +45,7 @@ class Commit:
     finish_reason: FinishReason | None = None
     reason: str = ""
     cached_prompt_tokens: int = 0
+    drafters: tuple[DrafterCount, ...] = ()
 
     @cached_property
     def token_ids(self) -> tuple[int, ...]:
@@ -89,6 +93,9 @@ class SessionOpen:
     session_id: str = ""
     shares_processor: bool = False
     priority: int = 0
+    drafters: tuple[str, ...] = (MODEL_DRAFTER,)
+    prediction: tuple[int, ...] = ()
+    tenant: str = ""
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -100,3 +107,8 @@ class SessionOpen:
             )
         if not 0 <= self.seed < 2**64:
             raise InvalidRequest(f"seed is {self.seed}; it must fit 64 bits without a sign")
+
+    @property
+    def drafts_by_model(self) -> bool:
+        """Whether drafter services take part."""
+        return MODEL_DRAFTER in self.drafters

@@ -13,6 +13,15 @@ MOST_WINDOW_TOKENS = 64
 MOST_MESSAGE_TOKENS = 1024
 """The most tokens that one message of a running session holds: as many drafted ones as a verifier keeps for it."""
 
+MODEL_DRAFTER = "model"
+"""The name of the draft model among the drafters of a request."""
+
+PREDICTION = "prediction"
+"""The name of the drafter that follows a client's own guess of the completion."""
+
+DEFAULT_DRAFTERS = (MODEL_DRAFTER, "lookup")
+"""Who drafts for requests that do not say."""
+
 CUT_TOKENS = 64
 """How many of the most likely tokens a draft distribution keeps under the ratio test; only these are drawn and sent."""
 
@@ -110,6 +119,7 @@ class Block:
         draft_ns: time spent in draft passes for these tokens.
         chances: for each token, P(target draws this token | it drew the earlier ones); empty: not known.
         known_tokens: how many committed tokens the drafter knew when it drafted these.
+        drafter: its name.
     """
 
     position: int
@@ -120,6 +130,7 @@ class Block:
     draft_ns: int = 0
     chances: tuple[float, ...] = ()
     known_tokens: int = 0
+    drafter: str = MODEL_DRAFTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +138,27 @@ class CommittedToken:
     """One token that the target decided.
 
     Attributes:
+        drafter: who drafted it; empty: nobody.
         logprob: natural log-probability under the processed target distribution; None unless the session asked for it.
     """
 
     token_id: int
     origin: TokenOrigin = TokenOrigin.TARGET
     logprob: float | None = None
+    drafter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterCount:
+    """How one drafter's tokens fared.
+
+    Attributes:
+        judged, accepted: of its tokens. One that several drafters guessed counts for the first of them.
+    """
+
+    drafter: str
+    judged: int
+    accepted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +191,7 @@ class ModelDescription:
         threads: how many of them a pass uses.
         kernels: the kind of kernels: "stock" or "packed" on a processor, elsewhere the device's kind. Kinds differ in
             the last bits.
+        proposers: on a verifier, the drafters that run in its process.
     """
 
     model_id: str
@@ -185,3 +212,4 @@ class ModelDescription:
     processors: tuple[str, ...] = ()
     threads: int = 1
     kernels: str = "stock"
+    proposers: tuple[str, ...] = ()

@@ -55,3 +55,4 @@ class Proposer(Protocol):
 
     def close(self) -> None:
         """The session has ended."""
+        return

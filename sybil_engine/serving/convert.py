@@ -13,12 +13,14 @@ from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import Advance, Commit, SessionOpen
 from sybil_engine.core.types import (
     CUT_TOKENS,
+    MODEL_DRAFTER,
     MOST_MESSAGE_TOKENS,
     AcceptanceRule,
     Block,
     BlockOrigin,
     CommittedToken,
     Distribution,
+    DrafterCount,
     FinishReason,
     ModelDescription,
     PassTimings,
@@ -86,7 +88,9 @@ def plan_from_wire(message: wire.DraftPlan) -> DraftPlan:
 
 
 def token_to_wire(token: CommittedToken) -> wire.CommittedToken:
-    return wire.CommittedToken(token_id=token.token_id, origin=ENUM_TO_WIRE[token.origin], logprob=token.logprob)
+    return wire.CommittedToken(
+        token_id=token.token_id, origin=ENUM_TO_WIRE[token.origin], logprob=token.logprob, drafter=token.drafter
+    )
 
 
 def token_from_wire(message: wire.CommittedToken) -> CommittedToken:
@@ -94,7 +98,16 @@ def token_from_wire(message: wire.CommittedToken) -> CommittedToken:
         message.token_id,
         _known(_TOKEN_ORIGIN, message.origin, "origin"),
         message.logprob if message.HasField("logprob") else None,
+        message.drafter,
     )
+
+
+def drafters_to_wire(counts: Sequence[DrafterCount]) -> list[wire.DrafterCount]:
+    return [wire.DrafterCount(drafter=each.drafter, judged=each.judged, accepted=each.accepted) for each in counts]
+
+
+def drafters_from_wire(messages: Sequence[wire.DrafterCount]) -> tuple[DrafterCount, ...]:
+    return tuple(DrafterCount(each.drafter, each.judged, each.accepted) for each in messages)
 
 
 def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:
@@ -116,6 +129,7 @@ def open_from_wire(message: wire.SessionOpen) -> SessionOpen:
         stop_token_ids=frozenset(message.stop_token_ids),
         plan=plan_from_wire(message.plan),
         acceptance_rule=acceptance_rule_from_wire(message.acceptance_rule),
+        drafters=tuple(message.drafters) or (MODEL_DRAFTER,),
     )
 
 
@@ -132,6 +146,7 @@ def block_to_wire(block: Block) -> wire.Block:
         draft_ns=block.draft_ns,
         chances=block.chances,
         known_tokens=block.known_tokens,
+        drafter=block.drafter,
     )
 
 
@@ -210,6 +225,7 @@ def _block(message: wire.Block) -> Block:
         draft_ns=message.draft_ns,
         chances=tuple(message.chances),
         known_tokens=message.known_tokens,
+        drafter=message.drafter or MODEL_DRAFTER,
     )
 
 
@@ -245,6 +261,7 @@ def commit_to_wire(commit: Commit) -> wire.Commit:
         finish_reason=ENUM_TO_WIRE[commit.finish_reason],
         reason=commit.reason,
         cached_prompt_tokens=commit.cached_prompt_tokens,
+        drafters=drafters_to_wire(commit.drafters),
     )
 
 
@@ -261,6 +278,7 @@ def commit_from_wire(message: wire.Commit) -> Commit:
         finish_reason=finish_reason_from_wire(message.finish_reason),
         reason=message.reason,
         cached_prompt_tokens=message.cached_prompt_tokens,
+        drafters=drafters_from_wire(message.drafters),
     )
 
 

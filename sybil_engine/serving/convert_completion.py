@@ -14,7 +14,7 @@ from sybil_engine.serving.copying import to_message, to_value
 
 
 def request_to_wire(request: GenerationRequest) -> wire.GenerateRequest:
-    prompt = request.prompt
+    prompt, prediction = request.prompt, request.prediction
     return to_message(
         wire.GenerateRequest,
         request,
@@ -23,6 +23,8 @@ def request_to_wire(request: GenerationRequest) -> wire.GenerateRequest:
         sampling=to_message(types_pb2.SamplingParams, request.sampling),
         speculation=ENUM_TO_WIRE[request.speculation],
         acceptance_rule=ENUM_TO_WIRE[request.acceptance_rule],
+        prediction=(prediction or None) if isinstance(prediction, str) else None,
+        prediction_token_ids=None if isinstance(prediction, str) else wire.TokenIds(ids=prediction),
     )
 
 
@@ -41,6 +43,8 @@ def request_from_wire(message: wire.GenerateRequest) -> GenerationRequest:
         sampling=to_value(SamplingParams, message.sampling),
         speculation=convert.speculation_from_wire(message.speculation) if message.speculation else None,
         acceptance_rule=convert.acceptance_rule_from_wire(message.acceptance_rule),
+        drafters=message.drafters,
+        prediction=_prediction_from_wire(message),
     )
 
 
@@ -52,6 +56,10 @@ def _prompt_from_wire(message: wire.GenerateRequest) -> str | Sequence[int]:
             return message.token_ids.ids
         case _:
             raise InvalidRequest("the prompt is missing; set either text or token_ids")
+
+
+def _prediction_from_wire(message: wire.GenerateRequest) -> str | Sequence[int]:
+    return message.prediction_token_ids.ids if message.HasField("prediction_token_ids") else message.prediction
 
 
 def delta_to_wire(delta: Delta) -> wire.GenerateResponse:
@@ -75,7 +83,7 @@ def _ending_to_wire(ending: Ending) -> wire.Completion:
         wire.Completion,
         ending,
         finish_reason=ENUM_TO_WIRE[ending.finish_reason],
-        usage=to_message(wire.Usage, ending.usage),
+        usage=to_message(wire.Usage, ending.usage, drafters=convert.drafters_to_wire(ending.usage.drafters)),
         speculation=ENUM_TO_WIRE[ending.speculation],
         passes=[
             wire.PassCount(speculation=ENUM_TO_WIRE[speculation], passes=passes)
@@ -93,6 +101,6 @@ def _ending_from_wire(message: wire.Completion) -> Ending:
         message,
         finish_reason=finish_reason,
         speculation=convert.speculation_from_wire(message.speculation),
-        usage=to_value(Usage, message.usage),
+        usage=to_value(Usage, message.usage, drafters=convert.drafters_from_wire(message.usage.drafters)),
         passes={convert.speculation_from_wire(each.speculation): each.passes for each in message.passes},
     )

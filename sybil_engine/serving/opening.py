@@ -4,7 +4,7 @@ from collections.abc import Sequence, Sized
 from typing import Protocol
 
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest
-from sybil_engine.core.request import MOST_STOP_TOKEN_IDS
+from sybil_engine.core.request import MOST_DRAFTERS, MOST_STOP_TOKEN_IDS
 from sybil_engine.core.session import SessionOpen
 
 # A client's, and the model's own end tokens.
@@ -27,6 +27,15 @@ class OpeningLengths(Protocol):
     @property
     def max_position(self) -> int: ...
 
+    @property
+    def drafters(self) -> Sized: ...
+
+    @property
+    def prediction(self) -> Sized: ...
+
+    @property
+    def tenant(self) -> str: ...
+
 
 def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: int) -> int:
     """Check an opening against the model that will serve it.
@@ -40,6 +49,7 @@ def check_opening(opening: SessionOpen, vocabulary_size: int, context_tokens: in
     """
     max_position = _check_room(opening, context_tokens)
     check_token_ids("token_ids", opening.token_ids, vocabulary_size)
+    check_token_ids("prediction", opening.prediction, vocabulary_size)
     return max_position
 
 
@@ -53,8 +63,15 @@ def check_lengths(opening: OpeningLengths, context_tokens: int) -> None:
     _check_room(opening, context_tokens)
     if (count := len(opening.stop_token_ids)) > _MOST_STOP_TOKEN_IDS:
         raise InvalidRequest(f"stop_token_ids holds {count} tokens; at most {_MOST_STOP_TOKEN_IDS} are allowed")
-    if (count := len(opening.session_id)) > _MOST_ID_CHARACTERS:
-        raise InvalidRequest(f"session_id has {count} characters; at most {_MOST_ID_CHARACTERS} are allowed")
+    for name, value in (("session_id", opening.session_id), ("tenant", opening.tenant)):
+        if (count := len(value)) > _MOST_ID_CHARACTERS:
+            raise InvalidRequest(f"{name} has {count} characters; at most {_MOST_ID_CHARACTERS} are allowed")
+    if (count := len(opening.drafters)) > MOST_DRAFTERS:
+        raise InvalidRequest(f"{count} drafters are named; at most {MOST_DRAFTERS} are allowed")
+    if (count := len(opening.prediction)) > context_tokens:
+        raise InvalidRequest(
+            f"the prediction holds {count} tokens, more than the context of {context_tokens}; send a shorter one"
+        )
 
 
 def _check_room(opening: OpeningLengths, context_tokens: int) -> int:

@@ -2,15 +2,15 @@
 
 import math
 
+from sybil_engine.core.moving_mean import MovingMean
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.session import count_tested
 from sybil_engine.core.types import Speculation
+from sybil_engine.core.worth import Worth
 from verifier_service.policy.choice import WAYS, Choice
-from verifier_service.policy.moving_mean import MovingMean
 from verifier_service.policy.pace import Pace
 from verifier_service.policy.rule import PassOutcome, Rule, State
 from verifier_service.policy.windows import BestWindow, FixedPlan, LearnedWindow
-from verifier_service.policy.worth import Worth
 
 
 class Adaptive(Rule):
@@ -46,7 +46,7 @@ class Adaptive(Rule):
             Speculation.OFF: FixedPlan(pace, NO_DRAFTING),
         }
         self._passes = self._tokens = self._since_ns = 0
-        self._plain_ns = 0.0
+        self._plain_ns = self._plain_tokens = 0.0
         # Log of this session's speed-up over plain decoding.
         self._gain = MovingMean(choice.gains[greedy].value, weight=0.4)
         self._measured = False
@@ -126,20 +126,22 @@ class Adaptive(Rule):
     def _learn_alone(self, outcome: PassOutcome) -> None:
         self._passes += 1
         if self._passes <= self._UNMEASURED_PASSES:
-            self._since_ns, self._tokens, self._plain_ns = outcome.now_ns, 0, 0.0
+            self._since_ns, self._tokens = outcome.now_ns, 0
+            self._plain_ns = self._plain_tokens = 0.0
             return
         self._tokens += outcome.tokens
         self._plain_ns += outcome.plain_pass_ns
+        self._plain_tokens += outcome.plain_tokens
         if self._passes < self._STRETCH_PASSES:
             return
-        passes, elapsed_ns = self._passes - self._UNMEASURED_PASSES, max(1, outcome.now_ns - self._since_ns)
+        elapsed_ns = max(1, outcome.now_ns - self._since_ns)
         self._passes = 0
         if self._way is Speculation.OFF:
             self._resting = max(0, self._resting - 1)
             self._choice.saw_plain()
             self._last = None
         else:
-            self._compare(math.log(self._tokens / elapsed_ns), -math.log(max(1.0, self._plain_ns / passes)))
+            self._compare(math.log(self._tokens / elapsed_ns), math.log(self._plain_tokens / max(1.0, self._plain_ns)))
         self._way = self._next_way(self._way)
 
     def _next_way(self, before: Speculation) -> Speculation:

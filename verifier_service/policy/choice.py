@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from sybil_engine.core.moving_mean import MovingMean
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Speculation
 from verifier_service.policy.load import Load, SharedPass, sessions_at
-from verifier_service.policy.moving_mean import MovingMean
 from verifier_service.policy.trials import Trials
 
 WAYS = (Speculation.PIPELINED, Speculation.LOCKSTEP, Speculation.HEDGED)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from verifier_service.policy.moving_mean import MovingMean
+from sybil_engine.core.moving_mean import MovingMean
 
 
 def sessions_at(level: int) -> int:

@@ -1,11 +1,12 @@
 """Measurements of a session while the engine runs: draft times, round trips, acceptance."""
 
+from collections.abc import Sequence
 from operator import itemgetter
 
 from sybil_engine.core.draft_tree import DraftNode
+from sybil_engine.core.moving_mean import MovingMean
 from sybil_engine.core.pass_times import PassTimes
 from verifier_service.policy.load import Load
-from verifier_service.policy.moving_mean import MovingMean
 from verifier_service.policy.outlook import Outlook
 
 
@@ -68,7 +69,9 @@ class Pace:
 
     def saw_draw(self, node: DraftNode, token_id: int) -> None:
         """Compare the likeliest guess after a token with the drawn token, to learn whether chances can be trusted."""
-        reported = [(child.chance, child) for child in node.children.values() if child.chance is not None]
+        reported = [
+            (child.chance, child) for child in node.children.values() if child.sent and child.chance is not None
+        ]
         if reported:
             chance, guess = max(reported, key=itemgetter(0))
             drawn = guess.token_id == token_id
@@ -83,7 +86,8 @@ class Pace:
 
         Calibrated chances have a better Brier score than one rate for all tokens, whatever their distribution.
         """
-        return self.chance(node) if self._excess_error.value < self._TRUSTED_ERROR else self._measured_chance(node)
+        trusted = not node.sent or self._excess_error.value < self._TRUSTED_ERROR
+        return self.chance(node) if trusted else self._measured_chance(node)
 
     def _measured_chance(self, node: DraftNode) -> float:
         on_trunk = node.parent is not None and node.parent.best_child() is node
@@ -124,7 +128,7 @@ class Pace:
         With acceptance rate a, a pass that judges w tokens commits (1 - a^(w+1)) / (1 - a) tokens on average. It costs
         its own time, plus the wait until the w tokens arrive.
         """
-        return max(range(most_tokens + 1), key=self._committed_per_ns)
+        return max(range(most_tokens + 1), key=self.committed_per_ns)
 
     def least_chance(self, window_tokens: int) -> float:
         """In lockstep: the chance of being reached that a token needs, for drafting another one after it to pay.
@@ -133,9 +137,27 @@ class Pace:
         tokens. It is accepted if the token before it is, and it is right itself.
         """
         token_ns = self.draft_token_ns.value + self.alone_times.row_ns
-        return min(1.0, token_ns * self._committed_per_ns(window_tokens) / max(self.acceptance_rate.value, 0.1))
+        return min(1.0, token_ns * self.committed_per_ns(window_tokens) / max(self.acceptance_rate.value, 0.1))
 
-    def _committed_per_ns(self, window_tokens: int) -> float:
+    def worthwhile(self, survivals: Sequence[float]) -> tuple[int, float]:
+        """How many tokens of a path are worth their rows, and how many tokens a pass commits with them on average.
+
+        Args:
+            survivals: for each token the chance of being reached, decreasing.
+        """
+        times, expected = self.alone_times, 1.0
+        for rows, chance in enumerate(survivals, start=1):
+            if chance * times.expected_ns(rows) < times.row_ns * expected:
+                return rows - 1, expected
+            expected += chance
+        return len(survivals), expected
+
+    @property
+    def least_worthwhile(self) -> float:
+        """The chance of being reached below which hardly any token is worth its row."""
+        return min(max(2 * self.alone_times.row_share, 0.05), 0.5)
+
+    def committed_per_ns(self, window_tokens: int) -> float:
         """Tokens per nanosecond in lockstep."""
         arrival_ns = self.arrival_ns(0, window_tokens)
         pass_ns = self.alone_times.expected_ns(window_tokens + 1)

@@ -41,6 +41,10 @@ class DueSession(Protocol):
     def hedges(self) -> bool:
         """Whether branches may be judged beside the trunk."""
 
+    @property
+    def mixes(self) -> bool:
+        """Whether guesses of several kinds compete by their chances."""
+
 
 Session = TypeVar("Session", bound=DueSession)
 
@@ -104,8 +108,8 @@ class RowControl:
         """Choose the rows of the sessions that are due: for each its trunk's share, then those of its branches.
 
         A drafted token's worth is the chance that it and everything before it are accepted. The likeliest tokens are
-        taken first, until one costs more of the pass's time than it is worth. A session in lockstep gets the whole
-        window that it waited for.
+        taken first, whoever guessed them, until one costs more of the pass's time than it is worth. A session in
+        lockstep gets the whole window that it waited for, unless proposers take part.
         """
         most_rows = max(1, self._max_rows // len(due))
         trunks, expected = self._worthwhile([_trunk(session, most_rows) for session in due])
@@ -117,7 +121,7 @@ class RowControl:
 
     def _worthwhile(self, trunks: Sequence[Share[Session]]) -> tuple[list[Share[Session]], float]:
         """Cut the trunks to the rows that pay. Returns them, and the expected tokens of the pass."""
-        survivals = [list(_survivals(share)) if share.session.plan.speculation.drafts_ahead else [] for share in trunks]
+        survivals = [list(_survivals(share)) if _weighs(share.session) else [] for share in trunks]
         chances = sorted(((chance, place) for place, each in enumerate(survivals) for chance in each), reverse=True)
         kept = [0 if each else len(share.path or ()) for share, each in zip(trunks, survivals, strict=True)]
         rows = sum(share.committed_tokens for share in trunks) + sum(kept)
@@ -156,7 +160,23 @@ def _trunk(session: Session, most_rows: int) -> Share[Session]:
     if committed_tokens < session.unfed_tokens:
         return Share(session, committed_tokens, path=None)
     most_drafted = min(most_rows - committed_tokens, session.window_tokens)
-    return Share(session, committed_tokens, path=tuple(session.tree.trunk[:most_drafted]))
+    return Share(session, committed_tokens, path=tuple(_likeliest(session, session.tree.root, most_drafted)))
+
+
+def _weighs(session: DueSession) -> bool:
+    """Whether a session's rows are weighed one by one."""
+    return session.mixes or session.plan.speculation.drafts_ahead
+
+
+def _likeliest(session: DueSession, node: DraftNode, most: int) -> Sequence[DraftNode]:
+    """The path to judge after a node: the trunk, or by chance where guesses of several kinds compete."""
+    if not session.mixes:
+        return (session.tree.trunk if node is session.tree.root else session.tree.best_path(node))[:most]
+    path: list[DraftNode] = []
+    while node.children and len(path) < most:
+        node = max(node.children.values(), key=session.pace.trusted_chance)
+        path.append(node)
+    return path
 
 
 def _survivals(share: Share[Session]) -> Iterator[float]:
@@ -175,7 +195,7 @@ def _branches(place: int, trunk: Share[Session]) -> Iterator[_Branch]:
     for depth, following in enumerate(trunk.path):
         hedges = (child for child in fork.children.values() if child is not following)
         for child in sorted(hedges, key=pace.trusted_chance, reverse=True)[:MOST_BRANCHES]:
-            rest = session.tree.best_path(child)[: session.window_tokens - depth - 1]
+            rest = _likeliest(session, child, session.window_tokens - depth - 1)
             # The branch's first token is committed anyway, as the target's own; the tokens after it are the gain.
             adds = 1 + sum(accumulate((pace.trusted_chance(node) for node in rest), mul))
             yield _Branch(place, survives * pace.trusted_chance(child) * adds, (*trunk.path[:depth], child, *rest))

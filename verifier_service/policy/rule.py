@@ -1,6 +1,7 @@
 """What a rule is: it decides, after each commit, what drafting does next; and how long a pass waits for that."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sybil_engine.core.plan import DraftPlan
@@ -21,9 +22,11 @@ class State:
 
     Attributes:
         ready_tokens: drafted tokens on the trunk.
+        proposed: the best path of the proposers in this process: for each token the chance of being reached.
     """
 
     ready_tokens: int
+    proposed: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,10 @@ class PassOutcome:
     Attributes:
         tokens: committed.
         now_ns: when.
-        plain_pass_ns: the time that the pass, with the prompts fed before it, would have taken without this session's
-            drafted tokens.
-        judged, accepted: drafted tokens.
+        plain_pass_ns: the time that the pass, with the prompts fed before it, would have taken without what drafter
+            services sent for this session.
+        judged, accepted: tokens that drafter services sent.
+        plain_tokens: that such a pass would have committed, on average.
     """
 
     tokens: int
@@ -43,6 +47,7 @@ class PassOutcome:
     plain_pass_ns: float
     judged: int = 0
     accepted: int = 0
+    plain_tokens: float = 1.0
 
 
 class Rule(ABC):

@@ -19,7 +19,12 @@ def rule_for(opening: SessionOpen, most_tokens: int, pace: Pace, choice: Choice,
         by_chance: whether windows may stop where drafted tokens are unlikely. Under the ratio test they may not:
             drafted tokens must not influence which positions are judged.
     """
-    match opening.plan.speculation:
+    speculation = opening.plan.speculation
+    if not opening.drafts_by_model and speculation is not Speculation.OFF:
+        # Proposers take no time: there is nothing to choose and nothing to wait for.
+        way = Speculation.LOCKSTEP if speculation is Speculation.AUTO else speculation
+        return FixedPlan(pace, DraftPlan(way, hold_until=0))
+    match speculation:
         case Speculation.OFF:
             return FixedPlan(pace, NO_DRAFTING)
         case Speculation.LOCKSTEP:

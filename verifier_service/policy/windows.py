@@ -1,6 +1,7 @@
 """How many drafted tokens to wait for, and how far ahead to draft: one class for each way of deciding."""
 
 import math
+from collections.abc import Sequence
 
 from sybil_engine.core.plan import HEDGED_DRAFT_ROWS, DraftPlan
 from sybil_engine.core.types import Speculation
@@ -44,11 +45,20 @@ class BestWindow(Rule):
         """See `Rule.next`."""
         company = self.pace.load.company
         best_tokens = max(1, self._worthwhile_tokens() if company else self.pace.best_window(self._most_tokens))
+        if self._proposed_beat(state.proposed, best_tokens):
+            return DraftPlan(Speculation.LOCKSTEP, hold_until=0)
         window_tokens, least_chance = best_tokens, 0.0
         if self._by_chance:
             window_tokens = min(self._LONGER * best_tokens, self._most_tokens)
             least_chance = self._least_worthwhile() if company else self.pace.least_chance(best_tokens)
         return DraftPlan(Speculation.LOCKSTEP, window_tokens, hold_until=window_tokens, least_chance=least_chance)
+
+    def _proposed_beat(self, proposed: Sequence[float], window_tokens: int) -> bool:
+        """Whether a pass with what is proposed, at once, commits more per unit of time than one that waits."""
+        if not proposed:
+            return False
+        rows, tokens = self.pace.worthwhile(proposed)
+        return tokens / self.pace.alone_times.expected_ns(1 + rows) > self.pace.committed_per_ns(window_tokens)
 
     def _worthwhile_tokens(self) -> int:
         """How many tokens are worth their rows on average."""
@@ -79,11 +89,20 @@ class LearnedWindow(Rule):
     def next(self, state: State) -> DraftPlan:
         """See `Rule.next`."""
         budget = self._budget()
-        ready_tokens = min(state.ready_tokens, self._most_tokens)
+        ready_tokens = min(max(state.ready_tokens, self._as_trunk(state.proposed)), self._most_tokens)
         # The drafter sends nothing beyond the budget.
         most_tokens = max(ready_tokens, min(self._most_tokens, budget))
         hold_until = self.pace.outlook(most_tokens).best_window(ready_tokens)
         return DraftPlan(self._speculation, budget, self._rows, hold_until)
+
+    def _as_trunk(self, proposed: Sequence[float]) -> int:
+        """How many tokens of a trunk are worth as much as what is proposed."""
+        worth, tokens, chance = sum(proposed), 0, 1.0
+        while worth > 0 and tokens < self._most_tokens:
+            chance *= self.pace.acceptance_rate.value
+            worth -= chance
+            tokens += worth >= 0
+        return tokens
 
     def _budget(self) -> int:
         acceptance_rate = min(max(self.pace.acceptance_rate.value, 0.1), 0.95)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from sybil_engine.rpc.v1 import types_pb2 as sybil__engine_dot_rpc_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,sybil_engine/rpc/v1/generation_service.proto\x12\x13sybil_engine.rpc.v1\x1a\x1fsybil_engine/rpc/v1/types.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xf3\x03\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x32\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x1d.sybil_engine.rpc.v1.TokenIdsH\x00\x12\x35\n\x08sampling\x18\x03 \x01(\x0b\x32#.sybil_engine.rpc.v1.SamplingParams\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x19\n\x11ignore_end_tokens\x18\x08 \x01(\x08\x12\x35\n\x0bspeculation\x18\t \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x15\n\rwindow_tokens\x18\n \x01(\r\x12<\n\x0f\x61\x63\x63\x65ptance_rule\x18\x0b \x01(\x0e\x32#.sybil_engine.rpc.v1.AcceptanceRule\x12\x10\n\x08logprobs\x18\x0c \x01(\x08\x12\x18\n\x10resume_token_ids\x18\r \x03(\r\x12\x10\n\x08priority\x18\x0e \x01(\x05\x12\x0c\n\x04user\x18\x0f \x01(\tB\x08\n\x06promptB\x07\n\x05_seedB\r\n\x0b_max_tokens\"\x8a\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x06tokens\x18\x02 \x03(\x0b\x32#.sybil_engine.rpc.v1.CommittedToken\x12\x33\n\ncompletion\x18\x03 \x01(\x0b\x32\x1f.sybil_engine.rpc.v1.Completion\"\xf6\x01\n\nCompletion\x12\x38\n\rfinish_reason\x18\x01 \x01(\x0e\x32!.sybil_engine.rpc.v1.FinishReason\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12)\n\x05usage\x18\x03 \x01(\x0b\x32\x1a.sybil_engine.rpc.v1.Usage\x12\x35\n\x0bspeculation\x18\x04 \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12.\n\x06passes\x18\x06 \x03(\x0b\x32\x1e.sybil_engine.rpc.v1.PassCount\"R\n\tPassCount\x12\x35\n\x0bspeculation\x18\x01 \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x0e\n\x06passes\x18\x02 \x01(\r\"\x8c\x03\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rverify_passes\x18\x03 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\r\x12\x15\n\rtested_tokens\x18\x05 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x06 \x01(\r\x12\x1e\n\x16time_to_first_token_ns\x18\x07 \x01(\x04\x12\x10\n\x08total_ns\x18\x08 \x01(\x04\x12\x11\n\tverify_ns\x18\t \x01(\x04\x12\x12\n\noverlap_ns\x18\n \x01(\x04\x12\x18\n\x10reopened_streams\x18\x0b \x01(\r\x12\x10\n\x08\x64raft_ns\x18\x0c \x01(\x04\x12\x14\n\x0crelay_p50_ns\x18\r \x01(\x04\x12\x12\n\ngap_p50_ns\x18\x0e \x01(\x04\x12\x13\n\x0bpush_p50_ns\x18\x0f \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x10 \x01(\r\x12\x10\n\x08queue_ns\x18\x11 \x01(\x04\"\x15\n\x13\x44\x65scribePairRequest\"\x83\x01\n\x14\x44\x65scribePairResponse\x12\x35\n\x06target\x18\x01 \x01(\x0b\x32%.sybil_engine.rpc.v1.ModelDescription\x12\x34\n\x05\x64raft\x18\x02 \x01(\x0b\x32%.sybil_engine.rpc.v1.ModelDescription2\xd3\x01\n\x11GenerationService\x12Y\n\x08Generate\x12$.sybil_engine.rpc.v1.GenerateRequest\x1a%.sybil_engine.rpc.v1.GenerateResponse0\x01\x12\x63\n\x0c\x44\x65scribePair\x12(.sybil_engine.rpc.v1.DescribePairRequest\x1a).sybil_engine.rpc.v1.DescribePairResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,sybil_engine/rpc/v1/generation_service.proto\x12\x13sybil_engine.rpc.v1\x1a\x1fsybil_engine/rpc/v1/types.proto\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xe7\x04\n\x0fGenerateRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x32\n\ttoken_ids\x18\x02 \x01(\x0b\x32\x1d.sybil_engine.rpc.v1.TokenIdsH\x00\x12\x35\n\x08sampling\x18\x03 \x01(\x0b\x32#.sybil_engine.rpc.v1.SamplingParams\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x16\n\x0estop_token_ids\x18\x07 \x03(\r\x12\x19\n\x11ignore_end_tokens\x18\x08 \x01(\x08\x12\x35\n\x0bspeculation\x18\t \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x15\n\rwindow_tokens\x18\n \x01(\r\x12<\n\x0f\x61\x63\x63\x65ptance_rule\x18\x0b \x01(\x0e\x32#.sybil_engine.rpc.v1.AcceptanceRule\x12\x10\n\x08logprobs\x18\x0c \x01(\x08\x12\x18\n\x10resume_token_ids\x18\r \x03(\r\x12\x10\n\x08priority\x18\x0e \x01(\x05\x12\x0c\n\x04user\x18\x0f \x01(\t\x12\x10\n\x08\x64rafters\x18\x10 \x03(\t\x12\x14\n\nprediction\x18\x11 \x01(\tH\x01\x12=\n\x14prediction_token_ids\x18\x13 \x01(\x0b\x32\x1d.sybil_engine.rpc.v1.TokenIdsH\x01\x42\x08\n\x06promptB\x0b\n\tpredictedB\x07\n\x05_seedB\r\n\x0b_max_tokens\"\x8a\x01\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x33\n\x06tokens\x18\x02 \x03(\x0b\x32#.sybil_engine.rpc.v1.CommittedToken\x12\x33\n\ncompletion\x18\x03 \x01(\x0b\x32\x1f.sybil_engine.rpc.v1.Completion\"\xf6\x01\n\nCompletion\x12\x38\n\rfinish_reason\x18\x01 \x01(\x0e\x32!.sybil_engine.rpc.v1.FinishReason\x12\x0c\n\x04seed\x18\x02 \x01(\x04\x12)\n\x05usage\x18\x03 \x01(\x0b\x32\x1a.sybil_engine.rpc.v1.Usage\x12\x35\n\x0bspeculation\x18\x04 \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12.\n\x06passes\x18\x06 \x03(\x0b\x32\x1e.sybil_engine.rpc.v1.PassCount\"R\n\tPassCount\x12\x35\n\x0bspeculation\x18\x01 \x01(\x0e\x32 .sybil_engine.rpc.v1.Speculation\x12\x0e\n\x06passes\x18\x02 \x01(\r\"\xc1\x03\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rverify_passes\x18\x03 \x01(\r\x12\x16\n\x0e\x64rafted_tokens\x18\x04 \x01(\r\x12\x15\n\rtested_tokens\x18\x05 \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65pted_tokens\x18\x06 \x01(\r\x12\x1e\n\x16time_to_first_token_ns\x18\x07 \x01(\x04\x12\x10\n\x08total_ns\x18\x08 \x01(\x04\x12\x11\n\tverify_ns\x18\t \x01(\x04\x12\x12\n\noverlap_ns\x18\n \x01(\x04\x12\x18\n\x10reopened_streams\x18\x0b \x01(\r\x12\x10\n\x08\x64raft_ns\x18\x0c \x01(\x04\x12\x14\n\x0crelay_p50_ns\x18\r \x01(\x04\x12\x12\n\ngap_p50_ns\x18\x0e \x01(\x04\x12\x13\n\x0bpush_p50_ns\x18\x0f \x01(\x04\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x10 \x01(\r\x12\x10\n\x08queue_ns\x18\x11 \x01(\x04\x12\x33\n\x08\x64rafters\x18\x12 \x03(\x0b\x32!.sybil_engine.rpc.v1.DrafterCount\"\x15\n\x13\x44\x65scribePairRequest\"\x83\x01\n\x14\x44\x65scribePairResponse\x12\x35\n\x06target\x18\x01 \x01(\x0b\x32%.sybil_engine.rpc.v1.ModelDescription\x12\x34\n\x05\x64raft\x18\x02 \x01(\x0b\x32%.sybil_engine.rpc.v1.ModelDescription2\xd3\x01\n\x11GenerationService\x12Y\n\x08Generate\x12$.sybil_engine.rpc.v1.GenerateRequest\x1a%.sybil_engine.rpc.v1.GenerateResponse0\x01\x12\x63\n\x0c\x44\x65scribePair\x12(.sybil_engine.rpc.v1.DescribePairRequest\x1a).sybil_engine.rpc.v1.DescribePairResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENIDS']._serialized_start=102
   _globals['_TOKENIDS']._serialized_end=125
   _globals['_GENERATEREQUEST']._serialized_start=128
-  _globals['_GENERATEREQUEST']._serialized_end=627
-  _globals['_GENERATERESPONSE']._serialized_start=630
-  _globals['_GENERATERESPONSE']._serialized_end=768
-  _globals['_COMPLETION']._serialized_start=771
-  _globals['_COMPLETION']._serialized_end=1017
-  _globals['_PASSCOUNT']._serialized_start=1019
-  _globals['_PASSCOUNT']._serialized_end=1101
-  _globals['_USAGE']._serialized_start=1104
-  _globals['_USAGE']._serialized_end=1500
-  _globals['_DESCRIBEPAIRREQUEST']._serialized_start=1502
-  _globals['_DESCRIBEPAIRREQUEST']._serialized_end=1523
-  _globals['_DESCRIBEPAIRRESPONSE']._serialized_start=1526
-  _globals['_DESCRIBEPAIRRESPONSE']._serialized_end=1657
-  _globals['_GENERATIONSERVICE']._serialized_start=1660
-  _globals['_GENERATIONSERVICE']._serialized_end=1871
+  _globals['_GENERATEREQUEST']._serialized_end=743
+  _globals['_GENERATERESPONSE']._serialized_start=746
+  _globals['_GENERATERESPONSE']._serialized_end=884
+  _globals['_COMPLETION']._serialized_start=887
+  _globals['_COMPLETION']._serialized_end=1133
+  _globals['_PASSCOUNT']._serialized_start=1135
+  _globals['_PASSCOUNT']._serialized_end=1217
+  _globals['_USAGE']._serialized_start=1220
+  _globals['_USAGE']._serialized_end=1669
+  _globals['_DESCRIBEPAIRREQUEST']._serialized_start=1671
+  _globals['_DESCRIBEPAIRREQUEST']._serialized_end=1692
+  _globals['_DESCRIBEPAIRRESPONSE']._serialized_start=1695
+  _globals['_DESCRIBEPAIRRESPONSE']._serialized_end=1826
+  _globals['_GENERATIONSERVICE']._serialized_start=1829
+  _globals['_GENERATIONSERVICE']._serialized_end=2040
 # @@protoc_insertion_point(module_scope)

@@ -58,6 +58,9 @@ class GenerateRequest(_message.Message):
     RESUME_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
+    DRAFTERS_FIELD_NUMBER: _builtins.int
+    PREDICTION_FIELD_NUMBER: _builtins.int
+    PREDICTION_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     seed: _builtins.int
     """Unset: chosen at random, and reported."""
@@ -78,6 +81,7 @@ class GenerateRequest(_message.Message):
     """Who asks: users of the same priority take turns when requests wait. 256 characters at most. Empty: the host that
     the call comes from.
     """
+    prediction: _builtins.str
     @_builtins.property
     def token_ids(self) -> Global___TokenIds: ...
     @_builtins.property
@@ -98,6 +102,14 @@ class GenerateRequest(_message.Message):
         with the same tokens. They count towards max_tokens; they are not sent again.
         """
 
+    @_builtins.property
+    def drafters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the drafters that guess, together: "model", and those that DescribePair names as the target's proposers.
+        None: the service's default. 16 at most.
+        """
+
+    @_builtins.property
+    def prediction_token_ids(self) -> Global___TokenIds: ...
     def __init__(
         self,
         *,
@@ -116,21 +128,28 @@ class GenerateRequest(_message.Message):
         resume_token_ids: _abc.Iterable[_builtins.int] | None = ...,
         priority: _builtins.int = ...,
         user: _builtins.str = ...,
+        drafters: _abc.Iterable[_builtins.str] | None = ...,
+        prediction: _builtins.str = ...,
+        prediction_token_ids: Global___TokenIds | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "max_tokens", b"max_tokens", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "max_tokens", b"max_tokens", "predicted", b"predicted", "prediction", b"prediction", "prediction_token_ids", b"prediction_token_ids", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "acceptance_rule", b"acceptance_rule", "ignore_end_tokens", b"ignore_end_tokens", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "priority", b"priority", "prompt", b"prompt", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "token_ids", b"token_ids", "user", b"user", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "ignore_end_tokens", b"ignore_end_tokens", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "predicted", b"predicted", "prediction", b"prediction", "prediction_token_ids", b"prediction_token_ids", "priority", b"priority", "prompt", b"prompt", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "token_ids", b"token_ids", "user", b"user", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType_predicted: _TypeAlias = _typing.Literal["prediction", "prediction_token_ids"]  # noqa: Y015
+    _WhichOneofArgType_predicted: _TypeAlias = _typing.Literal["predicted", b"predicted"]  # noqa: Y015
     _WhichOneofReturnType_prompt: _TypeAlias = _typing.Literal["text", "token_ids"]  # noqa: Y015
     _WhichOneofArgType_prompt: _TypeAlias = _typing.Literal["prompt", b"prompt"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_predicted) -> _WhichOneofReturnType_predicted | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_prompt) -> _WhichOneofReturnType_prompt | None: ...
 
@@ -147,7 +166,7 @@ class GenerateResponse(_message.Message):
     """Text that became certain with these tokens: it never holds half a character, and may lag behind the tokens."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CommittedToken]:
-        """All of one origin, so that a client can tell which text was drafted."""
+        """All of one origin and one drafter, so that a client can tell who drafted which text."""
 
     @_builtins.property
     def completion(self) -> Global___Completion:
@@ -256,6 +275,7 @@ class Usage(_message.Message):
     PUSH_P50_NS_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     QUEUE_NS_FIELD_NUMBER: _builtins.int
+    DRAFTERS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     completion_tokens: _builtins.int
     """Generated by this call: resumed tokens do not count."""
@@ -286,6 +306,10 @@ class Usage(_message.Message):
     """Of prompt_tokens: those that the verifier did not have to feed, since their cells were kept from earlier sessions."""
     queue_ns: _builtins.int
     """From the request's arrival until a place was free for it."""
+    @_builtins.property
+    def drafters(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.DrafterCount]:
+        """Of those whose tokens were judged."""
+
     def __init__(
         self,
         *,
@@ -306,10 +330,11 @@ class Usage(_message.Message):
         push_p50_ns: _builtins.int = ...,
         cached_prompt_tokens: _builtins.int = ...,
         queue_ns: _builtins.int = ...,
+        drafters: _abc.Iterable[_types_pb2.DrafterCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "draft_ns", b"draft_ns", "drafted_tokens", b"drafted_tokens", "gap_p50_ns", b"gap_p50_ns", "overlap_ns", b"overlap_ns", "prompt_tokens", b"prompt_tokens", "push_p50_ns", b"push_p50_ns", "queue_ns", b"queue_ns", "relay_p50_ns", b"relay_p50_ns", "reopened_streams", b"reopened_streams", "tested_tokens", b"tested_tokens", "time_to_first_token_ns", b"time_to_first_token_ns", "total_ns", b"total_ns", "verify_ns", b"verify_ns", "verify_passes", b"verify_passes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_tokens", b"accepted_tokens", "cached_prompt_tokens", b"cached_prompt_tokens", "completion_tokens", b"completion_tokens", "draft_ns", b"draft_ns", "drafted_tokens", b"drafted_tokens", "drafters", b"drafters", "gap_p50_ns", b"gap_p50_ns", "overlap_ns", b"overlap_ns", "prompt_tokens", b"prompt_tokens", "push_p50_ns", b"push_p50_ns", "queue_ns", b"queue_ns", "relay_p50_ns", b"relay_p50_ns", "reopened_streams", b"reopened_streams", "tested_tokens", b"tested_tokens", "time_to_first_token_ns", b"time_to_first_token_ns", "total_ns", b"total_ns", "verify_ns", b"verify_ns", "verify_passes", b"verify_passes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

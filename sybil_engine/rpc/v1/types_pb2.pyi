@@ -243,6 +243,9 @@ class SessionOpen(_message.Message):
     LOGPROBS_FIELD_NUMBER: _builtins.int
     SHARES_PROCESSOR_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    DRAFTERS_FIELD_NUMBER: _builtins.int
+    PREDICTION_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """For logs; need not be unique. 256 characters at most."""
     prompt_tokens: _builtins.int
@@ -262,6 +265,8 @@ class SessionOpen(_message.Message):
     """
     priority: _builtins.int
     """See GenerateRequest.priority."""
+    tenant: _builtins.str
+    """Whose session this is, for drafters that remember earlier ones. 256 characters at most."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Every token committed so far, prompt first. At least one."""
@@ -277,6 +282,16 @@ class SessionOpen(_message.Message):
         """What drafting should do until a commit says otherwise. Its speculation is the requested one; the verifier follows
         it for the whole session. A budget of 0 means that no blocks will come.
         """
+
+    @_builtins.property
+    def drafters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the drafters that guess, together: "model" for drafter services, and proposers, which need no model. A
+        service runs those that are its own. 16 at most.
+        """
+
+    @_builtins.property
+    def prediction(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The client's own guess of the completion, for the drafter "prediction"."""
 
     def __init__(
         self,
@@ -294,10 +309,13 @@ class SessionOpen(_message.Message):
         logprobs: _builtins.bool = ...,
         shares_processor: _builtins.bool = ...,
         priority: _builtins.int = ...,
+        drafters: _abc.Iterable[_builtins.str] | None = ...,
+        prediction: _abc.Iterable[_builtins.int] | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "logprobs", b"logprobs", "max_position", b"max_position", "plan", b"plan", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "stop_token_ids", b"stop_token_ids", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "logprobs", b"logprobs", "max_position", b"max_position", "plan", b"plan", "prediction", b"prediction", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "stop_token_ids", b"stop_token_ids", "tenant", b"tenant", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,6 +387,7 @@ class Block(_message.Message):
     DRAFT_NS_FIELD_NUMBER: _builtins.int
     CHANCES_FIELD_NUMBER: _builtins.int
     KNOWN_TOKENS_FIELD_NUMBER: _builtins.int
+    DRAFTER_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the first drafted token."""
     prefix_fingerprint: _builtins.int
@@ -380,6 +399,8 @@ class Block(_message.Message):
     """How many committed tokens the drafter knew when it drafted these. Tells blocks that were sent before a commit from
     those that answer it.
     """
+    drafter: _builtins.str
+    """The drafter's name: "model", or a proposer's. 64 characters at most. Empty: "model"."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -401,10 +422,11 @@ class Block(_message.Message):
         draft_ns: _builtins.int = ...,
         chances: _abc.Iterable[_builtins.float] | None = ...,
         known_tokens: _builtins.int = ...,
+        drafter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chances", b"chances", "distributions", b"distributions", "draft_ns", b"draft_ns", "known_tokens", b"known_tokens", "origin", b"origin", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chances", b"chances", "distributions", b"distributions", "draft_ns", b"draft_ns", "drafter", b"drafter", "known_tokens", b"known_tokens", "origin", b"origin", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -453,26 +475,58 @@ class CommittedToken(_message.Message):
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
+    DRAFTER_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     origin: Global___TokenOrigin.ValueType
     logprob: _builtins.float
     """If SessionOpen asked for it: natural log-probability under the processed target distribution."""
+    drafter: _builtins.str
+    """The name of the drafter whose guess it was; empty: nobody's."""
     def __init__(
         self,
         *,
         token_id: _builtins.int = ...,
         origin: Global___TokenOrigin.ValueType = ...,
         logprob: _builtins.float | None = ...,
+        drafter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "logprob", b"logprob", "origin", b"origin", "token_id", b"token_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_logprob", b"_logprob", "drafter", b"drafter", "logprob", b"logprob", "origin", b"origin", "token_id", b"token_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__logprob: _TypeAlias = _typing.Literal["logprob"]  # noqa: Y015
     _WhichOneofArgType__logprob: _TypeAlias = _typing.Literal["_logprob", b"_logprob"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logprob) -> _WhichOneofReturnType__logprob | None: ...
 
 Global___CommittedToken: _TypeAlias = CommittedToken  # noqa: Y015
+
+@_typing.final
+class DrafterCount(_message.Message):
+    """How one drafter's tokens fared. A token that several drafters guessed counts for the first of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRAFTER_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    drafter: _builtins.str
+    judged: _builtins.int
+    """Its tokens that were judged, and how many of these were accepted."""
+    accepted: _builtins.int
+    def __init__(
+        self,
+        *,
+        drafter: _builtins.str = ...,
+        judged: _builtins.int = ...,
+        accepted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "drafter", b"drafter", "judged", b"judged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrafterCount: _TypeAlias = DrafterCount  # noqa: Y015
 
 @_typing.final
 class Commit(_message.Message):
@@ -492,6 +546,7 @@ class Commit(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    DRAFTERS_FIELD_NUMBER: _builtins.int
     position: _builtins.int
     """Position of the first committed token."""
     prefix_fingerprint: _builtins.int
@@ -515,6 +570,10 @@ class Commit(_message.Message):
 
     @_builtins.property
     def timings(self) -> Global___PassTimings: ...
+    @_builtins.property
+    def drafters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DrafterCount]:
+        """Of those whose tokens this pass judged."""
+
     def __init__(
         self,
         *,
@@ -528,10 +587,11 @@ class Commit(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         reason: _builtins.str = ...,
         cached_prompt_tokens: _builtins.int = ...,
+        drafters: _abc.Iterable[Global___DrafterCount] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_prompt_tokens", b"cached_prompt_tokens", "finish_reason", b"finish_reason", "judged", b"judged", "plan", b"plan", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "reason", b"reason", "timings", b"timings", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "cached_prompt_tokens", b"cached_prompt_tokens", "drafters", b"drafters", "finish_reason", b"finish_reason", "judged", b"judged", "plan", b"plan", "position", b"position", "prefix_fingerprint", b"prefix_fingerprint", "reason", b"reason", "timings", b"timings", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -630,6 +690,7 @@ class ModelDescription(_message.Message):
     PROCESSORS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     KERNELS_FIELD_NUMBER: _builtins.int
+    PROPOSERS_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The folder's name or the hub id."""
     architecture: _builtins.str
@@ -672,6 +733,10 @@ class ModelDescription(_message.Message):
         take no processor time, as on emulated devices.
         """
 
+    @_builtins.property
+    def proposers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """On a verifier: the drafters that run in its process."""
+
     def __init__(
         self,
         *,
@@ -694,10 +759,11 @@ class ModelDescription(_message.Message):
         processors: _abc.Iterable[_builtins.str] | None = ...,
         threads: _builtins.int = ...,
         kernels: _builtins.str = ...,
+        proposers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id", "begin_token_id", b"begin_token_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id", "architecture", b"architecture", "begin_token_id", b"begin_token_id", "context_tokens", b"context_tokens", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "kernels", b"kernels", "max_sessions", b"max_sessions", "model_id", b"model_id", "numerics", b"numerics", "parameters", b"parameters", "processors", b"processors", "protocol_version", b"protocol_version", "ready", b"ready", "row_class", b"row_class", "threads", b"threads", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokenizer_parts", b"tokenizer_parts", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id", "architecture", b"architecture", "begin_token_id", b"begin_token_id", "context_tokens", b"context_tokens", "device", b"device", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "kernels", b"kernels", "max_sessions", b"max_sessions", "model_id", b"model_id", "numerics", b"numerics", "parameters", b"parameters", "processors", b"processors", "proposers", b"proposers", "protocol_version", b"protocol_version", "ready", b"ready", "row_class", b"row_class", "threads", b"threads", "tokenizer_fingerprint", b"tokenizer_fingerprint", "tokenizer_parts", b"tokenizer_parts", "vocabulary_size", b"vocabulary_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__begin_token_id: _TypeAlias = _typing.Literal["begin_token_id"]  # noqa: Y015
     _WhichOneofArgType__begin_token_id: _TypeAlias = _typing.Literal["_begin_token_id", b"_begin_token_id"]  # noqa: Y015

@@ -234,7 +234,7 @@ def test_every_value_of_every_enum_on_the_wire_has_a_member() -> None:
         (wire.ModelDescription, ModelDescription, {"protocol_version"}, set()),
         (generation_wire.Usage, Usage, set(), set()),
         (generation_wire.Completion, Ending, set(), set()),
-        (generation_wire.GenerateRequest, GenerationRequest, {"text", "token_ids"}, {"prompt"}),
+        (generation_wire.GenerateRequest, GenerationRequest, {"text", "token_ids", "prediction_token_ids"}, {"prompt"}),
     ],
 )
 def test_a_value_and_its_message_have_the_same_fields(

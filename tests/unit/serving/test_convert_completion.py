@@ -13,6 +13,7 @@ from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import (
     AcceptanceRule,
     CommittedToken,
+    DrafterCount,
     FinishReason,
     SamplingParams,
     Speculation,
@@ -26,7 +27,12 @@ WORD = st.integers(0, 2**32 - 1)
 LONG = st.integers(0, 2**64 - 1)
 TEXT = st.text(max_size=8)
 
-USAGE = st.builds(Usage, **{each.name: LONG if each.name.endswith("_ns") else WORD for each in fields(Usage)})
+COUNTS = st.lists(st.builds(DrafterCount, TEXT, WORD, WORD), max_size=3).map(tuple)
+USAGE = st.builds(
+    Usage,
+    **{each.name: LONG if each.name.endswith("_ns") else WORD for each in fields(Usage) if each.name != "drafters"},
+    drafters=COUNTS,
+)
 ENDING = st.builds(
     Ending,
     finish_reason=st.sampled_from(FinishReason),
@@ -37,7 +43,11 @@ ENDING = st.builds(
     reason=TEXT,
 )
 TOKEN = st.builds(
-    CommittedToken, WORD, st.sampled_from(TokenOrigin), st.none() | st.floats(max_value=0, width=32, allow_nan=False)
+    CommittedToken,
+    WORD,
+    st.sampled_from(TokenOrigin),
+    st.none() | st.floats(max_value=0, width=32, allow_nan=False),
+    TEXT,
 )
 DELTA = st.builds(Delta, text=TEXT, tokens=st.lists(TOKEN, max_size=5).map(tuple), ending=st.none() | ENDING)
 
@@ -75,6 +85,8 @@ REQUEST = st.builds(
     acceptance_rule=st.sampled_from(AcceptanceRule),
     logprobs=st.booleans(),
     resume_token_ids=st.lists(WORD, max_size=3).map(tuple),
+    drafters=st.lists(TEXT, max_size=3).map(tuple),
+    prediction=st.text(max_size=8) | st.lists(WORD, min_size=1, max_size=5).map(tuple),
 )
 
 
@@ -84,7 +96,8 @@ def test_a_request_survives_the_wire(request: GenerationRequest) -> None:
     sent = request_to_wire(request).SerializeToString()
     received = request_from_wire(wire.GenerateRequest.FromString(sent))
     prompt = received.prompt if isinstance(received.prompt, str) else tuple(received.prompt)
+    prediction = received.prediction if isinstance(received.prediction, str) else tuple(received.prediction)
     lists: dict[str, Any] = {
-        name: tuple(getattr(received, name)) for name in ("stop", "stop_token_ids", "resume_token_ids")
+        name: tuple(getattr(received, name)) for name in ("stop", "stop_token_ids", "resume_token_ids", "drafters")
     }
-    assert replace(received, prompt=prompt, **lists) == request
+    assert replace(received, prompt=prompt, prediction=prediction, **lists) == request

@@ -48,6 +48,9 @@ class LongOpening:
     stop_token_ids: Sized = ()
     session_id: str = ""
     max_position: int = 0
+    drafters: Sized = ()
+    prediction: Sized = ()
+    tenant: str = ""
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,9 @@ class LongOpening:
         (LongOpening(token_ids=UnreadTokens(50), max_position=50), "50 tokens leave no room"),
         (LongOpening(stop_token_ids=UnreadTokens(4_000_000)), "stop_token_ids holds 4000000 tokens; at most 2048"),
         (LongOpening(session_id="x" * 257), "session_id has 257 characters; at most 256"),
+        (LongOpening(tenant="x" * 257), "tenant has 257 characters; at most 256"),
+        (LongOpening(drafters=UnreadTokens(17)), "17 drafters are named; at most 16"),
+        (LongOpening(prediction=UnreadTokens(101)), "the prediction holds 101 tokens, more than the context of 100"),
     ],
 )
 def test_an_openings_lengths_are_checked_before_its_contents(opening: LongOpening, complaint: str) -> None:

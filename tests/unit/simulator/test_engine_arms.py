@@ -17,6 +17,8 @@ from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.plan import DraftPlan, first_plan
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import FinishReason, PassTimings, Speculation
+from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.registry import Registry
 from sybil_engine.sampling.judges.judge import Verdict
 from tests.unit.simulator.synthetic import synthetic_trace
 from verifier_service.policy.choice import Choice
@@ -190,7 +192,17 @@ def test_a_session_driven_by_hand_makes_the_same_commits_and_plans(speculation: 
     rule = rule_for(opening, 15, Pace(pass_times, alone_times), Choice(pass_times=pass_times), by_chance=True)
     limits = SessionLimits(151, ANY_TOKEN, 15)
     session = VerifierSession(
-        opening, 0, limits, rule, NoiseTape(0, ANY_TOKEN), lambda _: None, 0, 0, tally=Tally(), has_room=lambda: True
+        opening,
+        0,
+        limits,
+        rule,
+        NoiseTape(0, ANY_TOKEN),
+        lambda _: None,
+        0,
+        0,
+        tally=Tally(),
+        registry=Registry(Place.VERIFIER),
+        has_room=lambda: True,
     )
     pushes = deque(simulation.blocks)
     text = trace.target_ids.tolist()

@@ -10,6 +10,7 @@ import pytest
 
 from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.types import Speculation
+from sybil_engine.core.worth import Worth
 from verifier_service.policy.adaptive import Adaptive
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.load import Load, SharedPass
@@ -17,7 +18,6 @@ from verifier_service.policy.pace import Pace
 from verifier_service.policy.rule import PassOutcome, State
 from verifier_service.policy.trials import Trials
 from verifier_service.policy.windows import BestWindow
-from verifier_service.policy.worth import Worth
 
 OFF, LOCKSTEP, PIPELINED, HEDGED = Speculation.OFF, Speculation.LOCKSTEP, Speculation.PIPELINED, Speculation.HEDGED
 PASS_NS, ROW_NS = 2e6, 3.7e5

@@ -1,6 +1,6 @@
 """Whether drafting pays for one session among others."""
 
-from verifier_service.policy.moving_mean import MovingMean
+from sybil_engine.core.moving_mean import MovingMean
 
 
 class Worth:
@@ -24,7 +24,7 @@ class Worth:
         """Whether the session had better not draft now."""
         return self._resting > 0
 
-    def saw(self, judged: int, accepted: int, price: float) -> None:
+    def saw(self, judged: int, accepted: float, price: float) -> None:
         """Learn from a pass.
 
         Args:
