@@ -1,7 +1,7 @@
 """The arms of a benchmark that are this engine, under each kind of speculation."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from benchmarks.measurement import Measured, Measurement, median_speed
@@ -24,6 +24,33 @@ class BenchTask:
     prompt_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ArmKind:
+    """How an arm speculates, and who drafts for it.
+
+    Attributes:
+        drafters: none: the engine's default.
+    """
+
+    speculation: Speculation
+    drafters: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str) -> "ArmKind":
+        """From a name such as `auto`, or `auto@model+lookup` with its drafters.
+
+        Raises:
+            ValueError: there is no such way to speculate.
+        """
+        speculation, _, drafters = name.partition("@")
+        return cls(Speculation(speculation), tuple(drafters.split("+")) if drafters else ())
+
+    @property
+    def suffix(self) -> str:
+        """What follows the way of speculating in the arm's name."""
+        return f"@{'+'.join(self.drafters)}" if self.drafters else ""
+
+
 Generate = Callable[[GenerationRequest], AsyncGenerator[Delta, None]]
 
 
@@ -36,24 +63,42 @@ class EngineArm:
     """
 
     generate: Generate
-    speculation: Speculation
+    kind: ArmKind
     window_tokens: int
 
     @property
     def name(self) -> str:
         """The kind of speculation; of lockstep with the window, because several are tried."""
-        kind = self.speculation
-        return f"{kind.value}-{self.window_tokens}" if kind is Speculation.LOCKSTEP else kind.value
+        speculation = self.kind.speculation.value
+        return f"{speculation}-{self.window_tokens}{self.kind.suffix}" if self.searches else self.group
+
+    @property
+    def group(self) -> str:
+        """The name that the fastest window of this kind gets."""
+        return self.kind.speculation.value + self.kind.suffix
+
+    @property
+    def searches(self) -> bool:
+        """Whether it is one of several windows."""
+        return self.kind.speculation is Speculation.LOCKSTEP
 
     async def complete(self, task: BenchTask, sampling: SamplingParams, max_tokens: int) -> Measurement:
         """Complete one prompt, to the model's own end of text or `max_tokens`."""
         request = GenerationRequest(task.prompt, sampling, task.seed, max_tokens)
-        request = replace(request, speculation=self.speculation, window_tokens=self.window_tokens)
+        request = replace(
+            request,
+            speculation=self.kind.speculation,
+            window_tokens=self.window_tokens,
+            drafters=self.kind.drafters,
+        )
         start = time.perf_counter()
         deltas = [delta async for delta in self.generate(request)]
         duration_s = time.perf_counter() - start
         completion = Completion.joined(deltas)
-        counts = {name: float(count) for name, count in asdict(completion.ending.usage).items()}
+        usage = asdict(replace(completion.ending.usage, drafters=()))
+        counts = {name: float(count) for name, count in usage.items() if name != "drafters"}
+        for each in completion.ending.usage.drafters:
+            counts |= {f"{each.drafter}_judged": float(each.judged), f"{each.drafter}_accepted": float(each.accepted)}
         counts["first_tokens"] = first_commit_tokens(completion.origins)
         return Measurement(completion.token_ids, duration_s, counts)
 
@@ -68,22 +113,25 @@ def first_commit_tokens(origins: Sequence[TokenOrigin]) -> int:
     return origins.index(own) + 1 if own in origins else len(origins)
 
 
-def with_best_lockstep(measured: Measured, windows: Mapping[str, int]) -> tuple[Measured, int | None]:
-    """Put the fastest lockstep arm in the place of all of them.
-
-    Args:
-        windows: of each lockstep arm, by name.
+def with_best_windows(measured: Measured, arms: Sequence[EngineArm]) -> tuple[Measured, dict[str, int]]:
+    """Put the fastest of several windows in the place of all of them, for each kind that tries several.
 
     Returns:
-        The measurements, and the window of the fastest; None without lockstep.
+        The measurements, and the window of the fastest, by kind.
     """
-    best = max(windows, key=lambda name: median_speed(measured[name]), default="")
-    kept = {
-        Speculation.LOCKSTEP.value if name == best else name: measurements
-        for name, measurements in measured.items()
-        if name == best or name not in windows
-    }
-    return kept, windows.get(best)
+    named = {arm.name: arm for arm in arms if arm.searches}
+    best: dict[str, EngineArm] = {}
+    for name, arm in named.items():
+        known = best.get(arm.group)
+        if known is None or median_speed(measured[name]) > median_speed(measured[known.name]):
+            best[arm.group] = arm
+    kept: dict[str, Sequence[Measurement]] = {}
+    for name, measurements in measured.items():
+        if name not in named:
+            kept[name] = measurements
+        elif best[named[name].group].name == name:
+            kept[named[name].group] = measurements
+    return kept, {group: arm.window_tokens for group, arm in best.items()}
 
 
 def by_category(measured: Measured, tasks: Sequence[BenchTask]) -> dict[str, Measured]:

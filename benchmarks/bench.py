@@ -12,7 +12,7 @@ from rich.text import Text
 from tokenizers import Tokenizer
 
 from benchmarks.anatomy import Anatomy, anatomy_figures
-from benchmarks.arms import BenchTask, EngineArm, by_category, with_best_lockstep
+from benchmarks.arms import BenchTask, EngineArm, by_category, with_best_windows
 from benchmarks.differences import find_differences, target_margin
 from benchmarks.engine import BenchEngine, running_engine
 from benchmarks.figures import arm_figures, machine, measured_figures, measurement_figures, versions
@@ -102,15 +102,15 @@ class _Run:
         plan = self.plan
         sampling = SamplingParams(temperature=temperature)
         ours = [
-            EngineArm(engine.generate, speculation, window_tokens)
-            for speculation in plan.speculations
-            for window_tokens in plan.windows(speculation)
+            EngineArm(engine.generate, kind, window_tokens)
+            for kind in plan.kinds
+            for window_tokens in plan.windows(kind.speculation)
         ]
         found, peers = await self._search_peers(sampling)
         every = await self._interleaved([*ours, *peers], sampling)
-        windows = {arm.name: arm.window_tokens for arm in ours if arm.speculation is Speculation.LOCKSTEP}
-        measured, best_window = with_best_lockstep(every, windows)
-        anatomies = await self._trace(engine, ours, best_window, sampling) if plan.settings.report else {}
+        windows = {arm.name: arm.window_tokens for arm in ours if arm.searches}
+        measured, best_windows = with_best_windows(every, ours)
+        anatomies = await self._trace(engine, ours, best_windows, sampling) if plan.settings.report else {}
         figures: dict[str, Any] = {
             "environment": plan.environment.description,
             "pair": self.pair,
@@ -129,8 +129,8 @@ class _Run:
             "measurements": {name: measurement_figures(each) for name, each in every.items()},
             "traces": {name: anatomy_figures(each) for name, each in anatomies.items()},
         }
-        if best_window is not None:
-            figures["arms"][Speculation.LOCKSTEP.value]["window_tokens"] = best_window
+        for group, window_tokens in best_windows.items():
+            figures["arms"][group]["window_tokens"] = window_tokens
         title = f"{plan.environment.label}; temperature {temperature:g}; medians with 95 % intervals"
         shown = summary(title, figures)
         for part in shown:
@@ -198,14 +198,14 @@ class _Run:
         return measured
 
     async def _trace(
-        self, engine: BenchEngine, ours: Sequence[EngineArm], best_window: int | None, sampling: SamplingParams
+        self, engine: BenchEngine, ours: Sequence[EngineArm], best_windows: Mapping[str, int], sampling: SamplingParams
     ) -> dict[str, list[Anatomy]]:
         """Run some tasks again, untimed, and record every message; empty where there are no messages."""
         anatomies = {}
         for arm in ours if engine.services else ():
-            if arm.speculation is not Speculation.LOCKSTEP or arm.window_tokens == best_window:
+            if arm.window_tokens == best_windows.get(arm.group, arm.window_tokens):
                 self.progress.say(f"tracing {arm.name}")
-                anatomies[arm.speculation.value] = [
+                anatomies[arm.group] = [
                     Anatomy(await trace_session(engine, arm, task, sampling, self.plan.settings.max_tokens))
                     for task in self.tasks[:_FEW_PROMPTS]
                 ]

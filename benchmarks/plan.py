@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from benchmarks.arms import ArmKind
 from benchmarks.environments import Environment, environment_of
 from benchmarks.prompts import read_prompts
 from benchmarks.settings import PEERS, BenchSettings
@@ -31,7 +32,7 @@ class Plan:
     pair: Pair
     prompts: tuple[Prompt, ...]
     peers: tuple[str, ...]
-    speculations: tuple[Speculation, ...]
+    kinds: tuple[ArmKind, ...]
 
     @classmethod
     def of(cls, settings: BenchSettings) -> "Plan":
@@ -46,7 +47,7 @@ class Plan:
             pair_of(settings.preset, settings.target, settings.draft),
             tuple(read_prompts(settings.prompts, settings.count)),
             _peers(settings),
-            tuple(dict.fromkeys(map(Speculation, settings.arms))),
+            tuple(dict.fromkeys(map(ArmKind.of, settings.arms))),
         )
         for name, service in (("verifier", VerifierSettings), ("drafter", DrafterSettings)):
             try:
@@ -115,7 +116,7 @@ class Plan:
     def _check_pair(self) -> None:
         settings = self.settings
         if not self.drafts:
-            drafting = [each.value for each in self.speculations if each is not Speculation.OFF]
+            drafting = [each.speculation.value for each in self.kinds if each.speculation is not Speculation.OFF]
             drafting += [peer for peer in self.peers if peer == "transformers-assisted"]
             drafting += ["--grow-draft"] if settings.grow_draft else []
             if drafting:

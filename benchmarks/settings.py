@@ -20,6 +20,12 @@ def _some_of(known: tuple[str, ...]) -> Constraint:
     return Constraint(f"one or more of {', '.join(known)}", lambda names: bool(names) and set(names) <= set(known))
 
 
+_SOME_ARMS = Constraint(
+    f"one or more of {', '.join(ARMS)}, each perhaps with its drafters as in auto@model+lookup",
+    lambda names: bool(names) and {name.partition("@")[0] for name in names} <= set(ARMS),
+)
+
+
 class BenchSettings(Settings):
     """Measure how fast speculation is: every arm and every peer in one run, on the same prompts and seeds."""
 
@@ -32,7 +38,9 @@ class BenchSettings(Settings):
             "on different cores; emulated: passes and messages of set durations; gpu: both models on a GPU"
         ),
     )
-    arms: Annotated[Words, _some_of(ARMS)] = Field(default=ARMS, description="speculation to measure")
+    arms: Annotated[Words, _SOME_ARMS] = Field(
+        default=ARMS, description="speculation to measure; auto@model+lookup names an arm's drafters"
+    )
     lockstep_windows: Annotated[
         tuple[Annotated[int, Field(ge=1, le=MOST_WINDOW_TOKENS)], ...],
         *(Split, Constraint(f"whole numbers from 1 to {MOST_WINDOW_TOKENS}", bool)),

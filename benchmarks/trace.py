@@ -125,7 +125,7 @@ async def trace_session(
             stop_token_ids=frozenset((await verifier.describe()).end_token_ids),
             max_position=len(task.prompt) + max_tokens,
             session_id=f"trace-{arm.name}",
-            plan=first_plan(arm.speculation, arm.window_tokens),
+            plan=first_plan(arm.kind.speculation, arm.window_tokens),
             window_tokens=arm.window_tokens,
         )
 

@@ -13,8 +13,12 @@ from sybil_engine.proposers.aside import Aside
 from sybil_engine.proposers.asked import Asked, Failure, FailureCounts
 from sybil_engine.proposers.ensemble import Ensemble
 from sybil_engine.proposers.evidence import EvidenceTable
+from sybil_engine.proposers.forced import Forced
 from sybil_engine.proposers.lookup import Lookup
+from sybil_engine.proposers.prediction import Prediction
 from sybil_engine.proposers.proposer import EVERYWHERE, Place, Proposer
+from sybil_engine.proposers.suffix import Suffix
+from sybil_engine.proposers.suffix_memory import SuffixMemory
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,9 @@ class Registry:
     def __init__(self, place: Place, suffix_memory_bytes: int = 0) -> None:
         own: dict[str, MakeProposer] = {
             "lookup": lambda opening: Lookup(),
+            "suffix": SuffixMemory(suffix_memory_bytes).open if suffix_memory_bytes else lambda opening: Suffix(),
+            "prediction": Prediction,
+            "forced": lambda opening: Forced(),
         }
         self._makers = own | _brought(place) if place is Place.VERIFIER else _brought(place)
         # By name, and by whether tokens are drawn without noise.

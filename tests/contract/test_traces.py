@@ -10,7 +10,7 @@ import pytest
 from rich.text import Text
 
 from benchmarks.anatomy import PARTS, Anatomy, Fate, acceptance_by_position, anatomy_figures
-from benchmarks.arms import BenchTask, EngineArm
+from benchmarks.arms import ArmKind, BenchTask, EngineArm
 from benchmarks.engine import BenchEngine
 from benchmarks.figures import machine, measured_figures, versions
 from benchmarks.measurement import Measurement
@@ -36,7 +36,7 @@ def traced(*speculations: Speculation) -> dict[str, Anatomy]:
                 task = BenchTask(PROMPT, SEED)
                 return {
                     each.value: await trace_session(
-                        engine, EngineArm(engine.generate, each, 0), task, SamplingParams(), TOKENS
+                        engine, EngineArm(engine.generate, ArmKind(each), 0), task, SamplingParams(), TOKENS
                     )
                     for each in speculations
                 }

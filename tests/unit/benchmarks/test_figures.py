@@ -1,12 +1,20 @@
 """The figures say what docs/benchmarks.md says they say."""
 
+from collections.abc import AsyncGenerator
+
 import pytest
 
-from benchmarks.arms import BenchTask, by_category, first_commit_tokens, with_best_lockstep
+from benchmarks.arms import ArmKind, BenchTask, EngineArm, by_category, first_commit_tokens, with_best_windows
 from benchmarks.differences import find_differences
 from benchmarks.figures import arm_figures, measured_figures, measurement_figures, round_figures
 from benchmarks.measurement import Measurement, speed_ratio
-from sybil_engine.core.types import TokenOrigin
+from sybil_engine.core.completion import Delta
+from sybil_engine.core.request import GenerationRequest
+from sybil_engine.core.types import Speculation, TokenOrigin
+
+
+def no_engine(request: GenerationRequest) -> AsyncGenerator[Delta, None]:
+    raise AssertionError("nothing is generated")
 
 
 def measurement(tokens: int, duration_s: float, **counts: float) -> Measurement:
@@ -35,11 +43,12 @@ def test_the_fastest_lockstep_window_is_reported_as_lockstep() -> None:
         "lockstep-5": [measurement(10, 1)],
         "auto": [measurement(10, 1)],
     }
-    kept, window_tokens = with_best_lockstep(measured, {"lockstep-3": 3, "lockstep-5": 5})
-    assert window_tokens == 5
+    arms = [EngineArm(no_engine, ArmKind(Speculation.LOCKSTEP), window_tokens) for window_tokens in (3, 5)]
+    kept, windows = with_best_windows(measured, arms)
+    assert windows == {"lockstep": 5}
     assert list(kept) == ["off", "lockstep", "auto"]
     assert kept["lockstep"] == measured["lockstep-5"]
-    assert with_best_lockstep({"off": measured["off"]}, {}) == ({"off": measured["off"]}, None)
+    assert with_best_windows({"off": measured["off"]}, []) == ({"off": measured["off"]}, {})
 
 
 def test_every_pair_of_arms_has_a_ratio_each_way() -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.arms import ArmKind
 from benchmarks.plan import Plan
 from benchmarks.settings import ARMS, BenchSettings
 from sybil_cli.__main__ import main
+from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.types import Speculation
 from sybil_engine.settings import parse
 
@@ -123,11 +125,18 @@ def test_prompts_of_a_file_are_taken_a_category_at_a_time(tmp_path: Path) -> Non
 
 def test_by_default_every_arm_and_every_peer_is_measured() -> None:
     default = planned()
-    assert default.speculations == tuple(Speculation)
-    assert tuple(each.value for each in default.speculations) == ARMS
+    assert default.kinds == tuple(map(ArmKind, Speculation))
+    assert tuple(each.speculation.value for each in default.kinds) == ARMS
     assert default.peers == ("transformers", "transformers-assisted", "transformers-lookup")
     assert {prompt.category for prompt in default.prompts} == {"code", "docstring", "doctest"}
     assert default.settings.temperatures == (0.0, 0.8)
+
+
+def test_an_arm_may_name_its_drafters() -> None:
+    kinds = planned("--arms", "off,auto@model+lookup,auto@suffix").kinds
+    assert [each.drafters for each in kinds] == [(), ("model", "lookup"), ("suffix",)]
+    with pytest.raises(InvalidSettings, match="each perhaps with its drafters as in auto@model"):
+        planned("--arms", "automatic@model")
 
 
 def test_emulated_devices_are_the_services_own_flags() -> None:

@@ -1,0 +1,153 @@
+"""An index of texts by what they end in at each place: finds the places that agree longest with a given end.
+
+Each place is filed under the last few tokens before it, for two lengths. Places of one key form a chain, the latest
+first; a search walks a bounded part of it and compares backwards. So it takes a constant time to add a token and to look
+for one, and the oldest tokens can be dropped without touching the others.
+
+Source: hash chains, as match finders of LZ77 compressors use them (Ziv, Lempel 1977).
+"""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+END_OF_TEXT = -1
+"""Stands between two texts; it agrees with no token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Where an index agrees with an end.
+
+    Attributes:
+        place: of the token that comes next.
+        agreed: how many tokens before it agree; no more than `MOST_AGREED` are counted.
+    """
+
+    place: int
+    agreed: int
+
+
+MOST_AGREED = 16
+_KEYS = (6, 2)
+_MOST_PLACES = 12
+
+
+class _Chains:
+    """The places of each key of one length, as one linked list a key."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        # By key: the latest place; and for each place, how far back the one before it is, 0: there is none.
+        self.latest: dict[int, int] = {}
+        self.back = array("I")
+
+
+class SuffixIndex:
+    """Texts, one after the other.
+
+    Attributes:
+        first: the first place that is still held. Places count all tokens ever added.
+    """
+
+    # Of a token: itself and its link in each chain; of a key: its number, a place, and the dictionary's entry.
+    _TOKEN_BYTES = 4 + 4 * len(_KEYS)
+    _KEY_BYTES = 150
+
+    def __init__(self) -> None:
+        self.first = 0
+        self._tokens = array("i")
+        # The place of the first element of the arrays; dropped tokens leave them from time to time.
+        self._base = 0
+        self._chains = [_Chains(length) for length in _KEYS]
+
+    def __len__(self) -> int:
+        """Tokens held."""
+        return self.end - self.first
+
+    @property
+    def end(self) -> int:
+        """The place of the next token."""
+        return self._base + len(self._tokens)
+
+    @property
+    def held_bytes(self) -> int:
+        """About how much memory it takes."""
+        keys = sum(len(chains.latest) for chains in self._chains)
+        return len(self._tokens) * self._TOKEN_BYTES + keys * self._KEY_BYTES
+
+    def __getitem__(self, place: int) -> int:
+        """The token at a place that is held."""
+        return self._tokens[place - self._base]
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Add tokens to the last text."""
+        tokens = self._tokens
+        for token_id in token_ids:
+            place = self._base + len(tokens)
+            for chains in self._chains:
+                before = None
+                if len(tokens) >= chains.length:
+                    key = hash(tuple(tokens[-chains.length :]))
+                    before = chains.latest.get(key)
+                    chains.latest[key] = place
+                chains.back.append(place - before if before is not None and before >= self.first else 0)
+            tokens.append(token_id)
+
+    def matches(self, end: Sequence[int]) -> list[Match]:
+        """The places that agree longest with how a text ends, the latest first; a few at most.
+
+        Args:
+            end: the last tokens of a text, `MOST_AGREED` or fewer; none may be `END_OF_TEXT`.
+        """
+        for chains in self._chains:
+            if len(end) >= chains.length and (found := self._walk(chains, end)):
+                return found
+        return []
+
+    def _walk(self, chains: _Chains, end: Sequence[int]) -> list[Match]:
+        place = chains.latest.get(hash(tuple(end[-chains.length :])), -1)
+        found: list[Match] = []
+        for _ in range(_MOST_PLACES):
+            if place < self.first:
+                break
+            agreed = self._agreed(place, end)
+            if agreed >= chains.length and place < self.end and self[place] != END_OF_TEXT:
+                found.append(Match(place, agreed))
+            back = chains.back[place - self._base]
+            if not back:
+                break
+            place -= back
+        return found
+
+    def _agreed(self, place: int, end: Sequence[int]) -> int:
+        """How many tokens before a place agree with an end."""
+        tokens, index = self._tokens, place - self._base
+        most = min(len(end), place - self.first)
+        for agreed in range(most):
+            if tokens[index - 1 - agreed] != end[-1 - agreed]:
+                return agreed
+        return most
+
+    def drop_before(self, place: int) -> None:
+        """Drop the oldest tokens."""
+        for dropped in range(self.first, min(place, self.end)):
+            for chains in self._chains:
+                index = dropped - self._base
+                if index >= chains.length:
+                    key = hash(tuple(self._tokens[index - chains.length : index]))
+                    if chains.latest.get(key) == dropped:
+                        del chains.latest[key]
+        self.first = max(self.first, min(place, self.end))
+        self._compact()
+
+    def _compact(self) -> None:
+        """Free the room of dropped tokens once they are half of all."""
+        dropped = self.first - self._base
+        if 2 * dropped > len(self._tokens):
+            # Keys of the first places held look back beyond them.
+            kept = max(0, dropped - max(_KEYS))
+            del self._tokens[:kept]
+            for chains in self._chains:
+                del chains.back[:kept]
+            self._base += kept
