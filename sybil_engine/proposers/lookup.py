@@ -1,75 +1,66 @@
-"""`lookup`: what followed the last few tokens when they stood in this session's text before."""
+"""`lookup`: what followed the last few tokens when they last stood in this session's text."""
 
-from collections import deque
 from collections.abc import Sequence
 
 from sybil_engine.proposers.proposer import Continuation, Proposer
 
 
+_NONE = (0, 0)
+"""No place, and no token that agrees."""
+
+
 class Lookup(Proposer):
-    """N-gram lookup in prompt and output: the latest places of the longest match.
+    """N-gram lookup in prompt and output: the latest place of the longest match.
 
     Source: prompt lookup decoding (Saxena 2023).
     """
 
     cost_ns = 5_000
 
-    _LEAST, _MOST = 1, 4
-    _PLACES = 4
+    _LONGEST = 4
+    # How often the next token agreed after so many did, in Python sources (docs/log.md, 2026-12-01).
+    _ESTIMATES = (0.15, 0.45, 0.55, 0.7, 0.75, 0.8, 0.85, 0.9)
 
     def __init__(self) -> None:
-        self._token_ids: list[int] = []
-        # By the last n tokens: where the next one stands, latest last.
-        self._places: dict[tuple[int, ...], deque[int]] = {}
-        # By path: the places where it goes on, and the length of the match.
-        self._known: dict[tuple[int, ...], tuple[Sequence[int], int]] = {}
+        self._text: list[int] = []
+        # By the last tokens: the place of the one after them.
+        self._latest: dict[tuple[int, ...], int] = {}
+        # By path: the place where it goes on, and how many tokens agree.
+        self._known: dict[tuple[int, ...], tuple[int, int]] = {}
 
     def follow(self, token_ids: Sequence[int]) -> None:
         """See `Proposer.follow`."""
-        text = self._token_ids
+        text = self._text
+        match = self._known.get((), _NONE)
         for token_id in token_ids:
-            for length in range(self._LEAST, min(self._MOST, len(text)) + 1):
-                key = tuple(text[-length:])
-                self._places.setdefault(key, deque(maxlen=self._PLACES)).append(len(text))
+            for length in range(1, min(self._LONGEST, len(text)) + 1):
+                self._latest[tuple(text[-length:])] = len(text)
+            place, agreed = match
+            match = (place + 1, agreed + 1) if agreed and text[place] == token_id else _NONE
             text.append(token_id)
-        self._known.clear()
+        self._known = {(): match if match[1] else self._longest(())}
 
     def continuations(self, path: tuple[int, ...]) -> Sequence[Continuation]:
         """See `Proposer.continuations`."""
-        places, length = self._match(path)
-        if not places:
-            return ()
-        counts: dict[int, int] = {}
-        for place in places:
-            token_id = self._token_ids[place]
-            counts[token_id] = counts.get(token_id, 0) + 1
-        total = len(places)
-        return [
-            Continuation(token_id, _estimate(length) * count / total, (min(length, 12), total > 1, 4 * count // total))
-            for token_id, count in counts.items()
-        ]
-
-    def _match(self, path: tuple[int, ...]) -> tuple[Sequence[int], int]:
-        """Where the text goes on as it did after its last tokens and this path; and how many tokens agree."""
         if path not in self._known:
-            self._known[path] = self._extended(path) if path else self._longest(path)
-            if not self._known[path][0]:
-                self._known[path] = self._longest(path)
-        return self._known[path]
+            self._known[path] = self._along(path)
+        place, agreed = self._known[path]
+        if not agreed:
+            return ()
+        step = min(agreed, len(self._ESTIMATES))
+        return (Continuation(self._text[place], self._ESTIMATES[step - 1], step),)
 
-    def _extended(self, path: tuple[int, ...]) -> tuple[Sequence[int], int]:
-        places, length = self._match(path[:-1])
-        text, last = self._token_ids, path[-1]
-        return [place + 1 for place in places if text[place] == last and place + 1 < len(text)], length + 1
+    def _along(self, path: tuple[int, ...]) -> tuple[int, int]:
+        """The place at which a path goes on, and how many tokens agree; 0: there is none."""
+        place, agreed = self._known.get(path[:-1], _NONE)
+        if agreed and self._text[place] == path[-1] and place + 1 < len(self._text):
+            return place + 1, agreed + 1
+        return self._longest(path)
 
-    def _longest(self, path: tuple[int, ...]) -> tuple[Sequence[int], int]:
-        end = (*self._token_ids[-self._MOST :], *path)[-self._MOST :]
-        for length in range(len(end), self._LEAST - 1, -1):
-            if places := self._places.get(end[-length:]):
-                return places, length
-        return (), 0
-
-
-def _estimate(length: int) -> float:
-    """How often the next token agrees after so many agreed."""
-    return (0.1, 0.2, 0.35, 0.5)[min(length, 4) - 1] if length < 5 else 0.8
+    def _longest(self, path: tuple[int, ...]) -> tuple[int, int]:
+        """The latest place of the longest match of the text's end and a path."""
+        end = (*self._text[-self._LONGEST :], *path)[-self._LONGEST :]
+        for start in range(len(end)):
+            if (latest := self._latest.get(end[start:])) is not None:
+                return latest, len(end) - start
+        return _NONE

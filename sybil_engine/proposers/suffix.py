@@ -1,6 +1,5 @@
 """`suffix`: what followed the longest ends of this text that stood somewhere before, and how often."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from sybil_engine.proposers.proposer import Continuation, Proposer
@@ -23,7 +22,8 @@ class Suffix(Proposer):
 
     cost_ns = 15_000
 
-    _MOST_TOKENS = 3
+    # A first estimate for continuations of shorter matches.
+    _SHORTER = 0.08
 
     def __init__(self, *earlier: SuffixIndex) -> None:
         self._text = SuffixIndex()
@@ -43,19 +43,22 @@ class Suffix(Proposer):
         if not places:
             return ()
         longest = max(match.agreed for _, match in places)
-        best = Counter(index[match.place] for index, match in places if match.agreed == longest)
-        total = best.total()
+        best: dict[int, int] = {}
+        others: dict[int, int] = {}
+        for index, match in places:
+            counts = best if match.agreed == longest else others
+            token_id = index[match.place]
+            counts[token_id] = counts.get(token_id, 0) + 1
+        total, step, estimate = sum(best.values()), _step(longest), _estimate(longest)
         given = [
-            Continuation(
-                token_id, _estimate(longest) * count / total, (_step(longest), _share(count, total), total > 1)
-            )
-            for token_id, count in best.most_common(self._MOST_TOKENS)
+            Continuation(token_id, estimate * count / total, (step, 4 * count // total, total > 1))
+            for token_id, count in best.items()
         ]
-        others = Counter(index[match.place] for index, match in places if match.agreed < longest)
-        for token_id, count in others.most_common(self._MOST_TOKENS):
-            if token_id not in best:
-                given.append(Continuation(token_id, 0.1, (_step(longest), "shorter", min(count, 3))))
-        return given
+        return given + [
+            Continuation(token_id, self._SHORTER, (step, "shorter", min(count, 3)))
+            for token_id, count in others.items()
+            if token_id not in best
+        ]
 
     def _places(self, path: tuple[int, ...]) -> Places:
         """Where the text goes on as it did after its end and this path."""
@@ -63,7 +66,7 @@ class Suffix(Proposer):
         if known is None:
             known = self._went_on(path) if path else []
             if not known:
-                end = [*self._end, *path][-MOST_AGREED:]
+                end = [*self._end, *path][-MOST_AGREED:] if path else self._end
                 known = [(index, match) for index in self._indexes for match in index.matches(end)]
             self._known[path] = known
         return known
@@ -81,11 +84,6 @@ class Suffix(Proposer):
 def _step(agreed: int) -> int:
     """Matches of about the same length, as one number."""
     return agreed if agreed <= 4 else 4 + (agreed - 1) // 4
-
-
-def _share(count: int, total: int) -> int:
-    """A share in quarters."""
-    return 4 * count // total
 
 
 def _estimate(agreed: int) -> float:

@@ -9,14 +9,13 @@ Source: hash chains, as match finders of LZ77 compressors use them (Ziv, Lempel 
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 END_OF_TEXT = -1
 """Stands between two texts; it agrees with no token."""
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """Where an index agrees with an end.
 
     Attributes:
@@ -30,7 +29,7 @@ class Match:
 
 MOST_AGREED = 16
 _KEYS = (6, 2)
-_MOST_PLACES = 12
+_MOST_PLACES = 8
 
 
 class _Chains:
@@ -107,25 +106,26 @@ class SuffixIndex:
 
     def _walk(self, chains: _Chains, end: Sequence[int]) -> list[Match]:
         place = chains.latest.get(hash(tuple(end[-chains.length :])), -1)
+        tokens, base, first, back = self._tokens, self._base, self.first, chains.back
+        backwards = end[::-1]
         found: list[Match] = []
         for _ in range(_MOST_PLACES):
-            if place < self.first:
+            if place < first:
                 break
-            agreed = self._agreed(place, end)
-            if agreed >= chains.length and place < self.end and self[place] != END_OF_TEXT:
+            agreed = self._agreed(place, backwards)
+            if agreed >= chains.length and tokens[place - base] != END_OF_TEXT:
                 found.append(Match(place, agreed))
-            back = chains.back[place - self._base]
-            if not back:
+            step = back[place - base]
+            if not step:
                 break
-            place -= back
+            place -= step
         return found
 
-    def _agreed(self, place: int, end: Sequence[int]) -> int:
-        """How many tokens before a place agree with an end."""
-        tokens, index = self._tokens, place - self._base
-        most = min(len(end), place - self.first)
-        for agreed in range(most):
-            if tokens[index - 1 - agreed] != end[-1 - agreed]:
+    def _agreed(self, place: int, backwards: Sequence[int]) -> int:
+        """How many tokens before a place agree with an end, which is given backwards."""
+        index, most = place - self._base, min(len(backwards), place - self.first)
+        for agreed, token_id in enumerate(self._tokens[index - most : index][::-1]):
+            if token_id != backwards[agreed]:
                 return agreed
         return most
 
