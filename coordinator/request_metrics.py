@@ -11,7 +11,8 @@ from prometheus_client.core import Metric
 from coordinator.usage import DraftedBlock, Meter
 from sybil_engine.core.completion import Usage
 from sybil_engine.core.errors import SybilError
-from sybil_engine.core.session import Commit, count_tested
+from sybil_engine.core.session import Commit
+from sybil_engine.core.types import MODEL_DRAFTER
 from sybil_engine.serving.metrics import PREFIX, seconds_histogram
 
 
@@ -82,10 +83,12 @@ class MeasuredMeter(Meter):
         """See `Meter.committed`; the tokens of the message before it are all delivered."""
         self._end_message()
         super().committed(commit, arrived_ns)
-        if commit.judged:
-            tested = count_tested(commit.judged, commit.accepted)
-            self._metrics.tested_tokens.labels(self.drafter).inc(tested)
-            self._metrics.accepted_tokens.labels(self.drafter).inc(commit.accepted)
+        for count in commit.drafters:
+            drafter = self.drafter if count.drafter == MODEL_DRAFTER else count.drafter
+            self._metrics.tested_tokens.labels(drafter).inc(count.tested)
+            self._metrics.accepted_tokens.labels(drafter).inc(count.accepted)
+            if drafter is not self.drafter:
+                self._metrics.drafted_tokens.labels(drafter).inc(count.judged)
 
     def delivered(self, tokens: int) -> None:
         """See `Meter.delivered`."""

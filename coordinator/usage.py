@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sybil_engine.core.completion import Usage
 from sybil_engine.core.session import Commit, count_tested
-from sybil_engine.core.types import DrafterCount, FinishReason, Speculation
+from sybil_engine.core.types import MODEL_DRAFTER, DrafterCount, FinishReason, Speculation
 
 Interval = tuple[int, int]
 """Start and end, in nanoseconds of one clock."""
@@ -55,8 +55,8 @@ class Meter:
         self._relays_ns: list[int] = []
         self._gaps_ns: list[int] = []
         self._pushes_ns: dict[int, None] = {}
-        self._judged: Counter[str] = Counter()
-        self._accepted: Counter[str] = Counter()
+        # By drafter: judged, tested and accepted tokens.
+        self._by_drafter: dict[str, tuple[int, int, int]] = {}
         self.way: Speculation | None = None
 
     def admitted(self) -> None:
@@ -79,8 +79,15 @@ class Meter:
         self._verifying.append((arrived_ns - timings.forward_ns - timings.sampling_ns, arrived_ns))
         self._gaps_ns.append(timings.gap_ns)
         for count in commit.drafters:
-            self._judged[count.drafter] += count.judged
-            self._accepted[count.drafter] += count.accepted
+            judged, tested, accepted = self._by_drafter.get(count.drafter, (0, 0, 0))
+            self._by_drafter[count.drafter] = (
+                judged + count.judged,
+                tested + count.tested,
+                accepted + count.accepted,
+            )
+            if count.drafter != MODEL_DRAFTER:
+                # What proposers guess beside that never leaves the verifier.
+                self._drafted_tokens += count.judged
         # A commit's plan takes effect after its pass. The first pass counts as what the first commit's plan says.
         self.passes[self.way or commit.plan.speculation] += 1
         self.way = commit.plan.speculation
@@ -124,7 +131,7 @@ class Meter:
             push_p50_ns=median_low([late - early for early, late in pairwise(self._pushes_ns)] or [0]),
             cached_prompt_tokens=self._cached_prompt_tokens,
             queue_ns=self._queue_ns,
-            drafters=tuple(DrafterCount(name, judged, self._accepted[name]) for name, judged in self._judged.items()),
+            drafters=tuple(DrafterCount(name, *counts) for name, counts in self._by_drafter.items()),
         )
 
 

@@ -2,10 +2,11 @@
 
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
+from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
 from sybil_engine.models.presets import PRESETS, Pair, pair_of
@@ -54,6 +55,17 @@ def request_options(command: Command) -> Command:
         click.option("--stop", multiple=True, metavar="TEXT", help="Text that ends the completion; may be repeated."),
         click.option(
             "--speculation", type=click.Choice(SPECULATIONS), help="How to draft ahead; the text is the same."
+        ),
+        click.option(
+            "--drafters",
+            default="",
+            metavar="NAME,…",
+            help="Who guesses, together: model, lookup, suffix, … (docs/proposers.md). [default: the service's]",
+        ),
+        click.option(
+            "--prediction",
+            type=click.File("r", encoding="utf-8"),
+            help="A file that the completion will resemble, such as the one to be edited.",
         ),
         click.option(
             "--acceptance",
@@ -113,7 +125,23 @@ def request_from(prompt: str, options: Mapping[str, Any]) -> GenerationRequest:
         acceptance_rule=AcceptanceRule(options["acceptance"]),
         window_tokens=options["window"],
         priority=options["priority"],
+        drafters=tuple(name.strip() for name in options["drafters"].split(",") if name.strip()),
+        prediction=_read_prediction(options["prediction"]),
     )
+
+
+def _read_prediction(file: TextIO | None) -> str:
+    if file is None:
+        return ""
+    try:
+        prediction = file.read()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"--prediction {file.name} is not valid UTF-8 at byte {error.start}; convert it"
+        ) from error
+    if not prediction:
+        raise InvalidRequest(f"--prediction {file.name} is empty; name a file that the completion will resemble")
+    return prediction
 
 
 def _decorated(command: Command, *decorators: Callable[[Command], Command]) -> Command:

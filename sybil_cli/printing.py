@@ -2,21 +2,34 @@
 
 import json
 from dataclasses import asdict, dataclass
+from zlib import crc32
 
 from rich.console import Console
 from rich.text import Text
 
 from sybil_engine.client import Served
 from sybil_engine.core.completion import Completion, Delta, Stats
-from sybil_engine.core.types import ModelDescription, TokenOrigin
+from sybil_engine.core.types import MODEL_DRAFTER, PREDICTION, CommittedToken, ModelDescription, TokenOrigin
 
-ORIGIN_STYLES = {TokenOrigin.DRAFTED: "cyan", TokenOrigin.TARGET: "bold yellow"}
-_ORIGIN_WORDS = {TokenOrigin.DRAFTED: "drafted and accepted", TokenOrigin.TARGET: "the target's own"}
+TARGET_STYLE = "bold yellow"
+_TARGET_WORDS = "the target's own"
+_DRAFTER_STYLES = {MODEL_DRAFTER: "cyan", "lookup": "green", "suffix": "magenta", PREDICTION: "blue"}
+_OTHER_STYLES = ("bright_red", "bright_green", "bright_magenta", "bright_blue")
 _PROMPT_STYLE = "dim"
 _PROMPT_LINES = 20
 
 # A model may write anything, escape sequences included; on a terminal they are replaced by visible symbols.
 _CONTROL_SIGNS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
+
+
+def style_of(token: CommittedToken) -> str:
+    """How a token is coloured: by its drafter, or as the target's own."""
+    return drafter_style(token.drafter) if token.origin is TokenOrigin.DRAFTED else TARGET_STYLE
+
+
+def drafter_style(name: str) -> str:
+    """The colour of a drafter's tokens; the same in every run."""
+    return _DRAFTER_STYLES.get(name) or _OTHER_STYLES[crc32(name.encode()) % len(_OTHER_STYLES)]
 
 
 class Printer:
@@ -46,11 +59,13 @@ class ColourPrinter(Printer):
         self._write("".join(lines[-_PROMPT_LINES:]), _PROMPT_STYLE)
 
     def delta(self, delta: Delta) -> None:
-        self._write(delta.text, ORIGIN_STYLES[delta.origin] if delta.origin else "")
+        self._write(delta.text, style_of(delta.tokens[0]) if delta.tokens else "")
 
     def end(self, completion: Completion) -> None:
         self._write("\n", "")
-        signs = [Text(words, ORIGIN_STYLES[origin]) for origin, words in _ORIGIN_WORDS.items()]
+        drafted = dict.fromkeys(token.drafter for token in completion.tokens if token.drafter)
+        signs = [Text(f"drafted by {name}", drafter_style(name)) for name in drafted]
+        signs.append(Text(_TARGET_WORDS, TARGET_STYLE))
         self.remarks.print(Text(" · ").join(signs))
         self.remarks.print(Text(figures(completion)), soft_wrap=True)
 
@@ -139,11 +154,13 @@ def as_json(completion: Completion) -> str:
             "text": completion.text,
             "token_ids": completion.token_ids,
             "origins": [token.origin.value for token in completion.tokens],
+            "drafters": [token.drafter for token in completion.tokens],
             "finish_reason": ending.finish_reason.value,
             "seed": ending.seed,
             "passes": {speculation.value: passes for speculation, passes in ending.passes.items()},
             "reason": ending.reason,
             "stats": asdict(Stats.of(ending.usage)),
+            "by_drafter": [asdict(each) for each in ending.usage.drafters],
         },
         ensure_ascii=False,
     )

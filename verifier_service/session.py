@@ -354,9 +354,9 @@ def _committed(token_ids: Sequence[int], accepted: Path, logprobs: Sequence[floa
 
 def _counts(path: Path, accepted: int) -> tuple[DrafterCount, ...]:
     """How each drafter's tokens of a judged path fared."""
-    judged = Counter(node.drafter for node in path)
-    right = Counter(node.drafter for node in path[:accepted])
-    return tuple(DrafterCount(drafter, count, right[drafter]) for drafter, count in judged.items())
+    parts = (path, path[: accepted + 1], path[:accepted])
+    judged, tested, right = (Counter(node.drafter for node in part) for part in parts)
+    return tuple(DrafterCount(drafter, count, tested[drafter], right[drafter]) for drafter, count in judged.items())
 
 
 def due_sessions(sessions: Iterable[VerifierSession], now_ns: int) -> list[VerifierSession]:

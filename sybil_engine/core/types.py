@@ -153,11 +153,13 @@ class DrafterCount:
     """How one drafter's tokens fared.
 
     Attributes:
-        judged, accepted: of its tokens. One that several drafters guessed counts for the first of them.
+        judged, tested, accepted: of its tokens; tested are those up to a pass's first rejection. A token that several
+            drafters guessed counts for the first of them.
     """
 
     drafter: str
     judged: int
+    tested: int
     accepted: int
 
 

@@ -26,7 +26,7 @@ class Aside(Proposer):
         self._make = make
         self._opening = opening
         self._patience_s = patience_s
-        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[Proposer], Any]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[Proposer], Any], bool] | None] = queue.SimpleQueue()
         self._missing: Future[Sequence[Continuation]] | None = None
         # A daemon: a proposer that hangs must not keep the process from ending.
         threading.Thread(target=self._run, name="proposer", daemon=True).start()
@@ -34,7 +34,7 @@ class Aside(Proposer):
     def follow(self, token_ids: Sequence[int]) -> None:
         """See `Proposer.follow`."""
         if self._calls.qsize() < self._MOST_WAITING:
-            self._call(lambda proposer: proposer.follow(token_ids))
+            self._call(lambda proposer: proposer.follow(token_ids), asks=False)
 
     def continuations(self, path: tuple[int, ...]) -> Sequence[Continuation]:
         """See `Proposer.continuations`.
@@ -55,9 +55,9 @@ class Aside(Proposer):
         self._call(lambda proposer: proposer.close())
         self._calls.put(None)
 
-    def _call(self, function: Callable[[Proposer], Any]) -> "Future[Any]":
+    def _call(self, function: Callable[[Proposer], Any], *, asks: bool = True) -> "Future[Any]":
         future: Future[Any] = Future()
-        self._calls.put((future, function))
+        self._calls.put((future, function, asks))
         return future
 
     def _run(self) -> None:
@@ -67,10 +67,13 @@ class Aside(Proposer):
         except Exception as error:  # noqa: BLE001 - raised where its first answer is awaited
             made = error
         while call := self._calls.get():
-            future, function = call
+            future, function, asks = call
             try:
                 if isinstance(made, Exception):
                     raise made
                 future.set_result(function(made))
             except Exception as error:  # noqa: BLE001 - raised where the answer is awaited
                 future.set_exception(error)
+                if not asks:
+                    # It has missed tokens, and can only guess wrong from now on.
+                    made = error

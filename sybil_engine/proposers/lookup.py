@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from sybil_engine.proposers.proposer import Continuation, Proposer
 
-
 _NONE = (0, 0)
 """No place, and no token that agrees."""
 

@@ -1,8 +1,8 @@
 """An index of texts by what they end in at each place: finds the places that agree longest with a given end.
 
 Each place is filed under the last few tokens before it, for two lengths. Places of one key form a chain, the latest
-first; a search walks a bounded part of it and compares backwards. So it takes a constant time to add a token and to look
-for one, and the oldest tokens can be dropped without touching the others.
+first; a search walks a bounded part of it and compares backwards. So adding a token and finding its matches take a
+constant time, and the oldest tokens can be dropped without touching the others.
 
 Source: hash chains, as match finders of LZ77 compressors use them (Ziv, Lempel 1977).
 """

@@ -103,11 +103,11 @@ def token_from_wire(message: wire.CommittedToken) -> CommittedToken:
 
 
 def drafters_to_wire(counts: Sequence[DrafterCount]) -> list[wire.DrafterCount]:
-    return [wire.DrafterCount(drafter=each.drafter, judged=each.judged, accepted=each.accepted) for each in counts]
+    return [to_message(wire.DrafterCount, each) for each in counts]
 
 
 def drafters_from_wire(messages: Sequence[wire.DrafterCount]) -> tuple[DrafterCount, ...]:
-    return tuple(DrafterCount(each.drafter, each.judged, each.accepted) for each in messages)
+    return tuple(to_value(DrafterCount, each) for each in messages)
 
 
 def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:

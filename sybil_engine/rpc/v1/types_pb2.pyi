@@ -508,21 +508,24 @@ class DrafterCount(_message.Message):
 
     DRAFTER_FIELD_NUMBER: _builtins.int
     JUDGED_FIELD_NUMBER: _builtins.int
+    TESTED_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int
     drafter: _builtins.str
     judged: _builtins.int
-    """Its tokens that were judged, and how many of these were accepted."""
+    """Its tokens that were judged; of these, those up to a pass's first rejection; and those accepted."""
+    tested: _builtins.int
     accepted: _builtins.int
     def __init__(
         self,
         *,
         drafter: _builtins.str = ...,
         judged: _builtins.int = ...,
+        tested: _builtins.int = ...,
         accepted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "drafter", b"drafter", "judged", b"judged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "drafter", b"drafter", "judged", b"judged", "tested", b"tested"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
