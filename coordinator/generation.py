@@ -199,4 +199,6 @@ def _ending(request: CheckedRequest, finish_reason: FinishReason, meter: Meter) 
         meter.usage(request.opening.prompt_tokens),
         meter.passes,
         meter.reason,
+        request.opening.acceptance_rule,
+        request.opening.acceptance_parameter,
     )

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from coordinator.tokenizer import Tokenizer
+from sybil_engine.core.acceptance import check_acceptance
 from sybil_engine.core.errors import ContextExceeded, InvalidRequest
 from sybil_engine.core.request import HIGHEST_PRIORITY, GenerationRequest
 from sybil_engine.core.session import SessionOpen
-from sybil_engine.core.types import PREDICTION, ModelDescription, Speculation
+from sybil_engine.core.types import PREDICTION, AcceptanceRule, ModelDescription, Speculation
 from sybil_engine.proposers.names import check_names
 from sybil_engine.serving.opening import check_token_ids
 
@@ -25,12 +26,14 @@ class Defaults:
 
     Attributes:
         drafters: none: those of DEFAULT_DRAFTERS that the verifiers offer.
+        allow_lossy: lossy acceptance rules that a request may ask for.
     """
 
     speculation: Speculation = Speculation.AUTO
     window_tokens: int = 0
     drafters: tuple[str, ...] = ()
     max_priority: int = HIGHEST_PRIORITY
+    allow_lossy: tuple[AcceptanceRule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ async def check(
     check_token_ids("stop_token_ids", stop_token_ids, target.vocabulary_size)
     if not request.ignore_end_tokens:
         stop_token_ids += target.end_token_ids
+    parameter = check_acceptance(request.acceptance_rule, request.acceptance_parameter, defaults.allow_lossy)
     drafters = check_names(tuple(request.drafters) or defaults.drafters, target.proposers)
     prompt = await _prompt(request.prompt, target, tokenizer)
     prediction = await _prediction(request.prediction, target, tokenizer)
@@ -92,6 +96,7 @@ async def check(
         max_position=len(prompt) + max_tokens,
         window_tokens=request.window_tokens or defaults.window_tokens,
         acceptance_rule=request.acceptance_rule,
+        acceptance_parameter=parameter,
         logprobs=request.logprobs,
         priority=request.priority,
         session_id=uuid4().hex[:12],

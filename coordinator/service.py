@@ -88,7 +88,13 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
         verifiers_changed.set()
 
     router = Router(changed)
-    defaults = Defaults(settings.speculation, settings.window_tokens, settings.default_drafters, settings.max_priority)
+    defaults = Defaults(
+        settings.speculation,
+        settings.window_tokens,
+        settings.default_drafters,
+        settings.max_priority,
+        settings.allow_lossy,
+    )
     metrics = RequestMetrics()
     generation = Generation(router, admission, defaults, Patience(reopen_s=settings.reopen_s), metrics)
     servicer = GenerationServicer(generation, router, settings.slow_reader_s)

@@ -1,14 +1,20 @@
 """Settings of both modes: connect to services that run elsewhere, or place them on this cluster."""
 
+from typing import Annotated
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from sybil_engine.core.acceptance import LOSSY
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
 from sybil_engine.core.request import HIGHEST_PRIORITY
-from sybil_engine.core.types import DEFAULT_DRAFTERS, MOST_WINDOW_TOKENS, Speculation
+from sybil_engine.core.types import DEFAULT_DRAFTERS, MOST_WINDOW_TOKENS, AcceptanceRule, Speculation
 from sybil_engine.serving.service_settings import DEFAULT_SLOW_READER_S, Dtype
-from sybil_engine.settings import MOST_PORT, Port, Settings, Words
+from sybil_engine.settings import MOST_PORT, Constraint, Port, Settings, Split, Words
+
+_LOSSY_NAMES = [rule.value for rule in LOSSY]
+_LOSSY = Constraint(f"some of {', '.join(_LOSSY_NAMES)}", lambda rules: set(rules) <= set(LOSSY))
 
 
 class ServingSettings(Settings):
@@ -38,6 +44,9 @@ class ServingSettings(Settings):
     max_waiting: int = Field(default=64, ge=0, description="requests that may wait, at each replica")
     max_priority: int = Field(
         default=0, ge=0, le=HIGHEST_PRIORITY, description="the highest priority that a client may ask for"
+    )
+    allow_lossy: Annotated[tuple[AcceptanceRule, ...], Split, _LOSSY] = Field(
+        default=(), description=f"lossy acceptance rules that requests may ask for: {', '.join(_LOSSY_NAMES)}; none"
     )
     slow_reader_s: float = Field(
         default=DEFAULT_SLOW_READER_S, gt=0, description="seconds that a stream waits for its reader before it ends"

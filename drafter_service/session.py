@@ -79,7 +79,7 @@ class DrafterSession(Resident):
         self.max_position = room.max_position
         self.noise = noise
         self.emit = emit
-        self.judge = judge_for(opening.acceptance_rule, opening.sampling)
+        self.judge = judge_for(opening)
         self.plan = opening.plan
         self._calibration = calibration
         self._room = room

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from sybil_cli.printing import Printer, printer_for
 from sybil_cli.progress import Progress
 from sybil_cli.running import run
 from sybil_engine.client import connected
+from sybil_engine.core.acceptance import LOSSY
 from sybil_engine.core.completion import Completion, Delta
 from sybil_engine.core.errors import InvalidRequest, InvalidSettings, SessionLost
 from sybil_engine.core.request import GenerationRequest
@@ -34,9 +35,16 @@ from sybil_engine.models.presets import Pair
 )
 @request_options
 @model_options
+@click.option(
+    "--allow-lossy",
+    is_flag=True,
+    help="Without an address: allow a lossy --acceptance, under which the text may differ.",
+)
 @click.option("--timeout", "timeout_s", type=SECONDS, help="Give up after this many seconds.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-def generate(prompt: str, address: str | None, timeout_s: float | None, as_json: bool, **options: Any) -> int:
+def generate(
+    prompt: str, address: str | None, allow_lossy: bool, timeout_s: float | None, as_json: bool, **options: Any
+) -> int:
     """Complete PROMPT; `-` reads it from stdin."""
     remarks = Console(stderr=True, highlight=False)
     output = Console(highlight=False)
@@ -47,7 +55,8 @@ def generate(prompt: str, address: str | None, timeout_s: float | None, as_json:
         )
     request = request_from(_read(prompt, remarks), options)
     printer = printer_for(output, remarks, as_json)
-    return run(_generate(address, pair_from(options), request, printer, Progress(remarks), timeout_s))
+    lossy = [request.acceptance_rule.value] if allow_lossy and request.acceptance_rule in LOSSY else []
+    return run(_generate(address, pair_from(options), lossy, request, printer, Progress(remarks), timeout_s))
 
 
 class Completer(Protocol):
@@ -99,6 +108,7 @@ async def complete(
 async def _generate(
     address: str | None,
     pair: Pair,
+    allow_lossy: Sequence[str],
     request: GenerationRequest,
     printer: Printer,
     progress: Progress,
@@ -110,7 +120,7 @@ async def _generate(
                 # Imports torch, which a client of a running coordinator does not need.
                 from sybil_cli.local import local_engine
 
-                engine: Completer = await stack.enter_async_context(local_engine(pair, progress))
+                engine: Completer = await stack.enter_async_context(local_engine(pair, progress, allow_lossy))
         else:
             with progress.waiting(f"the coordinator at {address}"):
                 engine = await stack.enter_async_context(connected(address))

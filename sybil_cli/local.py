@@ -1,7 +1,7 @@
 """The whole engine in this process, for commands that complete a prompt and end."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from sybil_cli.fleet import check
@@ -27,8 +27,11 @@ class LocalClient:
 
 
 @asynccontextmanager
-async def local_engine(pair: Pair, progress: Progress) -> AsyncIterator[LocalClient]:
+async def local_engine(pair: Pair, progress: Progress, allow_lossy: Sequence[str] = ()) -> AsyncIterator[LocalClient]:
     """Load the pair for one completion at a time.
+
+    Args:
+        allow_lossy: see `LocalEngine`.
 
     Raises:
         SybilError: a model is missing, or the pair does not match.
@@ -37,7 +40,9 @@ async def local_engine(pair: Pair, progress: Progress) -> AsyncIterator[LocalCli
         if not pair.is_embedded:
             await asyncio.to_thread(check, pair)
         draft = None if pair.draft == NO_DRAFTER else pair.draft
-        engine = await asyncio.to_thread(LocalEngine, pair.target, draft, max_sessions=1, traced=False)
+        engine = await asyncio.to_thread(
+            LocalEngine, pair.target, draft, allow_lossy=allow_lossy, max_sessions=1, traced=False
+        )
     try:
         yield LocalClient(engine)
     finally:

@@ -72,7 +72,14 @@ def request_options(command: Command) -> Command:
             type=click.Choice([rule.value for rule in AcceptanceRule]),
             default=AcceptanceRule.SHARED_NOISE.value,
             show_default=True,
-            help="How drafted tokens are judged. Under the ratio test the text depends on what was drafted.",
+            help="How drafted tokens are judged. Under any other rule the text depends on what was drafted; typical, "
+            "top-k and threshold are lossy, and whoever serves must allow them.",
+        ),
+        click.option(
+            "--acceptance-parameter",
+            type=float,
+            default=0.0,
+            help="Of a lossy acceptance rule: its epsilon, k or least probability; 0: the rule's default.",
         ),
         click.option(
             "--window",
@@ -123,6 +130,7 @@ def request_from(prompt: str, options: Mapping[str, Any]) -> GenerationRequest:
         stop=tuple(options["stop"]),
         speculation=Speculation(options["speculation"]) if options["speculation"] else None,
         acceptance_rule=AcceptanceRule(options["acceptance"]),
+        acceptance_parameter=options["acceptance_parameter"],
         window_tokens=options["window"],
         priority=options["priority"],
         drafters=tuple(name.strip() for name in options["drafters"].split(",") if name.strip()),

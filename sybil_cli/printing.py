@@ -135,6 +135,9 @@ def figures(completion: Completion) -> str:
         f"seed {ending.seed}",
         f"finish reason {ending.finish_reason.value}",
     ]
+    if ending.lossy:
+        rule = f"{ending.acceptance_rule.value} {ending.acceptance_parameter:g}"
+        parts.append(f"LOSSY, judged by {rule}: tokens may not be the target's own")
     if ending.reason:
         parts.append(f"chosen {ending.reason}")
     return " · ".join(parts)
@@ -159,6 +162,9 @@ def as_json(completion: Completion) -> str:
             "seed": ending.seed,
             "passes": {speculation.value: passes for speculation, passes in ending.passes.items()},
             "reason": ending.reason,
+            "acceptance_rule": ending.acceptance_rule.value,
+            "acceptance_parameter": ending.acceptance_parameter,
+            "lossy": ending.lossy,
             "stats": asdict(Stats.of(ending.usage)),
             "by_drafter": [asdict(each) for each in ending.usage.drafters],
         },

@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
+from enum import Enum
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -20,13 +21,14 @@ from sybil_engine.core.completion import Completion, Delta
 from sybil_engine.core.errors import InvalidRequest, Unavailable
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.core.request import GenerationRequest
-from sybil_engine.core.types import ModelDescription, SamplingParams, Speculation
+from sybil_engine.core.types import AcceptanceRule, ModelDescription, SamplingParams, Speculation
 from sybil_engine.serving.service_settings import Dtype
 from sybil_local import twins
 from sybil_local.services import LocalServices
 from verifier_service.settings import VerifierSettings
 
 Result = TypeVar("Result")
+Choice = TypeVar("Choice", bound=Enum)
 
 _MAX_WAITING = 1024
 
@@ -49,6 +51,7 @@ class LocalEngine:
         speculation: str = Speculation.AUTO.value,
         drafters: Sequence[str] = (),
         suffix_memory: str = "0",
+        allow_lossy: Sequence[str] = (),
         max_sessions: int = 8,
         cache_memory: str = "25%",
         context_tokens: int = 0,
@@ -68,6 +71,8 @@ class LocalEngine:
             drafters: for calls that do not say: `model`, and proposers that need none, for example `lookup`; see
                 docs/proposers.md. Empty: DEFAULT_DRAFTERS.
             suffix_memory: what the drafter `suffix` may keep of earlier completions, for example `64M`; 0: nothing.
+            allow_lossy: acceptance rules that calls may ask for, though tokens may then not be the target's own:
+                typical, top-k, threshold.
             max_sessions: completions that run at the same time.
             cache_memory: of each model's KV cache: an amount such as `512M`, or a share of the free memory. When it is
                 full, the youngest completions wait.
@@ -85,7 +90,11 @@ class LocalEngine:
         """
         _check_items("a drafter's name", str, "drafters", drafters)
         # Before the models load.
-        defaults = Defaults(_speculation(speculation), drafters=tuple(drafters))
+        _check_items("an acceptance rule", str, "allow_lossy", allow_lossy)
+        lossy = tuple(_member(AcceptanceRule, "allow_lossy", each) for each in allow_lossy)
+        defaults = Defaults(
+            _member(Speculation, "speculation", speculation), drafters=tuple(drafters), allow_lossy=lossy
+        )
         shared: dict[str, Any] = {
             "device": device,
             "max_sessions": max_sessions,
@@ -149,6 +158,8 @@ class LocalEngine:
         drafters: Sequence[str] = (),
         prediction: str | Sequence[int] = "",
         window_tokens: int = 0,
+        acceptance_rule: str = AcceptanceRule.SHARED_NOISE.value,
+        acceptance_parameter: float = 0.0,
         logprobs: bool = False,
         priority: int = 0,
     ) -> AsyncGenerator[Delta, None]:
@@ -174,6 +185,9 @@ class LocalEngine:
             prediction: your own guess of the completion, text or token ids, for example the file that is to be edited;
                 the better it is, the sooner the completion is there.
             window_tokens: the most drafted tokens that one pass judges; 0: automatic.
+            acceptance_rule: how drafted tokens are judged: shared-noise, ratio-test, or a lossy one that the engine
+                allows: typical, top-k, threshold.
+            acceptance_parameter: of a lossy rule; 0: its default.
             logprobs: give each token's log-probability.
             priority: among completions that run or wait together, higher ones start first, and their prompts are fed
                 first.
@@ -186,6 +200,7 @@ class LocalEngine:
         _check_kind("a whole number", int, max_tokens=max_tokens, top_k=top_k, seed=seed, window_tokens=window_tokens)
         _check_kind("a whole number", int, priority=priority)
         _check_kind("a number", (int, float), temperature=temperature, top_p=top_p, min_p=min_p)
+        _check_kind("a number", (int, float), acceptance_parameter=acceptance_parameter)
         stops = (stop,) if isinstance(stop, str) else stop
         _check_items("text", str, "stop", stops)
         _check_items("a token id", int, "stop_token_ids", stop_token_ids)
@@ -195,7 +210,7 @@ class LocalEngine:
         if not isinstance(prompt, str):
             _check_items("a token id", int, "prompt", prompt)
         sampling = SamplingParams(temperature, top_k, top_p, min_p)
-        way = None if speculation is None else _speculation(speculation)
+        way = None if speculation is None else _member(Speculation, "speculation", speculation)
         limits = seed, max_tokens, stops, stop_token_ids, ignore_end_tokens
         request = GenerationRequest(
             prompt,
@@ -207,6 +222,8 @@ class LocalEngine:
             priority=priority,
             drafters=drafters,
             prediction=prediction,
+            acceptance_rule=_member(AcceptanceRule, "acceptance_rule", acceptance_rule),
+            acceptance_parameter=acceptance_parameter,
         )
         async with aclosing(self._generation.stream(request)) as deltas:
             async for delta in deltas:
@@ -288,11 +305,11 @@ def _check_items(kind: str, item_type: type, name: str, values: object) -> None:
             raise InvalidRequest(f"{name}[{place}] is {value!r}; it must be {kind}")
 
 
-def _speculation(name: str) -> Speculation:
+def _member(kind: type[Choice], field: str, name: str) -> Choice:
     try:
-        return Speculation(name)
+        return kind(name)
     except ValueError:
-        served = ", ".join(each.value for each in Speculation)
+        served = ", ".join(each.value for each in kind)
         raise InvalidRequest(
-            f"speculation has the value {name!r}, which this version does not serve; choose one of {served}"
+            f"{field} has the value {name!r}, which this version does not serve; choose one of {served}"
         ) from None

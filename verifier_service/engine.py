@@ -143,7 +143,7 @@ class Verifier:
             window_tokens,
             Pace(self._pass_times, self._alone_times, self._load, shares_processor=opening.shares_processor),
             self.choices[opening.shares_processor],
-            by_chance=not judge_for(opening.acceptance_rule, opening.sampling).wants_distributions,
+            by_chance=not judge_for(opening).wants_distributions,
         )
         session = VerifierSession(
             opening,

@@ -86,7 +86,7 @@ class VerifierSession(Resident):
         self.noise = noise
         self.emit = emit
         self._tally = tally
-        self.judge = judge_for(opening.acceptance_rule, opening.sampling)
+        self.judge = judge_for(opening)
         self.tree = DraftTree(self.ledger, MOST_MESSAGE_TOKENS)
         self.ensemble = registry.ensemble(
             opening, self._proposers_asked, self.ledger, self.tree, noise, limits.vocabulary_size

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sybil_engine.core.types import CommittedToken, DrafterCount, FinishReason, Speculation, TokenOrigin
+from sybil_engine.core.acceptance import LOSSY
+from sybil_engine.core.types import AcceptanceRule, CommittedToken, DrafterCount, FinishReason, Speculation, TokenOrigin
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Ending:
         usage: counts and times.
         passes: verify passes for each way of speculating; under AUTO there may be several.
         reason: under AUTO, what was chosen and why.
+        acceptance_rule, acceptance_parameter: how drafted tokens were judged.
     """
 
     finish_reason: FinishReason
@@ -48,6 +50,13 @@ class Ending:
     usage: Usage = Usage()
     passes: Mapping[Speculation, int] = field(default_factory=dict)
     reason: str = ""
+    acceptance_rule: AcceptanceRule = AcceptanceRule.SHARED_NOISE
+    acceptance_parameter: float = 0.0
+
+    @property
+    def lossy(self) -> bool:
+        """Whether tokens may not be the target's own."""
+        return self.acceptance_rule in LOSSY
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class GenerationRequest:
         speculation: None: the service's default.
         window_tokens: the most drafted tokens that one pass may judge; 0: the service's own choice.
         priority: higher ones are served first.
+        acceptance_parameter: of a lossy acceptance rule; 0: the rule's default.
         user: who asks; users of the same priority take turns when requests wait. Empty: the host that asks.
         drafters: names of those that guess, together; empty: the service's default.
         prediction: the caller's own guess of the completion, text or token ids; empty: none.
@@ -50,6 +51,7 @@ class GenerationRequest:
     user: str = ""
     drafters: Sequence[str] = ()
     prediction: str | Sequence[int] = ""
+    acceptance_parameter: float = 0.0
 
     def __post_init__(self) -> None:
         _check_prompt(self.prompt)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from sybil_engine.core.acceptance import LOSSY, check_acceptance
 from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
 from sybil_engine.core.types import (
@@ -89,6 +90,7 @@ class SessionOpen:
     plan: DraftPlan = NO_DRAFTING
     window_tokens: int = 0
     acceptance_rule: AcceptanceRule = AcceptanceRule.SHARED_NOISE
+    acceptance_parameter: float = 0.0
     logprobs: bool = False
     session_id: str = ""
     shares_processor: bool = False
@@ -107,6 +109,8 @@ class SessionOpen:
             )
         if not 0 <= self.seed < 2**64:
             raise InvalidRequest(f"seed is {self.seed}; it must fit 64 bits without a sign")
+        # A service has no settings of its own about this: the coordinator has asked for what it allows.
+        check_acceptance(self.acceptance_rule, self.acceptance_parameter, allowed=LOSSY)
 
     @property
     def drafts_by_model(self) -> bool:

@@ -46,6 +46,9 @@ class AcceptanceRule(Enum):
 
     SHARED_NOISE = "shared-noise"
     RATIO_TEST = "ratio-test"
+    TYPICAL = "typical"
+    TOP_K = "top-k"
+    THRESHOLD = "threshold"
 
 
 class BlockOrigin(Enum):

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 _TRUST = 0.4
-"""How far the noise is believed. Estimates are means over many places; where the target is sure, noise says little. The squared error was least at 0.36 to 0.44 (docs/log.md, 2026-12-01)."""
+"""How far the noise is believed. Estimates are means, and where the target is sure the noise says little. The squared
+error was least at 0.36 to 0.44 (docs/log.md, 2026-12-01)."""
 
 _RUNNER_UP = 0.9
 """No other continuation gets more than this share of the winner's chance."""

@@ -85,6 +85,7 @@ def _ending_to_wire(ending: Ending) -> wire.Completion:
         finish_reason=ENUM_TO_WIRE[ending.finish_reason],
         usage=to_message(wire.Usage, ending.usage, drafters=convert.drafters_to_wire(ending.usage.drafters)),
         speculation=ENUM_TO_WIRE[ending.speculation],
+        acceptance_rule=ENUM_TO_WIRE[ending.acceptance_rule],
         passes=[
             wire.PassCount(speculation=ENUM_TO_WIRE[speculation], passes=passes)
             for speculation, passes in ending.passes.items()
@@ -101,6 +102,7 @@ def _ending_from_wire(message: wire.Completion) -> Ending:
         message,
         finish_reason=finish_reason,
         speculation=convert.speculation_from_wire(message.speculation),
+        acceptance_rule=convert.acceptance_rule_from_wire(message.acceptance_rule),
         usage=to_value(Usage, message.usage, drafters=convert.drafters_from_wire(message.usage.drafters)),
         passes={convert.speculation_from_wire(each.speculation): each.passes for each in message.passes},
     )

@@ -208,3 +208,24 @@ def test_the_walk_through_makes_a_proposer_that_works(tmp_path: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], check=True, timeout=120, capture_output=True, text=True)
     assert ran.stdout.strip() == "['', 'pairs']"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_lossy_judge_is_used_where_both_sides_ask_for_it_and_says_so(temperature: float) -> None:
+    with LocalEngine(traced=False, context_tokens=256, allow_lossy=["top-k", "threshold"]) as engine:
+        kwargs: dict[str, Any] = {"max_tokens": 32, "temperature": temperature, "seed": 5, "speculation": "lockstep"}
+        exact = engine.generate(PROMPT, **kwargs)
+        lossy = engine.generate(PROMPT, acceptance_rule="top-k", acceptance_parameter=50, **kwargs)
+        strict = engine.generate(PROMPT, acceptance_rule="threshold", acceptance_parameter=1.0, **kwargs)
+        assert not exact.ending.lossy
+        assert lossy.ending.lossy
+        assert (lossy.ending.acceptance_rule.value, lossy.ending.acceptance_parameter) == ("top-k", 50)
+        # Nearly everything is accepted, and the text is another one.
+        assert lossy.ending.usage.verify_passes < exact.ending.usage.verify_passes
+        assert lossy.ending.usage.accepted_tokens > 0.9 * lossy.ending.usage.tested_tokens
+        # No token is as likely as that: the target's own draws are left.
+        assert strict.token_ids == exact.token_ids
+        with pytest.raises(InvalidRequest, match=r"typical is lossy.*does not allow it"):
+            engine.generate(PROMPT, acceptance_rule="typical", **kwargs)
+        with pytest.raises(InvalidRequest, match="acceptance_rule has the value 'topk'"):
+            engine.generate(PROMPT, acceptance_rule="topk", **kwargs)

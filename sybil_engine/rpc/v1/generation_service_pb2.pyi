@@ -61,6 +61,7 @@ class GenerateRequest(_message.Message):
     DRAFTERS_FIELD_NUMBER: _builtins.int
     PREDICTION_FIELD_NUMBER: _builtins.int
     PREDICTION_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_PARAMETER_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     seed: _builtins.int
     """Unset: chosen at random, and reported."""
@@ -82,6 +83,8 @@ class GenerateRequest(_message.Message):
     the call comes from.
     """
     prediction: _builtins.str
+    acceptance_parameter: _builtins.float
+    """Of a lossy acceptance rule, which the coordinator must allow (--allow-lossy); 0: the rule's default."""
     @_builtins.property
     def token_ids(self) -> Global___TokenIds: ...
     @_builtins.property
@@ -131,10 +134,11 @@ class GenerateRequest(_message.Message):
         drafters: _abc.Iterable[_builtins.str] | None = ...,
         prediction: _builtins.str = ...,
         prediction_token_ids: Global___TokenIds | None = ...,
+        acceptance_parameter: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "max_tokens", b"max_tokens", "predicted", b"predicted", "prediction", b"prediction", "prediction_token_ids", b"prediction_token_ids", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "ignore_end_tokens", b"ignore_end_tokens", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "predicted", b"predicted", "prediction", b"prediction", "prediction_token_ids", b"prediction_token_ids", "priority", b"priority", "prompt", b"prompt", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "token_ids", b"token_ids", "user", b"user", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "acceptance_parameter", b"acceptance_parameter", "acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "ignore_end_tokens", b"ignore_end_tokens", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "predicted", b"predicted", "prediction", b"prediction", "prediction_token_ids", b"prediction_token_ids", "priority", b"priority", "prompt", b"prompt", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "token_ids", b"token_ids", "user", b"user", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
@@ -199,6 +203,8 @@ class Completion(_message.Message):
     SPECULATION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     PASSES_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_RULE_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_PARAMETER_FIELD_NUMBER: _builtins.int
     finish_reason: _types_pb2.FinishReason.ValueType
     seed: _builtins.int
     """The seed that was used."""
@@ -206,6 +212,11 @@ class Completion(_message.Message):
     """As requested, or the coordinator's default."""
     reason: _builtins.str
     """Under AUTO: what was chosen and the figures that decided."""
+    acceptance_rule: _types_pb2.AcceptanceRule.ValueType
+    """How drafted tokens were judged, and with which parameter. Under TYPICAL, TOP_K and THRESHOLD tokens may not be the
+    target's own.
+    """
+    acceptance_parameter: _builtins.float
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     @_builtins.property
@@ -221,10 +232,12 @@ class Completion(_message.Message):
         speculation: _types_pb2.Speculation.ValueType = ...,
         reason: _builtins.str = ...,
         passes: _abc.Iterable[Global___PassCount] | None = ...,
+        acceptance_rule: _types_pb2.AcceptanceRule.ValueType = ...,
+        acceptance_parameter: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "passes", b"passes", "reason", b"reason", "seed", b"seed", "speculation", b"speculation", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_parameter", b"acceptance_parameter", "acceptance_rule", b"acceptance_rule", "finish_reason", b"finish_reason", "passes", b"passes", "reason", b"reason", "seed", b"seed", "speculation", b"speculation", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

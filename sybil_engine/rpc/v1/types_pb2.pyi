@@ -69,6 +69,15 @@ class _AcceptanceRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Accept
     """A drafted token is accepted if and only if it equals the token that the target draws under the session's noise."""
     ACCEPTANCE_RULE_RATIO_TEST: _AcceptanceRule.ValueType  # 2
     """A drafted token is accepted with probability min(1, target / draft). Blocks carry distributions."""
+    ACCEPTANCE_RULE_TYPICAL: _AcceptanceRule.ValueType  # 3
+    """The rest is lossy: a drafted token may stand though the target would have drawn another, so the tokens depend on what
+    was drafted, and a session that is opened again may go on with others.
+    Accepted if its probability is above min(epsilon, sqrt(epsilon) * exp(-entropy)). The parameter is epsilon.
+    """
+    ACCEPTANCE_RULE_TOP_K: _AcceptanceRule.ValueType  # 4
+    """Accepted if it is among the target's k most likely tokens. The parameter is k."""
+    ACCEPTANCE_RULE_THRESHOLD: _AcceptanceRule.ValueType  # 5
+    """Accepted if its probability is at least the parameter."""
 
 class AcceptanceRule(_AcceptanceRule, metaclass=_AcceptanceRuleEnumTypeWrapper):
     """How a drafted token is judged."""
@@ -79,6 +88,15 @@ ACCEPTANCE_RULE_SHARED_NOISE: AcceptanceRule.ValueType  # 1
 """A drafted token is accepted if and only if it equals the token that the target draws under the session's noise."""
 ACCEPTANCE_RULE_RATIO_TEST: AcceptanceRule.ValueType  # 2
 """A drafted token is accepted with probability min(1, target / draft). Blocks carry distributions."""
+ACCEPTANCE_RULE_TYPICAL: AcceptanceRule.ValueType  # 3
+"""The rest is lossy: a drafted token may stand though the target would have drawn another, so the tokens depend on what
+was drafted, and a session that is opened again may go on with others.
+Accepted if its probability is above min(epsilon, sqrt(epsilon) * exp(-entropy)). The parameter is epsilon.
+"""
+ACCEPTANCE_RULE_TOP_K: AcceptanceRule.ValueType  # 4
+"""Accepted if it is among the target's k most likely tokens. The parameter is k."""
+ACCEPTANCE_RULE_THRESHOLD: AcceptanceRule.ValueType  # 5
+"""Accepted if its probability is at least the parameter."""
 Global___AcceptanceRule: _TypeAlias = AcceptanceRule  # noqa: Y015
 
 class _BlockOrigin:
@@ -246,6 +264,7 @@ class SessionOpen(_message.Message):
     DRAFTERS_FIELD_NUMBER: _builtins.int
     PREDICTION_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_PARAMETER_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """For logs; need not be unique. 256 characters at most."""
     prompt_tokens: _builtins.int
@@ -267,6 +286,8 @@ class SessionOpen(_message.Message):
     """See GenerateRequest.priority."""
     tenant: _builtins.str
     """Whose session this is, for drafters that remember earlier ones. 256 characters at most."""
+    acceptance_parameter: _builtins.float
+    """Of a lossy acceptance rule; 0: its default."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Every token committed so far, prompt first. At least one."""
@@ -312,10 +333,11 @@ class SessionOpen(_message.Message):
         drafters: _abc.Iterable[_builtins.str] | None = ...,
         prediction: _abc.Iterable[_builtins.int] | None = ...,
         tenant: _builtins.str = ...,
+        acceptance_parameter: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "logprobs", b"logprobs", "max_position", b"max_position", "plan", b"plan", "prediction", b"prediction", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "stop_token_ids", b"stop_token_ids", "tenant", b"tenant", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_parameter", b"acceptance_parameter", "acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "logprobs", b"logprobs", "max_position", b"max_position", "plan", b"plan", "prediction", b"prediction", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "stop_token_ids", b"stop_token_ids", "tenant", b"tenant", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

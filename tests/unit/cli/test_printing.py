@@ -8,13 +8,14 @@ from rich.console import Console
 
 from sybil_cli.printing import ColourPrinter, JsonPrinter, PlainPrinter, Printer, as_json, figures, printer_for
 from sybil_engine.core.completion import Completion, Delta, Ending, Usage
-from sybil_engine.core.types import CommittedToken, FinishReason, Speculation, TokenOrigin
+from sybil_engine.core.types import AcceptanceRule, CommittedToken, FinishReason, Speculation, TokenOrigin
 
 DRAFTED, TARGET = TokenOrigin.DRAFTED, TokenOrigin.TARGET
 
 
-def delta(text: str, origin: TokenOrigin, *token_ids: int) -> Delta:
-    return Delta(text, tuple(CommittedToken(token_id, origin) for token_id in token_ids))
+def delta(text: str, drafter: str, *token_ids: int) -> Delta:
+    origin = DRAFTED if drafter else TARGET
+    return Delta(text, tuple(CommittedToken(token_id, origin, drafter=drafter) for token_id in token_ids))
 
 
 USAGE = Usage(
@@ -30,8 +31,9 @@ USAGE = Usage(
     overlap_ns=40_000_000,
 )
 DELTAS = [
-    delta("    return", DRAFTED, 5, 6),
-    delta(" x", TARGET, 7),
+    delta("    ", "model", 5),
+    delta("return", "lookup", 6),
+    delta(" x", "", 7),
     Delta(" + [/b]", ending=Ending(FinishReason.LENGTH, 42, Speculation.PIPELINED, USAGE)),
 ]
 COMPLETION = Completion.joined(DELTAS)
@@ -57,11 +59,11 @@ def show(printer: Printer, prompt: str = "def f(x):\n") -> None:
     printer.end(COMPLETION)
 
 
-def test_drafted_tokens_and_the_targets_own_have_different_colours() -> None:
+def test_each_drafters_tokens_and_the_targets_own_have_a_colour_of_their_own() -> None:
     output = terminal()
     show(ColourPrinter(output, pipe()))
     text = written(output)
-    assert "\x1b[36m    return\x1b[0m" in text
+    assert "\x1b[36m    \x1b[0m\x1b[32mreturn\x1b[0m" in text
     assert "\x1b[1;33m x\x1b[0m" in text
 
 
@@ -71,11 +73,11 @@ def test_text_without_tokens_has_neither_colour() -> None:
     assert written(output).endswith("\x1b[0m + [/b]\n")
 
 
-def test_the_legend_names_both_colours_and_figures_follow() -> None:
+def test_the_legend_names_all_colours_and_figures_follow() -> None:
     remarks = pipe()
     show(ColourPrinter(terminal(), remarks))
     legend, line = written(remarks).splitlines()
-    assert legend == "drafted and accepted · the target's own"
+    assert legend == "drafted by model · drafted by lookup · the target's own"
     assert line == figures(COMPLETION)
 
 
@@ -114,7 +116,12 @@ def test_json_is_one_object_with_exactly_these_keys() -> None:
     show(JsonPrinter(output))
     answer = json.loads(written(output))
     assert written(output).count("\n") == 1
-    assert list(answer) == ["text", "token_ids", "origins", "finish_reason", "seed", "passes", "reason", "stats"]
+    assert list(answer) == [
+        *("text", "token_ids", "origins", "drafters", "finish_reason", "seed", "passes", "reason"),
+        *("acceptance_rule", "acceptance_parameter", "lossy", "stats", "by_drafter"),
+    ]
+    assert answer["drafters"] == ["model", "lookup", ""]
+    assert not answer["lossy"]
     assert list(answer["stats"]) == [
         "tokens_per_second",
         "time_to_first_token_ns",
@@ -156,3 +163,9 @@ def test_the_printer_suits_what_stdout_is(output: Console, wants_json: bool, exp
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert isinstance(printer_for(terminal(no_color=None), pipe(), as_json=False), PlainPrinter)
+
+
+def test_a_lossy_completion_says_so() -> None:
+    ending = Ending(FinishReason.LENGTH, 42, Speculation.LOCKSTEP, USAGE, {}, "", AcceptanceRule.TOP_K, 3)
+    assert "LOSSY, judged by top-k 3: tokens may not be the target's own" in figures(Completion("", (), ending))
+    assert "LOSSY" not in figures(COMPLETION)

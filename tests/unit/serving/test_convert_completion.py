@@ -27,7 +27,7 @@ WORD = st.integers(0, 2**32 - 1)
 LONG = st.integers(0, 2**64 - 1)
 TEXT = st.text(max_size=8)
 
-COUNTS = st.lists(st.builds(DrafterCount, TEXT, WORD, WORD), max_size=3).map(tuple)
+COUNTS = st.lists(st.builds(DrafterCount, TEXT, WORD, WORD, WORD), max_size=3).map(tuple)
 USAGE = st.builds(
     Usage,
     **{each.name: LONG if each.name.endswith("_ns") else WORD for each in fields(Usage) if each.name != "drafters"},
