@@ -32,6 +32,7 @@ COPY verifier_service verifier_service
 COPY coordinator coordinator
 COPY benchmarks benchmarks
 COPY loadtest loadtest
+COPY quality quality
 COPY reporting reporting
 COPY simulator simulator
 COPY sybil_local sybil_local

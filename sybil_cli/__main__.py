@@ -18,6 +18,7 @@ _COMMANDS = {
     "up": "Run drafter, verifier and coordinator on this machine until Ctrl-C.",
     "serve": "Run one of the services in this process.",
     "bench": "Measure how fast speculation is here, arm by arm, beside others.",
+    "quality": "Measure what each judge costs in quality, and gains in speed.",
     "loadtest": "Put a running stack under load: what many users at once get.",
     "simulate": "Play recorded traces under many policies, for any times of passes and messages.",
     "health": "Ask a service whether it is ready; exit 0 if it is.",

@@ -98,7 +98,7 @@ def test_a_pipe_gets_the_text_alone_and_the_figures_go_elsewhere() -> None:
 
 def test_escape_sequences_of_a_model_do_not_reach_a_terminal() -> None:
     output = terminal()
-    ColourPrinter(output, pipe()).delta(delta("\x1b[2J\x07", TARGET, 1))
+    ColourPrinter(output, pipe()).delta(delta("\x1b[2J\x07", "", 1))
     assert "\x1b[2J" not in written(output)
     assert "␛[2J␇" in written(output)
 

@@ -1,0 +1,1 @@
+"""What each judge costs in quality, and what it gains in speed: `sybil quality`."""
