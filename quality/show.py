@@ -50,15 +50,14 @@ def _frontier(runs: list[Mapping[str, Any]]) -> Figure:
     """Tokens a pass over the divergence; a panel for each temperature."""
     figure, panels = figure_of(len(runs), height=4.0)
     for axes, run in zip(panels, runs, strict=True):
+        labels: dict[tuple[float, float], list[str]] = {}
         for judge in run["judges"]:
-            axes.scatter(judge["divergence"], judge["tokens_per_pass"], marker=_MARKERS[judge["rule"]], s=60)
-            axes.annotate(
-                judge["judge"],
-                (judge["divergence"], judge["tokens_per_pass"]),
-                fontsize=7,
-                xytext=(5, 3),
-                textcoords="offset points",
-            )
+            place = judge["divergence"], judge["tokens_per_pass"]
+            axes.scatter(*place, marker=_MARKERS[judge["rule"]], s=60)
+            # Those at one place share a label.
+            labels.setdefault((round(place[0], 3), round(place[1], 2)), []).append(judge["judge"])
+        for place, names in labels.items():
+            axes.annotate(chr(10).join(names), place, fontsize=7, xytext=(6, -3), textcoords="offset points", va="top")
         kind = "loss of log-probability" if run["temperature"] == 0 else "KL divergence from the target"
         axes.set(
             title=f"temperature {run['temperature']:g}",

