@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from benchmarks.measurement import Measured, Measurement, median_speed
 from sybil_engine.core.completion import Completion, Delta
 from sybil_engine.core.request import GenerationRequest
+from sybil_engine.core.session import MOST_DRAFTERS_PER_SESSION
 from sybil_engine.core.types import SamplingParams, Speculation, TokenOrigin
 
 
@@ -30,25 +31,41 @@ class ArmKind:
 
     Attributes:
         drafters: none: the engine's default.
+        services: how many drafter services work for a session at once.
     """
 
     speculation: Speculation
     drafters: tuple[str, ...] = ()
+    services: int = 1
 
     @classmethod
     def of(cls, name: str) -> "ArmKind":
-        """From a name such as `auto`, or `auto@model+lookup` with its drafters.
+        """From a name such as `auto`, `auto@model+lookup` with its drafters, or `hedged*2` with two drafter services.
 
         Raises:
-            ValueError: there is no such way to speculate.
+            ValueError: there is no such way to speculate, or no such number of services.
         """
+        name, _, services = name.partition("*")
         speculation, _, drafters = name.partition("@")
-        return cls(Speculation(speculation), tuple(drafters.split("+")) if drafters else ())
+        count = int(services or 1)
+        if not 1 <= count <= MOST_DRAFTERS_PER_SESSION:
+            raise ValueError(services)
+        return cls(Speculation(speculation), tuple(drafters.split("+")) if drafters else (), count)
+
+    @classmethod
+    def is_known(cls, name: str) -> bool:
+        """Whether `of` takes this name."""
+        try:
+            cls.of(name)
+        except ValueError:
+            return False
+        return True
 
     @property
     def suffix(self) -> str:
         """What follows the way of speculating in the arm's name."""
-        return f"@{'+'.join(self.drafters)}" if self.drafters else ""
+        drafters = f"@{'+'.join(self.drafters)}" if self.drafters else ""
+        return drafters + (f"*{self.services}" if self.services > 1 else "")
 
 
 Generate = Callable[[GenerationRequest], AsyncGenerator[Delta, None]]
@@ -90,6 +107,7 @@ class EngineArm:
             speculation=self.kind.speculation,
             window_tokens=self.window_tokens,
             drafters=self.kind.drafters,
+            drafters_per_session=self.kind.services,
         )
         start = time.perf_counter()
         deltas = [delta async for delta in self.generate(request)]

@@ -55,6 +55,8 @@ class Plan:
             except InvalidSettings as error:
                 raise InvalidSettings(f"--{name}-arguments: {error}") from error
         plan._check_pair()
+        if settings.env == "local" and plan.drafter_services > 1:
+            raise InvalidSettings("--env local runs one drafter; measure several drafter services with another --env")
         if settings.json_file:
             check_file(Path(settings.json_file), "--json")
         if settings.report:
@@ -64,6 +66,11 @@ class Plan:
     @property
     def drafts(self) -> bool:
         return self.pair.draft != NO_DRAFTER
+
+    @property
+    def drafter_services(self) -> int:
+        """How many drafters run: as many as an arm asks for."""
+        return max(each.services for each in self.kinds) if self.drafts else 0
 
     @cached_property
     def target(self) -> str:

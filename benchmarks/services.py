@@ -33,7 +33,7 @@ class RunningServices:
 
 @asynccontextmanager
 async def running_services(plan: Plan, report: Report) -> AsyncIterator[RunningServices]:
-    """Start the three and wait until they serve; leaving the block ends their processes.
+    """Start them and wait until they serve; leaving the block ends their processes.
 
     Args:
         report: called with what is being waited for, in words.
@@ -44,8 +44,7 @@ async def running_services(plan: Plan, report: Report) -> AsyncIterator[RunningS
     verifier_cores, drafter_cores = plan.environment.verifier_cores, plan.environment.drafter_cores
     async with AsyncExitStack() as stack:
         services = [hosted("verifier", verifier_cores, plan.verifier_arguments)]
-        if plan.drafts:
-            services.append(hosted("drafter", drafter_cores, plan.drafter_arguments))
+        services += [hosted("drafter", drafter_cores, plan.drafter_arguments) for _ in range(plan.drafter_services)]
         processes = [await stack.enter_async_context(each) for each in services]
         address, *drafters = [await each.address(report, processes) for each in processes]
         flags = ["--verifiers", address, "--start-s", str(_START_S), "--drafter-start-s", str(_START_S)]

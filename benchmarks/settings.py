@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat
 from pydantic_settings import SettingsConfigDict
 
+from benchmarks.arms import ArmKind
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
 from sybil_engine.serving.service_settings import Dtype
 from sybil_engine.settings import Constraint, Settings, Split, Words
@@ -21,8 +22,9 @@ def _some_of(known: tuple[str, ...]) -> Constraint:
 
 
 _SOME_ARMS = Constraint(
-    f"one or more of {', '.join(ARMS)}, each perhaps with its drafters as in auto@model+lookup",
-    lambda names: bool(names) and {name.partition("@")[0] for name in names} <= set(ARMS),
+    f"one or more of {', '.join(ARMS)}, each perhaps with its drafters as in auto@model+lookup, or with several drafter "
+    "services as in hedged*2",
+    lambda names: bool(names) and all(map(ArmKind.is_known, names)),
 )
 
 
@@ -39,7 +41,8 @@ class BenchSettings(Settings):
         ),
     )
     arms: Annotated[Words, _SOME_ARMS] = Field(
-        default=ARMS, description="speculation to measure; auto@model+lookup names an arm's drafters"
+        default=ARMS,
+        description="speculation to measure; auto@model+lookup names drafters, hedged*2 asks for two services",
     )
     lockstep_windows: Annotated[
         tuple[Annotated[int, Field(ge=1, le=MOST_WINDOW_TOKENS)], ...],

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -134,7 +134,7 @@ async def trace_session(
             with verifier.session() as stream:
                 yield RecordedVerifier(stream, trace)
 
-        def open_drafter() -> AbstractContextManager[DrafterStream]:
+        def open_drafter(taken: Collection[str]) -> AbstractContextManager[DrafterStream]:
             assert drafter is not None, "without a drafter only OFF is measured, which opens none"
             return drafter.session()
 

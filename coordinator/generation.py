@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,8 +64,12 @@ class Services(Protocol):
     def verifier(self, target: Target) -> AbstractContextManager[VerifierStream]:
         """A stream to a verifier of this target."""
 
-    def drafter(self) -> AbstractContextManager[DrafterStream]:
-        """A stream to a drafter."""
+    @property
+    def drafters(self) -> int:
+        """How many drafters can be used now."""
+
+    def drafter(self, taken: Collection[str]) -> AbstractContextManager[DrafterStream]:
+        """A stream to a drafter at none of these addresses."""
 
 
 class Generation:
@@ -180,6 +184,7 @@ class Generation:
             self._services.drafter,
             meter,
             self._patience,
+            min(request.drafters_per_session, max(1, self._services.drafters)),
         )
 
 

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from coordinator.relay import Relay
 from coordinator.usage import DraftedBlock, Meter
 from sybil_engine.core.errors import SessionError, SessionLost, SybilError, Unavailable
 from sybil_engine.core.ledger import Ledger
-from sybil_engine.core.session import Advance, Commit, SessionOpen
+from sybil_engine.core.session import Advance, Commit, DrafterShare, SessionOpen
 from sybil_engine.core.types import MOST_MESSAGE_TOKENS, CommittedToken, FinishReason
 
 logger = logging.getLogger(__name__)
@@ -65,9 +65,9 @@ class DrafterStream(Protocol):
 
 
 # Each picks a service and holds a place on it until the block is left, which also ends the stream at once.
-# Entering raises Unavailable when there is no service.
+# Entering raises Unavailable when there is no service. A drafter is none of those at the addresses given.
 OpenVerifier = Callable[[], AbstractContextManager[VerifierStream]]
-OpenDrafter = Callable[[], AbstractContextManager[DrafterStream]]
+OpenDrafter = Callable[[Collection[str]], AbstractContextManager[DrafterStream]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,15 @@ class Pipeline:
         open_drafter: OpenDrafter,
         meter: Meter,
         patience: Patience,
+        drafters: int = 1,
     ) -> None:
+        """
+        Args:
+            drafters: how many drafter services may work for the session at once.
+        """
+        self._drafters = drafters
+        # The drafters that are attached: by the stream's address, what relays commits to it.
+        self._to_drafters: dict[str, Relay[Advance]] = {}
         self._first_opening = opening
         self._open_verifier = open_verifier
         self._open_drafter = open_drafter
@@ -98,7 +106,6 @@ class Pipeline:
         self._plan = opening.plan
         self._unjudged: deque[PassingBlock] = deque(maxlen=_MOST_UNJUDGED_BLOCKS)
         self._to_verifier: Relay[PassingBlock] | None = None
-        self._to_drafter: Relay[Advance] | None = None
 
     async def run(self) -> AsyncGenerator[NewTokens, None]:
         """Run until the session ends. Closing the generator ends both streams at once.
@@ -108,7 +115,7 @@ class Pipeline:
             Unavailable, Exhausted: no verifier could continue within the patience.
             SessionError: verifiers keep failing.
         """
-        drafting: asyncio.Task[None] | None = None
+        drafting: list[asyncio.Task[None]] = []
         retries = Retries(self._patience)
         try:
             while True:
@@ -129,9 +136,10 @@ class Pipeline:
                 except (SessionError, Unavailable) as error:
                     await self._pause(retries, error, "verifier")
         finally:
+            for task in drafting:
+                task.cancel()
             if drafting:
-                drafting.cancel()
-                await asyncio.wait((drafting,))
+                await asyncio.wait(drafting)
 
     def _take(self, commit: Commit) -> int:
         """Append a commit to the ledger and pass it on to the drafter. Returns how many of its tokens are new."""
@@ -139,27 +147,29 @@ class Pipeline:
         fresh = self._ledger.append(commit)
         if fresh:
             self._plan = commit.plan
-        if self._to_drafter:
-            self._to_drafter.put((commit.advance,), arrived_ns)
+        for relay in self._to_drafters.values():
+            relay.put((commit.advance,), arrived_ns)
         while self._unjudged and _end(self._unjudged[0]) <= len(self._ledger):
             self._unjudged.popleft()
         if fresh or commit.finish_reason:
             self._meter.committed(commit, arrived_ns)
         return fresh
 
-    def _start_drafting(self) -> "asyncio.Task[None] | None":
-        """Attach a drafter if the plan asks for drafts."""
+    def _start_drafting(self) -> list[asyncio.Task[None]]:
+        """Attach drafters if the plan asks for drafts."""
         drafts = self._plan.budget and self._first_opening.drafts_by_model
-        return asyncio.create_task(self._keep_drafting()) if drafts else None
+        shares = [DrafterShare(index, self._drafters) for index in range(self._drafters if drafts else 0)]
+        return [asyncio.create_task(self._keep_drafting(share)) for share in shares]
 
-    async def _keep_drafting(self) -> None:
-        """Keep a drafter attached while one can help. The verifier never waits for this."""
+    async def _keep_drafting(self, share: DrafterShare) -> None:
+        """Keep a drafter attached for a share of the work while one can help. The verifier never waits for this."""
         retries = Retries(replace(self._patience, reopen_s=math.inf))
         try:
             while True:
                 try:
-                    with self._open_drafter() as drafter, self._relay_commits(drafter):
+                    with self._open_drafter(self._to_drafters) as drafter, self._relay_commits(drafter, share):
                         async for blocks in drafter.blocks():
+                            self._meter.drafter = drafter.address
                             self._pass_on(blocks)
                             retries.succeeded()
                     raise SessionLost("the drafter ended the session")
@@ -192,16 +202,17 @@ class Pipeline:
                 self._to_verifier = None
 
     @contextmanager
-    def _relay_commits(self, drafter: DrafterStream) -> Iterator[None]:
+    def _relay_commits(self, drafter: DrafterStream, share: DrafterShare) -> Iterator[None]:
         """Open the session on a drafter with the latest plan; all later commits follow, in order."""
         self._meter.drafter = drafter.address
-        opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]), plan=self._plan)
+        opening = replace(self._first_opening, token_ids=tuple(self._ledger[:]), plan=self._plan, share=share)
         relay = Relay(partial(drafter.open, opening), drafter.advance, self._meter.relayed, _joined)
-        with closing(relay) as self._to_drafter:
+        with closing(relay):
+            self._to_drafters[drafter.address] = relay
             try:
                 yield
             finally:
-                self._to_drafter = None
+                del self._to_drafters[drafter.address]
 
     async def _pause(self, retries: Retries, error: SessionError | Unavailable, service: str) -> None:
         if isinstance(error, SessionError):

@@ -34,6 +34,7 @@ class Defaults:
     drafters: tuple[str, ...] = ()
     max_priority: int = HIGHEST_PRIORITY
     allow_lossy: tuple[AcceptanceRule, ...] = ()
+    drafters_per_session: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,14 @@ class CheckedRequest:
         opening: of its session, resumed tokens included; its plan is made when it starts.
         stops: text that ends the completion.
         resumed: completion tokens that the client already has.
+        drafters_per_session: how many drafter services may work for it at once.
     """
 
     opening: SessionOpen
     speculation: Speculation
     stops: tuple[str, ...]
     resumed: tuple[int, ...]
+    drafters_per_session: int = 1
 
     @property
     def prompt(self) -> tuple[int, ...]:
@@ -104,7 +107,13 @@ async def check(
         prediction=prediction,
         tenant=request.user,
     )
-    return CheckedRequest(opening, request.speculation or defaults.speculation, tuple(request.stop), resumed)
+    return CheckedRequest(
+        opening,
+        request.speculation or defaults.speculation,
+        tuple(request.stop),
+        resumed,
+        request.drafters_per_session or defaults.drafters_per_session,
+    )
 
 
 async def _prompt(prompt: str | Sequence[int], target: ModelDescription, tokenizer: Tokenizer) -> tuple[int, ...]:

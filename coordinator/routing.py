@@ -1,7 +1,7 @@
 """Which verifier and which drafter a session gets: live ones that match, with the fewest sessions."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -119,13 +119,21 @@ class Router:
         check_same_target(target.description, self.target.description)
         return _best("verifier", self._verifiers).session()
 
-    def drafter(self) -> AbstractContextManager[DrafterStream]:
-        """A stream to the best drafter.
+    @property
+    def drafters(self) -> int:
+        """How many drafters can be used now."""
+        return sum(each.live for each in self._drafters.values())
+
+    def drafter(self, taken: Collection[str]) -> AbstractContextManager[DrafterStream]:
+        """A stream to the best drafter that is at none of these addresses.
 
         Raises:
             Unavailable, Exhausted: there is none now.
         """
-        return _best("drafter", self._drafters).session()
+        others = {address: each for address, each in self._drafters.items() if address not in taken}
+        if taken and not others:
+            raise Unavailable(f"there is no drafter beside {', '.join(sorted(taken))}")
+        return _best("drafter", others).session()
 
     async def close(self) -> None:
         self.route(RoutingTable())

@@ -9,6 +9,7 @@ from sybil_engine.core.acceptance import LOSSY
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
 from sybil_engine.core.request import HIGHEST_PRIORITY
+from sybil_engine.core.session import MOST_DRAFTERS_PER_SESSION
 from sybil_engine.core.types import DEFAULT_DRAFTERS, MOST_WINDOW_TOKENS, AcceptanceRule, Speculation
 from sybil_engine.serving.service_settings import DEFAULT_SLOW_READER_S, Dtype
 from sybil_engine.settings import MOST_PORT, Constraint, Port, Settings, Split, Words
@@ -40,6 +41,12 @@ class ServingSettings(Settings):
         default=(),
         description="who drafts, for requests that do not say: model, and proposers that need none; none: "
         + ", ".join(DEFAULT_DRAFTERS),
+    )
+    drafters_per_session: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_DRAFTERS_PER_SESSION,
+        description="drafter services that work for one request at once, for requests that do not say",
     )
     max_waiting: int = Field(default=64, ge=0, description="requests that may wait, at each replica")
     max_priority: int = Field(

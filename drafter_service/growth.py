@@ -8,6 +8,7 @@ from drafter_service.calibration import Calibration
 from sybil_engine.core.draft_tree import DraftNode, DraftTree
 from sybil_engine.core.ledger import Ledger, extend_fingerprint
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan
+from sybil_engine.core.session import WHOLE, DrafterShare
 from sybil_engine.core.types import BlockOrigin, Distribution
 from sybil_engine.sampling.draw import Guess
 
@@ -59,6 +60,7 @@ class Growth:
     Args:
         ledger: read, never written.
         allows_hedges: whether hedges may be drafted besides the trunk.
+        share: which hedges are this drafter's, if others draft for the session, too.
     """
 
     # A hedge is drafted only if its chance of being reached is at least this.
@@ -67,7 +69,10 @@ class Growth:
     # gains the token that the target draws after it.
     _MOST_RUNNERS_UP = 3
 
-    def __init__(self, ledger: Ledger, calibration: Calibration, *, allows_hedges: bool = True) -> None:
+    def __init__(
+        self, ledger: Ledger, calibration: Calibration, *, allows_hedges: bool = True, share: DrafterShare = WHOLE
+    ) -> None:
+        self._share = share
         self._ledger = ledger
         self._calibration = calibration
         self._allows_hedges = allows_hedges
@@ -159,9 +164,14 @@ class Growth:
         if self.hedges:
             for rank, guess in enumerate(guesses[1 : 1 + self._MOST_RUNNERS_UP], start=1):
                 own_chance = self._calibration.chance(rank, guess.certainty)
-                if chance * own_chance >= self._LEAST_CHANCE:
+                mine = origin is not BlockOrigin.TRUNK or self._owns(node, guess.token_id)
+                if mine and chance * own_chance >= self._LEAST_CHANCE:
                     drafted.append(Drafted(node, guess.token_id, own_chance))
         return drafted
+
+    def _owns(self, node: DraftNode, token_id: int) -> bool:
+        """Whether a branch that leaves the trunk after a node is this drafter's."""
+        return self._share.of == 1 or self._share.owns(extend_fingerprint(node.fingerprint, token_id))
 
     @property
     def _has_room(self) -> bool:
@@ -187,6 +197,8 @@ class Growth:
             return
         for rank, guess in enumerate(guesses if self.hedges else guesses[:1]):
             guess_on_trunk = on_trunk and rank == 0
+            if on_trunk and rank and not self._owns(node, guess.token_id):
+                continue
             child = node.children.get(guess.token_id)
             # A chance that was sent to the verifier stays: both sides must use the same one.
             sent = None if child is None else child.chance

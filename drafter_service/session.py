@@ -98,7 +98,9 @@ class DrafterSession(Resident):
 
     def leave(self) -> None:
         """See `Resident.leave`; the draft tree grows anew."""
-        self.growth = Growth(self.ledger, self._calibration, allows_hedges=self.judge.allows_hedges)
+        self.growth = Growth(
+            self.ledger, self._calibration, allows_hedges=self.judge.allows_hedges, share=self.opening.share
+        )
         spare_cells = self._room.cells - self._room.max_position
         self.cells = CellMap(self.slot, self.ledger, self.growth.tree, spare_cells)
         self.growth.aim(self.plan, self._depth)

@@ -1,7 +1,7 @@
 """Drafter and verifier engines on threads of this process, as the generation core wants its services."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -70,11 +70,16 @@ class LocalServices:
         with closing(RemoteSession(self._threads[0])) as session:
             yield LocalVerifierStream(session)
 
-    @contextmanager
-    def drafter(self) -> Iterator[DrafterStream]:
+    @property
+    def drafters(self) -> int:
         """See `Services`."""
-        if self.draft is None:
-            raise Unavailable("this engine has no draft model")
+        return int(self.draft is not None)
+
+    @contextmanager
+    def drafter(self, taken: Collection[str]) -> Iterator[DrafterStream]:
+        """See `Services`."""
+        if self.draft is None or taken:
+            raise Unavailable("this engine has no further draft model" if taken else "this engine has no draft model")
         with closing(RemoteSession(self._threads[1])) as session:
             yield LocalDrafterStream(session)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sybil_engine.core.errors import InvalidRequest
+from sybil_engine.core.session import MOST_DRAFTERS_PER_SESSION
 from sybil_engine.core.types import GREEDY, MOST_WINDOW_TOKENS, AcceptanceRule, SamplingParams, Speculation
 
 HIGHEST_PRIORITY = 2**31 - 1
@@ -29,6 +30,7 @@ class GenerationRequest:
         acceptance_parameter: of a lossy acceptance rule; 0: the rule's default.
         user: who asks; users of the same priority take turns when requests wait. Empty: the host that asks.
         drafters: names of those that guess, together; empty: the service's default.
+        drafters_per_session: how many drafter services may work for it at once; 0: the service's default.
         prediction: the caller's own guess of the completion, text or token ids; empty: none.
 
     Raises:
@@ -52,6 +54,7 @@ class GenerationRequest:
     drafters: Sequence[str] = ()
     prediction: str | Sequence[int] = ""
     acceptance_parameter: float = 0.0
+    drafters_per_session: int = 0
 
     def __post_init__(self) -> None:
         _check_prompt(self.prompt)
@@ -62,6 +65,11 @@ class GenerationRequest:
             raise InvalidRequest(f"user has {len(self.user)} characters; at most {_MOST_USER_CHARACTERS} are allowed")
         if (count := len(self.drafters)) > MOST_DRAFTERS:
             raise InvalidRequest(f"drafters holds {count} names; at most {MOST_DRAFTERS} are allowed")
+        if not 0 <= self.drafters_per_session <= MOST_DRAFTERS_PER_SESSION:
+            raise InvalidRequest(
+                f"drafters_per_session is {self.drafters_per_session}; it must be between 1 and "
+                f"{MOST_DRAFTERS_PER_SESSION}, or 0 for the default"
+            )
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise InvalidRequest(f"seed is {self.seed}; it must fit 64 bits without a sign")
         if self.max_tokens is not None and not 1 <= self.max_tokens <= _MOST_TOKENS:

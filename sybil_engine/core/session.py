@@ -19,6 +19,8 @@ from sybil_engine.core.types import (
 
 NO_TIMINGS = PassTimings()
 
+MOST_DRAFTERS_PER_SESSION = 8
+
 
 @dataclass(frozen=True)
 class Commit:
@@ -74,6 +76,38 @@ class Advance:
 
 
 @dataclass(frozen=True, slots=True)
+class DrafterShare:
+    """A drafter's part of the guesses, where several drafter services work for one session.
+
+    Each follows the trunk, so that none depends on another. The branches that leave it are dealt out.
+
+    Attributes:
+        index: of this drafter, below `of`.
+        of: how many share the work.
+
+    Raises:
+        InvalidRequest: a value is out of range.
+    """
+
+    index: int = 0
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.of <= MOST_DRAFTERS_PER_SESSION:
+            raise InvalidRequest(
+                f"a drafter's share is {self.index} of {self.of}; the first must be below the second, which may be at "
+                f"most {MOST_DRAFTERS_PER_SESSION}"
+            )
+
+    def owns(self, fingerprint: int) -> bool:
+        """Whether a branch is this drafter's, by the fingerprint of its first token."""
+        return fingerprint % self.of == self.index
+
+
+WHOLE = DrafterShare()
+
+
+@dataclass(frozen=True, slots=True)
 class SessionOpen:
     """What opens, or reopens, a session; see protos/.../types.proto for each field.
 
@@ -98,6 +132,7 @@ class SessionOpen:
     drafters: tuple[str, ...] = (MODEL_DRAFTER,)
     prediction: tuple[int, ...] = ()
     tenant: str = ""
+    share: DrafterShare = WHOLE
 
     def __post_init__(self) -> None:
         if not self.token_ids:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from sybil_engine import PROTOCOL_VERSION
 from sybil_engine.core.errors import InvalidRequest, PairMismatch
 from sybil_engine.core.plan import DraftPlan
-from sybil_engine.core.session import Advance, Commit, SessionOpen
+from sybil_engine.core.session import Advance, Commit, DrafterShare, SessionOpen
 from sybil_engine.core.types import (
     CUT_TOKENS,
     MODEL_DRAFTER,
@@ -117,6 +117,7 @@ def open_to_wire(opening: SessionOpen) -> wire.SessionOpen:
         sampling=to_message(wire.SamplingParams, opening.sampling),
         stop_token_ids=sorted(opening.stop_token_ids),
         plan=plan_to_wire(opening.plan),
+        share=to_message(wire.DrafterShare, opening.share),
         acceptance_rule=ENUM_TO_WIRE[opening.acceptance_rule],
     )
 
@@ -130,6 +131,7 @@ def open_from_wire(message: wire.SessionOpen) -> SessionOpen:
         plan=plan_from_wire(message.plan),
         acceptance_rule=acceptance_rule_from_wire(message.acceptance_rule),
         drafters=tuple(message.drafters) or (MODEL_DRAFTER,),
+        share=DrafterShare(message.share.index, message.share.of or 1),
     )
 
 

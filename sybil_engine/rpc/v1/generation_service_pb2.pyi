@@ -61,6 +61,7 @@ class GenerateRequest(_message.Message):
     DRAFTERS_FIELD_NUMBER: _builtins.int
     PREDICTION_FIELD_NUMBER: _builtins.int
     PREDICTION_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    DRAFTERS_PER_SESSION_FIELD_NUMBER: _builtins.int
     ACCEPTANCE_PARAMETER_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     seed: _builtins.int
@@ -83,6 +84,10 @@ class GenerateRequest(_message.Message):
     the call comes from.
     """
     prediction: _builtins.str
+    drafters_per_session: _builtins.int
+    """How many drafter services may work for this request at once; 0: the service's default. 8 at most; one that is not there
+    is done without.
+    """
     acceptance_parameter: _builtins.float
     """Of a lossy acceptance rule, which the coordinator must allow (--allow-lossy); 0: the rule's default."""
     @_builtins.property
@@ -134,11 +139,12 @@ class GenerateRequest(_message.Message):
         drafters: _abc.Iterable[_builtins.str] | None = ...,
         prediction: _builtins.str = ...,
         prediction_token_ids: Global___TokenIds | None = ...,
+        drafters_per_session: _builtins.int = ...,
         acceptance_parameter: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "max_tokens", b"max_tokens", "predicted", b"predicted", "prediction", b"prediction", "prediction_token_ids", b"prediction_token_ids", "prompt", b"prompt", "sampling", b"sampling", "seed", b"seed", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "acceptance_parameter", b"acceptance_parameter", "acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "ignore_end_tokens", b"ignore_end_tokens", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "predicted", b"predicted", "prediction", b"prediction", "prediction_token_ids", b"prediction_token_ids", "priority", b"priority", "prompt", b"prompt", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "token_ids", b"token_ids", "user", b"user", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_seed", b"_seed", "acceptance_parameter", b"acceptance_parameter", "acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "drafters_per_session", b"drafters_per_session", "ignore_end_tokens", b"ignore_end_tokens", "logprobs", b"logprobs", "max_tokens", b"max_tokens", "predicted", b"predicted", "prediction", b"prediction", "prediction_token_ids", b"prediction_token_ids", "priority", b"priority", "prompt", b"prompt", "resume_token_ids", b"resume_token_ids", "sampling", b"sampling", "seed", b"seed", "speculation", b"speculation", "stop", b"stop", "stop_token_ids", b"stop_token_ids", "text", b"text", "token_ids", b"token_ids", "user", b"user", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015

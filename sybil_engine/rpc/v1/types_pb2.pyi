@@ -241,6 +241,34 @@ class DraftPlan(_message.Message):
 Global___DraftPlan: _TypeAlias = DraftPlan  # noqa: Y015
 
 @_typing.final
+class DrafterShare(_message.Message):
+    """A drafter's part of the guesses, where several drafter services work for one session. Each follows the trunk; a branch
+    that leaves it belongs to the drafter whose index is the fingerprint of the branch's first token modulo `of`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    OF_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Below `of`."""
+    of: _builtins.int
+    """How many share the work; 0 means 1. 8 at most."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        of: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "of", b"of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrafterShare: _TypeAlias = DrafterShare  # noqa: Y015
+
+@_typing.final
 class SessionOpen(_message.Message):
     """Opens, or reopens, a session: always the first message of its stream. Opening is resuming: a lost session is opened
     again anywhere with all tokens committed so far, and continues with the same tokens.
@@ -264,6 +292,7 @@ class SessionOpen(_message.Message):
     DRAFTERS_FIELD_NUMBER: _builtins.int
     PREDICTION_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     ACCEPTANCE_PARAMETER_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """For logs; need not be unique. 256 characters at most."""
@@ -314,6 +343,10 @@ class SessionOpen(_message.Message):
     def prediction(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The client's own guess of the completion, for the drafter "prediction"."""
 
+    @_builtins.property
+    def share(self) -> Global___DrafterShare:
+        """Read by drafters."""
+
     def __init__(
         self,
         *,
@@ -333,11 +366,12 @@ class SessionOpen(_message.Message):
         drafters: _abc.Iterable[_builtins.str] | None = ...,
         prediction: _abc.Iterable[_builtins.int] | None = ...,
         tenant: _builtins.str = ...,
+        share: Global___DrafterShare | None = ...,
         acceptance_parameter: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "sampling", b"sampling", "share", b"share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_parameter", b"acceptance_parameter", "acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "logprobs", b"logprobs", "max_position", b"max_position", "plan", b"plan", "prediction", b"prediction", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "shares_processor", b"shares_processor", "stop_token_ids", b"stop_token_ids", "tenant", b"tenant", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance_parameter", b"acceptance_parameter", "acceptance_rule", b"acceptance_rule", "drafters", b"drafters", "logprobs", b"logprobs", "max_position", b"max_position", "plan", b"plan", "prediction", b"prediction", "priority", b"priority", "prompt_tokens", b"prompt_tokens", "sampling", b"sampling", "seed", b"seed", "session_id", b"session_id", "share", b"share", "shares_processor", b"shares_processor", "stop_token_ids", b"stop_token_ids", "tenant", b"tenant", "token_ids", b"token_ids", "window_tokens", b"window_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,7 +1,7 @@
 """The pipeline, with fake streams: whatever breaks, the tokens are the target's."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ from sybil_engine.core.errors import (
     Unavailable,
 )
 from sybil_engine.core.plan import NO_DRAFTING, DraftPlan, first_plan
-from sybil_engine.core.session import SessionOpen
+from sybil_engine.core.session import DrafterShare, SessionOpen
 from sybil_engine.core.types import Speculation
 from tests.unit.coordinator.toy import (
     HASTY,
@@ -32,6 +32,7 @@ from tests.unit.coordinator.toy import (
     asynchronous,
     nobody,
     one_after_the_other,
+    the_first_free,
     toy_completion,
 )
 
@@ -235,7 +236,7 @@ async def test_a_drafter_that_is_attached_late_is_opened_with_the_latest_plan() 
     verifier, drafter = FakeVerifier(plans=changing), FakeDrafter()
 
     @contextmanager
-    def away_at_first() -> Iterator[Any]:
+    def away_at_first(taken: Collection[str]) -> Iterator[Any]:
         if len(verifier.commits) < 3:
             raise Unavailable("loading")
         with drafter.session() as stream:
@@ -369,3 +370,51 @@ async def test_counts_add_up() -> None:
     assert usage.accepted_tokens <= usage.tested_tokens <= usage.accepted_tokens + usage.verify_passes
     assert usage.tested_tokens <= usage.drafted_tokens
     assert usage.drafted_tokens == len(drafter.blocks)
+
+
+# ------------------------------------------------------------------------------------- several drafters for one session
+
+
+def with_drafters(verifier: FakeVerifier, meter: Meter, *drafters: FakeDrafter, wanted: int = 2) -> Pipeline:
+    return Pipeline(opening(PIPELINED), verifier.session, the_first_free(*drafters), meter, HASTY, wanted)
+
+
+@asynchronous
+async def test_several_drafters_get_shares_of_the_work_and_every_commit() -> None:
+    verifier, one, other = FakeVerifier(), FakeDrafter(address="one"), FakeDrafter(address="other")
+    meter = Meter()
+    assert await tokens_of(with_drafters(verifier, meter, one, other)) == EXPECTED
+    assert [each.openings[0].share for each in (one, other)] == [DrafterShare(0, 2), DrafterShare(1, 2)]
+    assert len(one.openings) == len(other.openings) == 1
+    for drafter in (one, other):
+        known = len(drafter.openings[0].token_ids) + sum(len(each.token_ids) for each in drafter.advances)
+        assert known >= len(PROMPT) + TOKENS - 2 * WINDOW_TOKENS
+        assert set(drafter.blocks) & set(verifier.blocks)
+    assert meter.usage(len(PROMPT)).accepted_tokens > 0
+    assert not one.open_streams + other.open_streams
+
+
+@pytest.mark.parametrize("first_is_lost", [True, False])
+@asynchronous
+async def test_one_of_several_drafters_may_break_and_come_back(first_is_lost: bool) -> None:
+    lost = FakeDrafter(address="lost", breaks_after=2, breaks_with=SessionLost("gone"))
+    kept = FakeDrafter(address="kept")
+    drafters = (lost, kept) if first_is_lost else (kept, lost)
+    assert await tokens_of(with_drafters(FakeVerifier(), Meter(), *drafters)) == EXPECTED
+    assert len(kept.openings) == 1
+    assert {each.share.of for each in (*lost.openings, *kept.openings)} == {2}
+
+
+@asynchronous
+async def test_one_of_several_drafters_may_be_stuck() -> None:
+    stuck, works = FakeDrafter(address="stuck", stuck=True), FakeDrafter(address="works")
+    meter = Meter()
+    assert await tokens_of(with_drafters(FakeVerifier(), meter, stuck, works)) == EXPECTED
+    assert meter.usage(len(PROMPT)).accepted_tokens > 0
+
+
+@asynchronous
+async def test_where_there_are_fewer_drafters_than_wanted_those_work() -> None:
+    only = FakeDrafter(address="only")
+    assert await tokens_of(with_drafters(FakeVerifier(), Meter(), only, wanted=3)) == EXPECTED
+    assert len(only.openings) == 1

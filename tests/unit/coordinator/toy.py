@@ -4,7 +4,7 @@ coordinator's seams that play them.
 
 import asyncio
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -308,13 +308,16 @@ class FakeDrafter:
     breaks_with: SybilError | None = None
     stuck: bool = False
     at_once: int = 1
+    address: str = "fake:1"
     openings: list[SessionOpen] = field(default_factory=list)
     advances: list[Advance] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     open_streams: int = 0
 
     @contextmanager
-    def session(self) -> Iterator["FakeDrafterStream"]:
+    def session(self, taken: Collection[str] = ()) -> Iterator["FakeDrafterStream"]:
+        if self.address in taken:
+            raise Unavailable("there is no other")
         self.open_streams += 1
         try:
             yield FakeDrafterStream(self)
@@ -323,10 +326,9 @@ class FakeDrafter:
 
 
 class FakeDrafterStream:
-    address = "fake:1"
-
     def __init__(self, drafter: FakeDrafter) -> None:
         self._drafter = drafter
+        self.address = drafter.address
         self._opened: asyncio.Future[ToyDraft] = asyncio.get_running_loop().create_future()
 
     async def open(self, opening: SessionOpen) -> None:
@@ -360,7 +362,7 @@ class FakeDrafterStream:
 
 
 @contextmanager
-def nobody() -> Iterator[Any]:
+def nobody(taken: Collection[str] = ()) -> Iterator[Any]:
     """Stands for a service that is not there."""
     raise Unavailable("nobody is there")
     yield
@@ -370,11 +372,21 @@ def one_after_the_other(*services: FakeVerifier | FakeDrafter) -> Any:
     """Opens the first one, then the second one, and so on; the last one for ever."""
     turn = 0
 
-    def session() -> AbstractContextManager[Any]:
+    def session(taken: Collection[str] = ()) -> AbstractContextManager[Any]:
         nonlocal turn
         service = services[min(turn, len(services) - 1)]
         turn += 1
         return service.session()
+
+    return session
+
+
+def the_first_free(*drafters: FakeDrafter) -> OpenDrafter:
+    """Opens the first drafter whose address is not taken."""
+
+    def session(taken: Collection[str]) -> AbstractContextManager[DrafterStream]:
+        free = [each for each in drafters if each.address not in taken]
+        return free[0].session() if free else nobody()
 
     return session
 
@@ -391,14 +403,15 @@ class FakeServices:
     open_drafter: OpenDrafter = nobody
     target: Target = field(default_factory=toy_target)
     shares_processors: bool = False
+    drafters: int = 1
     asked_for: list[Target] = field(default_factory=list)
 
     def verifier(self, target: Target) -> AbstractContextManager[VerifierStream]:
         self.asked_for.append(target)
         return self.open_verifier()
 
-    def drafter(self) -> AbstractContextManager[DrafterStream]:
-        return self.open_drafter()
+    def drafter(self, taken: Collection[str]) -> AbstractContextManager[DrafterStream]:
+        return self.open_drafter(taken)
 
 
 class Scene:
