@@ -48,7 +48,7 @@ async def running_services(plan: Plan, report: Report) -> AsyncIterator[RunningS
         processes = [await stack.enter_async_context(each) for each in services]
         address, *drafters = [await each.address(report, processes) for each in processes]
         flags = ["--verifiers", address, "--start-s", str(_START_S), "--drafter-start-s", str(_START_S)]
-        flags += ["--drafters", *drafters] if drafters else []
+        flags += ["--drafters", ",".join(drafters)] if drafters else []
         coordinator = await stack.enter_async_context(hosted("coordinator", drafter_cores, flags))
         served = await coordinator.address(report, [*processes, coordinator])
         yield RunningServices(served, address, next(iter(drafters), None))

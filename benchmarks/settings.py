@@ -22,8 +22,8 @@ def _some_of(known: tuple[str, ...]) -> Constraint:
 
 
 _SOME_ARMS = Constraint(
-    f"one or more of {', '.join(ARMS)}, each perhaps with its drafters as in auto@model+lookup, or with several drafter "
-    "services as in hedged*2",
+    f"one or more of {', '.join(ARMS)}, each perhaps with its drafters as in auto@model+lookup, or with several "
+    "drafter services as in hedged*2",
     lambda names: bool(names) and all(map(ArmKind.is_known, names)),
 )
 

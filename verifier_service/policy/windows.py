@@ -89,11 +89,14 @@ class LearnedWindow(Rule):
     def next(self, state: State) -> DraftPlan:
         """See `Rule.next`."""
         budget = self._budget()
-        ready_tokens = min(max(state.ready_tokens, self._as_trunk(state.proposed)), self._most_tokens)
+        proposed_tokens = self._as_trunk(state.proposed)
+        ready_tokens = min(max(state.ready_tokens, proposed_tokens), self._most_tokens)
         # The drafter sends nothing beyond the budget.
         most_tokens = max(ready_tokens, min(self._most_tokens, budget))
         hold_until = self.pace.outlook(most_tokens).best_window(ready_tokens)
-        return DraftPlan(self._speculation, budget, self._rows, hold_until)
+        # Nobody sends what is proposed here: if that is enough, there is nothing to wait for.
+        enough = hold_until <= max(proposed_tokens, state.ready_tokens)
+        return DraftPlan(self._speculation, budget, self._rows, 0 if enough and proposed_tokens else hold_until)
 
     def _as_trunk(self, proposed: Sequence[float]) -> int:
         """How many tokens of a trunk are worth as much as what is proposed."""

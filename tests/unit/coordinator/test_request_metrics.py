@@ -74,7 +74,7 @@ def test_a_failure_counts_by_its_error() -> None:
     assert values(metrics)["request_cancellations_total"] == 0
 
 
-def commit(position: int, *drafters: DrafterCount) -> Commit:
+def judged_commit(position: int, *drafters: DrafterCount) -> Commit:
     judged, accepted = sum(each.judged for each in drafters), sum(each.accepted for each in drafters)
     return Commit(position, 0, (CommittedToken(1),), judged=judged, accepted=accepted, drafters=drafters)
 
@@ -83,10 +83,10 @@ def test_failovers_and_acceptance_name_the_service() -> None:
     metrics = RequestMetrics()
     with metrics.request() as meter:
         meter.drafter = "a:1"
-        meter.committed(commit(0, DrafterCount("model", 4, 2, 1)), 0)
+        meter.committed(judged_commit(0, DrafterCount("model", 4, 2, 1)), 0)
         meter.reopened("drafter")
         meter.drafter = "b:2"
-        meter.committed(commit(2, DrafterCount("model", 4, 4, 4), DrafterCount("lookup", 3, 2, 1)), 0)
+        meter.committed(judged_commit(2, DrafterCount("model", 4, 4, 4), DrafterCount("lookup", 3, 2, 1)), 0)
     assert values(metrics, service="drafter")["failovers_total"] == 1
     assert values(metrics, drafter="a:1") == {"tested_tokens_total": 2, "accepted_tokens_total": 1}
     assert values(metrics, drafter="b:2") == {"tested_tokens_total": 4, "accepted_tokens_total": 4}
