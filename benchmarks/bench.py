@@ -23,6 +23,7 @@ from benchmarks.plan import Plan
 from benchmarks.progress import BenchProgress
 from benchmarks.settings import PEER_DTYPES
 from benchmarks.summary import summary
+from benchmarks.sweep import Sweep, sweep_figures, sweep_of, sweep_tables
 from benchmarks.trace import trace_session
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.plan import HEDGED_DRAFT_ROWS
@@ -46,15 +47,23 @@ async def bench(plan: Plan, output: Console, remarks: Console) -> bool:
         run = _Run.prepared(plan, output, progress)
         async with running_engine(plan, progress.say) as engine:
             reported = [await run.measure(temperature, engine) for temperature in plan.settings.temperatures]
-    _write(plan, run.document([each.figures for each in reported]), reported, output)
+    document = run.document([each.figures for each in reported])
+    sweep = sweep_of(document, [each.figures for each in reported]) if plan.settings.sweep else None
+    if sweep:
+        document["sweep"] = sweep_figures(sweep)
+        for part in sweep_tables(sweep):
+            output.print(part)
+    _write(plan, document, reported, sweep, output)
     return not any(each.figures["differences"]["count"] for each in reported)
 
 
-def _write(plan: Plan, document: Mapping[str, Any], reported: Sequence[ReportedRun], output: Console) -> None:
+def _write(
+    plan: Plan, document: Mapping[str, Any], reported: Sequence[ReportedRun], sweep: Sweep | None, output: Console
+) -> None:
     if plan.settings.json_file:
         Path(plan.settings.json_file).write_text(json.dumps(document, indent=2) + "\n")
     if plan.settings.report:
-        page = write_report(document, reported, plan.environment.label, Path(plan.settings.report))
+        page = write_report(document, reported, sweep, plan.environment.label, Path(plan.settings.report))
         output.print(f"Report: {page}", soft_wrap=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from benchmarks.anatomy import Anatomy
+from benchmarks.sweep import Sweep, draw_sweep, sweep_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,14 @@ class ReportedRun:
     anatomies: Mapping[str, Sequence[Anatomy]]
 
 
-def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label: str, folder: Path) -> Path:
+def write_report(
+    document: Mapping[str, Any], runs: Sequence[ReportedRun], sweep: Sweep | None, label: str, folder: Path
+) -> Path:
     """Write every plot as PNG, and index.html with all of them inside.
 
     Args:
         document: the content of the JSON file.
+        sweep: if the run was one.
         label: of the environment; the title of every plot.
 
     Returns:
@@ -34,6 +38,10 @@ def write_report(document: Mapping[str, Any], runs: Sequence[ReportedRun], label
     from reporting.page import ReportPage
 
     page = ReportPage("sybil bench", label, folder)
+    if sweep:
+        page.add_heading("Windows and temperatures")
+        page.add_tables(sweep_tables(sweep))
+        page.add_plot("Speed over plain decoding", "sweep.png", draw_sweep(sweep))
     for run in runs:
         temperature = f"{run.figures['temperature']:g}"
         page.add_heading(f"Temperature {temperature}")

@@ -1,8 +1,8 @@
 """The settings of a benchmark run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from benchmarks.arms import ArmKind
@@ -28,6 +28,18 @@ _SOME_ARMS = Constraint(
 )
 
 
+_A_SWEEP = Constraint(
+    "window,temperature, or nothing", lambda names: not names or sorted(names) == ["temperature", "window"]
+)
+# What a sweep measures, unless told otherwise.
+_SWEEP: dict[str, Any] = {
+    "arms": ("off", "lockstep@model"),
+    "lockstep_windows": (1, 2, 3, 4, 6, 8, 11, 15),
+    "temperatures": (0, 0.4, 0.8, 1.0),
+    "peers": ("none",),
+}
+
+
 class BenchSettings(Settings):
     """Measure how fast speculation is: every arm and every peer in one run, on the same prompts and seeds."""
 
@@ -38,6 +50,13 @@ class BenchSettings(Settings):
         description=(
             "local: the whole engine in one process; native: services on this machine; two-hosts: drafter and verifier "
             "on different cores; emulated: passes and messages of set durations; gpu: both models on a GPU"
+        ),
+    )
+    sweep: Annotated[Words, _A_SWEEP] = Field(
+        default=(),
+        description=(
+            "window,temperature: measure lockstep at every window and temperature, by category of prompts; arms, "
+            "windows, temperatures and peers that are not named are chosen for it"
         ),
     )
     arms: Annotated[Words, _SOME_ARMS] = Field(
@@ -79,5 +98,11 @@ class BenchSettings(Settings):
         default=(0, 0.8), description="each measured apart"
     )
     repeat: int = Field(default=1, ge=1, description="runs of each prompt, with a seed each")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_for_a_sweep(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {**_SWEEP, **given} if given.get("sweep") else given
+
     json_file: str = Field(default="", alias="json", description="file to write every figure to")
     report: str = Field(default="", description="folder to write plots and a page to")

@@ -1,6 +1,7 @@
 """The drafter of a simulation: the engine's sessions, and a draft model whose guesses come from traces."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from drafter_service.session import DrafterSession, SessionRoom
@@ -13,7 +14,7 @@ from simulator.trace import Trace
 from simulator.verifying import ANY_TOKEN, PROMPT_CHUNK
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.prefill import Prefill
-from sybil_engine.core.session import Advance, SessionOpen
+from sybil_engine.core.session import WHOLE, Advance, DrafterShare, SessionOpen
 from sybil_engine.core.types import Block
 from sybil_engine.sampling.draw import Guess
 
@@ -57,6 +58,7 @@ class Drafting:
 
     Args:
         send: takes the blocks of each push, with their session's number.
+        share: of the work, if several draft for each session.
 
     Attributes:
         passes: when each draft pass started and ended.
@@ -69,7 +71,9 @@ class Drafting:
         events: Events,
         processors: Processors,
         send: Callable[[int, Sequence[Block]], None],
+        share: DrafterShare = WHOLE,
     ) -> None:
+        self._share = share
         self._experience = experience
         self._point = point
         self._events = events
@@ -84,7 +88,7 @@ class Drafting:
     def open(self, number: int, opening: SessionOpen, trace: Trace) -> None:
         """Open a session on the text of a trace."""
         session = DrafterSession(
-            opening,
+            replace(opening, share=self._share),
             SessionRoom(number, opening.max_position + _BRANCH_CELLS, opening.max_position, ANY_TOKEN),
             NoiseTape(opening.seed, ANY_TOKEN),
             self._experience.calibrations[opening.sampling.greedy],

@@ -54,6 +54,8 @@ def judge(task: Task, params: SamplingParams, text: Tensor, target_logits: Tenso
         accepted=accepted.numpy(),
         own_draft_ids=torch.where(accepted, text, rejected_ids).numpy(),
         bonus_matched=(coins[:, 2] < drafted).numpy(),
+        prompt_ids=task.token_ids,
+        vocabulary_size=vocabulary_size,
     )
 
 

@@ -10,8 +10,8 @@ from simulator.experience import Experience
 from simulator.point import Point
 from simulator.processors import Processors
 from simulator.trace import Trace
-from simulator.verifying import Verifying
-from sybil_engine.core.session import Commit, SessionOpen
+from simulator.verifying import ANY_TOKEN, Verifying
+from sybil_engine.core.session import Commit, DrafterShare, SessionOpen
 from sybil_engine.core.types import Block
 
 
@@ -37,17 +37,24 @@ class Stack:
 
     Attributes:
         events: what happens when; run them after sessions are opened.
-        draft_passes: when each started and ended.
+        draft_passes: of the first drafter: when each started and ended.
         blocks: of each push, with the times at which they arrived.
     """
 
-    def __init__(self, most_tokens: int, experience: Experience, point: Point) -> None:
+    def __init__(self, most_tokens: int, experience: Experience, point: Point, drafters: int = 1) -> None:
+        """
+        Args:
+            drafters: services that draft for each session, each on a device of its own.
+        """
         self._one_way_ns = round(point.one_way_ms * 1e6)
         self.events = Events()
         processors = Processors(self.events, point.slowdown)
         self._verifying = Verifying(most_tokens, experience, point, self.events, processors, self._commit)
-        self._drafting = Drafting(experience, point, self.events, processors, self._push)
-        self.draft_passes = self._drafting.passes
+        self._drafting = [
+            Drafting(experience, point, self.events, processors, self._push, DrafterShare(index, drafters))
+            for index in range(drafters)
+        ]
+        self.draft_passes = self._drafting[0].passes
         self.blocks: list[tuple[int, Sequence[Block]]] = []
         self._played: dict[int, _Played] = {}
         self._opened = 0
@@ -67,13 +74,15 @@ class Stack:
         self._played[number] = _Played(opening, trace, commits)
         if opening.plan.budget:
             self._draft(number)
-        self._verifying.open(number, opening, trace.target_ids.tolist())
+        vocabulary_size = trace.vocabulary_size or ANY_TOKEN
+        self._verifying.open(number, opening, trace.target_ids.tolist(), vocabulary_size)
 
     def _draft(self, number: int) -> None:
         played = self._played.get(number)
         if played and not played.drafts:
             played.drafts = True
-            self._drafting.open(number, played.opening, played.trace)
+            for drafting in self._drafting:
+                drafting.open(number, played.opening, played.trace)
 
     def _push(self, number: int, blocks: Sequence[Block]) -> None:
         arrives_ns = self.events.now_ns + self._one_way_ns
@@ -88,9 +97,11 @@ class Stack:
         arrives_ns = self.events.now_ns + self._one_way_ns
         if commit.finish_reason:
             del self._played[number]
-            self.events.at(arrives_ns, partial(self._drafting.close, number))
+            for drafting in self._drafting:
+                self.events.at(arrives_ns, partial(drafting.close, number))
         elif played.drafts:
-            self.events.at(arrives_ns, partial(self._drafting.hear, number, commit.advance))
+            for drafting in self._drafting:
+                self.events.at(arrives_ns, partial(drafting.hear, number, commit.advance))
         elif commit.plan.budget:
             self.events.at(arrives_ns, partial(self._draft, number))
         played.commits(commit)

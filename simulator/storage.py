@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, PositiveInt
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt
 
 from simulator.files import reading
 from simulator.trace import RANKS, Bools, Floats, Ints, Trace
@@ -46,10 +46,12 @@ class _Completion(BaseModel):
     temperature: float
     seed: int
     tokens: PositiveInt
+    prompt_ids: tuple[NonNegativeInt, ...]
+    vocabulary_size: NonNegativeInt
 
 
 class _Header(BaseModel):
-    format: Literal["sybil-traces-2"] = "sybil-traces-2"
+    format: Literal["sybil-traces-3"] = "sybil-traces-3"
     about: dict[str, Any]
     completions: list[_Completion] = Field(min_length=1)
 
@@ -62,7 +64,14 @@ def model_words(model: str, parameters: int) -> str:
 def save(recording: Recording, file: Path) -> None:
     """Write traces to a file."""
     completions = [
-        _Completion(prompt_id=each.prompt_id, temperature=each.temperature, seed=each.seed, tokens=len(each))
+        _Completion(
+            prompt_id=each.prompt_id,
+            temperature=each.temperature,
+            seed=each.seed,
+            tokens=len(each),
+            prompt_ids=each.prompt_ids,
+            vocabulary_size=each.vocabulary_size,
+        )
         for each in recording.traces
     ]
     header = _Header(about=dict(recording.about), completions=completions)

@@ -34,6 +34,8 @@ class Trace:
         own_ids: [tokens, 8], the drafter's most likely tokens, without noise.
         accepted: [tokens], whether the ratio test accepted.
         own_draft_ids: [tokens], what the ratio test judged: the target's token where it accepted, else another.
+        prompt_ids: the text before it; empty: not known.
+        vocabulary_size: of the target, for the noise that drew the text; 0: not known.
         bonus_matched: [tokens], whether a token drawn freely from the target is the drafter's own independent guess.
     """
 
@@ -47,6 +49,8 @@ class Trace:
     accepted: Bools
     own_draft_ids: Ints
     bonus_matched: Bools
+    prompt_ids: tuple[int, ...] = ()
+    vocabulary_size: int = 0
 
     def __len__(self) -> int:
         return len(self.target_ids)

@@ -107,7 +107,9 @@ class Verifying:
         self._alarm: Event | None = None
         self._tally = Tally()
 
-    def open(self, number: int, opening: SessionOpen, text: Sequence[int]) -> VerifierSession:
+    def open(
+        self, number: int, opening: SessionOpen, text: Sequence[int], vocabulary_size: int = ANY_TOKEN
+    ) -> VerifierSession:
         """Open a session; its text comes after its prompt."""
         experience = self._experience
         window_tokens = min(opening.window_tokens or self._most_tokens, self._most_tokens)
@@ -116,7 +118,7 @@ class Verifying:
             number,
             SessionLimits(opening.max_position, ANY_TOKEN, window_tokens),
             rule_for(opening, window_tokens, experience.pace(), experience.choice, by_chance=True),
-            NoiseTape(opening.seed, ANY_TOKEN),
+            NoiseTape(opening.seed, vocabulary_size),
             lambda _: None,
             self._events.now_ns,
             number,

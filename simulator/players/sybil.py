@@ -9,7 +9,7 @@ from simulator.stack import Stack
 from simulator.trace import Trace
 from sybil_engine.core.plan import first_plan
 from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import SamplingParams, Speculation
+from sybil_engine.core.types import MODEL_DRAFTER, SamplingParams, Speculation
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,17 +20,25 @@ class Sybil:
         window_tokens: as in a request; 0: the engine chooses.
         most_tokens: the most drafted tokens of one path that a pass may judge: the verifier's --max-window-tokens.
         experience: of the simulated services; each play adds to it.
+        drafters: names of those that guess, see SessionOpen.
+        services: how many drafter services work for a session.
     """
 
     speculation: Speculation
     window_tokens: int = 0
     most_tokens: int = 15
     experience: Experience = field(default_factory=Experience)
+    drafters: tuple[str, ...] = (MODEL_DRAFTER,)
+    services: int = 1
 
     def opening(self, trace: Trace, prompt_tokens: int = 1, *, drafts_pay: bool = True) -> SessionOpen:
         """Of a session that says a trace's text; see `first_plan`."""
+        # Proposers look for what stands in the prompt, too.
+        prompt = trace.prompt_ids if self.drafters != (MODEL_DRAFTER,) else ()
+        token_ids = prompt or (0,) * prompt_tokens
+        prompt_tokens = len(token_ids)
         return SessionOpen(
-            token_ids=(0,) * prompt_tokens,
+            token_ids=token_ids,
             prompt_tokens=prompt_tokens,
             sampling=SamplingParams(temperature=trace.temperature),
             seed=trace.seed,
@@ -42,6 +50,7 @@ class Sybil:
                 drafts_pay=drafts_pay,
             ),
             window_tokens=self.window_tokens,
+            drafters=self.drafters,
         )
 
     def play(self, trace: Trace, point: Point) -> Outcome:
@@ -68,7 +77,7 @@ class Simulation:
     """
 
     def __init__(self, arm: Sybil, trace: Trace, point: Point) -> None:
-        stack = Stack(arm.most_tokens, arm.experience, point)
+        stack = Stack(arm.most_tokens, arm.experience, point, arm.services)
         self.commits: list[tuple[int, Commit]] = []
         self.blocks = stack.blocks
         self.draft_passes = stack.draft_passes

@@ -94,7 +94,7 @@ def test_the_report_holds_every_plot_in_one_page(tmp_path: Path) -> None:
         "runs": [figures],
     }
     page = write_report(
-        document, [ReportedRun(figures, [Text("a remark & more")], anatomies)], "EMULATED & more", tmp_path
+        document, [ReportedRun(figures, [Text("a remark & more")], anatomies)], None, "EMULATED & more", tmp_path
     )
     written = page.read_text()
     plots = sorted(path.name for path in tmp_path.glob("*.png"))

@@ -47,4 +47,5 @@ def synthetic_trace(
         accepted=accepted,
         own_draft_ids=np.where(accepted, target_ids, guesses[:, 0]),
         bonus_matched=matched,
+        vocabulary_size=_VOCABULARY,
     )

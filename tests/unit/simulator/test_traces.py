@@ -150,7 +150,7 @@ def rewritten_header(arrays: dict[str, NDArray[Any]], **changes: object) -> NDAr
         (lambda arrays: arrays.pop("header"), "it lacks header"),
         (
             lambda arrays: arrays.update(header=rewritten_header(arrays, format="sybil-traces-1")),
-            "(format: Input should be 'sybil-traces-2'); check the path, or write another with `sybil simulate record",
+            "(format: Input should be 'sybil-traces-3'); check the path, or write another with `sybil simulate record",
         ),
         (lambda arrays: arrays.update(header=np.array("{")), "Invalid JSON"),
         (lambda arrays: arrays.update(header=np.array("[]")), "Input should be an object"),
