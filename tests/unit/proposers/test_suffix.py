@@ -127,20 +127,53 @@ def test_the_oldest_output_goes_first_and_memory_stays_within_its_bound() -> Non
     assert not oldest.matches(outputs[0][50:60])
 
 
-def test_the_bytes_that_are_counted_are_about_those_that_are_taken() -> None:
-    text = random_text(3, 30_000, 4000)
+def test_a_tenant_without_outputs_takes_no_memory_once_its_sessions_end() -> None:
+    memory = SuffixMemory(2**20)
+    for number in range(100):
+        ended(memory, f"tenant {number}", [])
+    assert (len(memory), memory.held_bytes) == (0, 0)
+
+
+def test_tenants_whose_outputs_are_all_forgotten_leave_nothing() -> None:
+    memory = SuffixMemory(300_000)
+    for number in range(200):
+        ended(memory, f"tenant {number}", random_text(number, 100, 1000))
+    assert len(memory) < 40
+    ended(memory, "large", random_text(0, 20_000, 1000))
+    assert (len(memory), memory.held_bytes) == (0, 0)
+
+
+def test_an_output_that_a_session_is_opened_again_with_is_kept_once() -> None:
+    memory = SuffixMemory(2**20)
+    ended(memory, "ann", [10, 11, 12])
+    again = memory.open(SessionOpen((1, 2, 10, 11, 12), 2, tenant="ann"))
+    again.follow([1, 2, 10, 11, 12])
+    again.follow([13])
+    again.close()
+    assert len(memory.index("ann")) == len([10, 11, 12, END_OF_TEXT, 13, END_OF_TEXT])
+
+
+@pytest.mark.parametrize("tokens", [3, 20, 200, 5000])
+def test_no_more_bytes_are_taken_than_are_counted(tokens: int) -> None:
+    texts = [random_text(seed, tokens, 4000) for seed in range(max(1, 20_000 // tokens))]
+    names = [f"tenant {number}" for number in range(len(texts))]
     tracemalloc.start()
-    index = SuffixIndex()
-    index.extend(text)
+    memory = SuffixMemory(2**30)
+    for tenant, text in zip(names, texts, strict=True):
+        memory.add(tenant, text)
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert 0.6 < index.held_bytes / taken < 1.7
+    assert taken <= memory.held_bytes <= 2 * taken
 
 
 def test_dropping_frees_what_was_dropped() -> None:
+    texts = [random_text(seed, 500, 4000) for seed in range(40)]
+    tracemalloc.start()
     index = SuffixIndex()
-    for seed in range(40):
-        index.extend(random_text(seed, 500, 4000))
-        index.drop_before(index.end - 1000)
-    assert len(index) <= 1000
-    assert index.held_bytes < 1_000_000
+    for text in texts:
+        index.extend(text)
+    index.drop_before(index.end - 1000)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(index) == 1000
+    assert taken <= index.held_bytes < 500_000
