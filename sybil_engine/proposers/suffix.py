@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from sybil_engine.proposers.proposer import Continuation, Proposer
-from sybil_engine.proposers.suffix_index import MOST_AGREED, Match, SuffixIndex
+from sybil_engine.proposers.suffix_index import END_OF_TEXT, MOST_AGREED, Match, SuffixIndex
 
 Places = list[tuple[SuffixIndex, Match]]
 """Places of several indexes that agree with one path."""
@@ -63,7 +63,10 @@ class Suffix(Proposer):
     def _places(self, path: tuple[int, ...]) -> Places:
         """Where the text goes on as it did after its end and this path."""
         known = self._known.get(path)
-        if known is None:
+        if known is not None:
+            # Another session may have ended since, and its output may have taken the room of these.
+            known = [(index, match) for index, match in known if match.place >= index.first]
+        else:
             known = self._went_on(path) if path else []
             if not known:
                 end = [*self._end, *path][-MOST_AGREED:] if path else self._end
@@ -77,7 +80,10 @@ class Suffix(Proposer):
         return [
             (index, Match(match.place + 1, min(match.agreed + 1, MOST_AGREED)))
             for index, match in self._known.get(path[:-1], ())
-            if index[match.place] == last and match.place + 1 < index.end and index[match.place + 1] >= 0
+            if match.place >= index.first
+            and index[match.place] == last
+            and match.place + 1 < index.end
+            and index[match.place + 1] != END_OF_TEXT
         ]
 
 

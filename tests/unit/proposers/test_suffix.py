@@ -127,6 +127,19 @@ def test_the_oldest_output_goes_first_and_memory_stays_within_its_bound() -> Non
     assert not oldest.matches(outputs[0][50:60])
 
 
+def test_a_place_that_was_dropped_while_a_session_knew_it_is_not_followed() -> None:
+    memory = SuffixMemory(150_000)
+    output = random_text(0, 100, 1000)
+    ended(memory, "ann", output)
+    proposer = memory.open(SessionOpen((5,), 1, tenant="ann"))
+    proposer.follow([5, *output[40:50]])
+    assert [each.token_id for each in proposer.continuations(())] == [output[50]]
+    for seed in range(1, 20):
+        ended(memory, "ann", random_text(seed, 100, 1000))
+    assert proposer.continuations(()) == ()
+    assert output[51] not in {each.token_id for each in proposer.continuations((output[50],))}
+
+
 def test_a_tenant_without_outputs_takes_no_memory_once_its_sessions_end() -> None:
     memory = SuffixMemory(2**20)
     for number in range(100):
