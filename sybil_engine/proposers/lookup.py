@@ -17,8 +17,8 @@ class Lookup(Proposer):
     cost_ns = 5_000
 
     _LONGEST = 4
-    # How often the next token agreed after so many did, in Python sources (docs/log.md, 2026-12-01).
-    _ESTIMATES = (0.15, 0.45, 0.55, 0.7, 0.75, 0.8, 0.85, 0.9)
+    # How often the next token agreed after as many did, in Python sources (`python -m benchmarks.proposers`).
+    _ESTIMATES = (0.24, 0.45, 0.54, 0.61, 0.66, 0.7, 0.73, 0.82)
 
     def __init__(self) -> None:
         self._text: list[int] = []

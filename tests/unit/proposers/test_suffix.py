@@ -76,6 +76,21 @@ def test_continuations_are_counted_and_the_longest_match_comes_first() -> None:
     assert {each.token_id for each in suffix.continuations((8,))} == {1, 9}
 
 
+def chances_after(*followers: int) -> dict[int, float]:
+    """Chances after a pair of tokens that each of these followed once, always after another token."""
+    suffix = Suffix()
+    for number, token_id in enumerate(followers):
+        suffix.follow([100 + number, 2, 3, token_id])
+    suffix.follow([99, 2, 3])
+    return {each.token_id: each.chance for each in suffix.continuations(())}
+
+
+def test_places_that_agree_with_one_another_are_believed_more() -> None:
+    once, twice, often, split = chances_after(4), chances_after(4, 4), chances_after(4, 4, 4), chances_after(4, 5)
+    assert max(split.values()) < once[4] < twice[4] < often[4]
+    assert set(split) == {4, 5}
+
+
 def test_a_path_is_followed_as_text_would_be() -> None:
     phrases = [random_text(seed, 12, 200) for seed in range(6)]
     text = [token_id for number in random_text(9, 40) for token_id in phrases[number]]
