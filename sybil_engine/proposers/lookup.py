@@ -35,9 +35,11 @@ class Lookup(Proposer):
             for length in range(1, min(self._LONGEST, len(text)) + 1):
                 self._latest[tuple(text[-length:])] = len(text)
             place, agreed = match
-            match = (place + 1, agreed + 1) if agreed and text[place] == token_id else _NONE
+            goes_on = agreed and text[place] == token_id
             text.append(token_id)
-        self._known = {(): match if match[1] else self._longest(())}
+            # Searched at each token, so that a match is as long however the tokens are cut into commits.
+            match = (place + 1, agreed + 1) if goes_on else self._longest(())
+        self._known = {(): match}
 
     def continuations(self, path: tuple[int, ...]) -> Sequence[Continuation]:
         """See `Proposer.continuations`."""
