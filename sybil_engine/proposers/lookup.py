@@ -17,8 +17,8 @@ class Lookup(Proposer):
     cost_ns = 5_000
 
     _LONGEST = 4
-    # How often the next token agreed after so many did, in Python sources (docs/log.md, 2026-12-01).
-    _ESTIMATES = (0.15, 0.45, 0.55, 0.7, 0.75, 0.8, 0.85, 0.9)
+    # How often the next token agreed after as many did, in Python sources (`python -m benchmarks.proposers`).
+    _ESTIMATES = (0.24, 0.45, 0.54, 0.61, 0.66, 0.7, 0.73, 0.82)
 
     def __init__(self) -> None:
         self._text: list[int] = []
@@ -35,9 +35,11 @@ class Lookup(Proposer):
             for length in range(1, min(self._LONGEST, len(text)) + 1):
                 self._latest[tuple(text[-length:])] = len(text)
             place, agreed = match
-            match = (place + 1, agreed + 1) if agreed and text[place] == token_id else _NONE
+            goes_on = agreed and text[place] == token_id
             text.append(token_id)
-        self._known = {(): match if match[1] else self._longest(())}
+            # Searched at each token, so that a match is as long however the tokens are cut into commits.
+            match = (place + 1, agreed + 1) if goes_on else self._longest(())
+        self._known = {(): match}
 
     def continuations(self, path: tuple[int, ...]) -> Sequence[Continuation]:
         """See `Proposer.continuations`."""

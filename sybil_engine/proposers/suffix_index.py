@@ -1,6 +1,6 @@
 """An index of texts by what they end in at each place: finds the places that agree longest with a given end.
 
-Each place is filed under the last few tokens before it, for two lengths. Places of one key form a chain, the latest
+Each place is filed under the last few tokens before it, for a few lengths. Places of one key form a chain, the latest
 first; a search walks a bounded part of it and compares backwards. So adding a token and finding its matches take a
 constant time, and the oldest tokens can be dropped without touching the others.
 
@@ -28,8 +28,8 @@ class Match(NamedTuple):
 
 
 MOST_AGREED = 16
-_KEYS = (6, 2)
-_MOST_PLACES = 8
+_KEYS = (6, 2, 1)
+_MOST_PLACES = 4
 
 
 class _Chains:
@@ -49,9 +49,11 @@ class SuffixIndex:
         first: the first place that is still held. Places count all tokens ever added.
     """
 
-    # Of a token: itself and its link in each chain; of a key: its number, a place, and the dictionary's entry.
-    _TOKEN_BYTES = 4 + 4 * len(_KEYS)
-    _KEY_BYTES = 150
+    # Of a token: itself and its link in each chain; arrays keep an eighth more. Of a key: its number, a place, and its
+    # share of a dictionary that has just grown. Of an index: its empty parts. All by tracemalloc, on the large side.
+    _TOKEN_BYTES = (4 + 4 * len(_KEYS)) * 9 // 8
+    _KEY_BYTES = 130
+    _INDEX_BYTES = 1152
 
     def __init__(self) -> None:
         self.first = 0
@@ -71,9 +73,9 @@ class SuffixIndex:
 
     @property
     def held_bytes(self) -> int:
-        """About how much memory it takes."""
+        """The most memory that it may take, objects of the interpreter included."""
         keys = sum(len(chains.latest) for chains in self._chains)
-        return len(self._tokens) * self._TOKEN_BYTES + keys * self._KEY_BYTES
+        return self._INDEX_BYTES + len(self._tokens) * self._TOKEN_BYTES + keys * self._KEY_BYTES
 
     def __getitem__(self, place: int) -> int:
         """The token at a place that is held."""
@@ -112,22 +114,19 @@ class SuffixIndex:
         for _ in range(_MOST_PLACES):
             if place < first:
                 break
-            agreed = self._agreed(place, backwards)
-            if agreed >= chains.length and tokens[place - base] != END_OF_TEXT:
+            index, agreed = place - base, 0
+            for token_id in backwards[: place - first]:
+                if tokens[index - 1 - agreed] != token_id:
+                    break
+                agreed += 1
+            # Another end may have the same hash.
+            if agreed >= chains.length and tokens[index] != END_OF_TEXT:
                 found.append(Match(place, agreed))
-            step = back[place - base]
+            step = back[index]
             if not step:
                 break
             place -= step
         return found
-
-    def _agreed(self, place: int, backwards: Sequence[int]) -> int:
-        """How many tokens before a place agree with an end, which is given backwards."""
-        index, most = place - self._base, min(len(backwards), place - self.first)
-        for agreed, token_id in enumerate(self._tokens[index - most : index][::-1]):
-            if token_id != backwards[agreed]:
-                return agreed
-        return most
 
     def drop_before(self, place: int) -> None:
         """Drop the oldest tokens."""
@@ -150,4 +149,6 @@ class SuffixIndex:
             del self._tokens[:kept]
             for chains in self._chains:
                 del chains.back[:kept]
+                # A dictionary keeps the room of deleted keys; a copy does not.
+                chains.latest = dict(chains.latest)
             self._base += kept

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from weakref import WeakValueDictionary
 
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.proposers.suffix import Suffix
@@ -13,18 +14,26 @@ class SuffixMemory:
 
     Args:
         most_bytes: of all tenants together; the oldest outputs go first.
+
+    Attributes:
+        held_bytes: the most memory that the outputs may take.
     """
+
+    # Of an output: its entry below; of a tenant: its name and entry.
+    _OUTPUT_BYTES = 128
+    _TENANT_BYTES = 320
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._indexes: dict[str, SuffixIndex] = {}
-        # Every output in its order: whose it is, and the place after it.
-        self._outputs: deque[tuple[str, int]] = deque()
+        self.held_bytes = 0
+        # Tenants last as long as one of their outputs or sessions does.
+        self._indexes: WeakValueDictionary[str, SuffixIndex] = WeakValueDictionary()
+        # Every output in its order: where it is, and the place after it.
+        self._outputs: deque[tuple[SuffixIndex, int]] = deque()
 
-    @property
-    def held_bytes(self) -> int:
-        """About how much memory it takes."""
-        return sum(index.held_bytes for index in self._indexes.values())
+    def __len__(self) -> int:
+        """Tenants that have an output or a session here."""
+        return len(self._indexes)
 
     def open(self, opening: SessionOpen) -> "RememberingSuffix":
         """A session's proposer, which knows its tenant's earlier outputs and adds its own when it ends."""
@@ -32,18 +41,30 @@ class SuffixMemory:
 
     def index(self, tenant: str) -> SuffixIndex:
         """A tenant's outputs."""
-        return self._indexes.setdefault(tenant, SuffixIndex())
+        index = self._indexes.get(tenant)
+        if index is None:
+            index = self._indexes[tenant] = SuffixIndex()
+        return index
 
     def add(self, tenant: str, token_ids: Sequence[int]) -> None:
         """Keep an output, and forget the oldest ones if there is too much."""
         index = self.index(tenant)
+        before = self._bytes_of(index)
         index.extend((*token_ids, END_OF_TEXT))
-        self._outputs.append((tenant, index.end))
+        self._outputs.append((index, index.end))
+        self.held_bytes += self._OUTPUT_BYTES + self._bytes_of(index) - before
         while self._outputs and self.held_bytes > self._most_bytes:
-            oldest, end = self._outputs.popleft()
-            self._indexes[oldest].drop_before(end)
-            if not len(self._indexes[oldest]):
-                del self._indexes[oldest]
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        index, end = self._outputs.popleft()
+        before = self._bytes_of(index)
+        index.drop_before(end)
+        self.held_bytes -= self._OUTPUT_BYTES + before - self._bytes_of(index)
+
+    def _bytes_of(self, index: SuffixIndex) -> int:
+        """What an index takes as long as it holds an output; without one only sessions keep it."""
+        return self._TENANT_BYTES + index.held_bytes if len(index) else 0
 
 
 class RememberingSuffix(Suffix):
@@ -53,14 +74,15 @@ class RememberingSuffix(Suffix):
         super().__init__(memory.index(opening.tenant))
         self._memory = memory
         self._tenant = opening.tenant
-        self._prompt_tokens = opening.prompt_tokens
+        # The tokens that a session is opened again with were kept when it ended before.
+        self._known_tokens = len(opening.token_ids)
         self._seen_tokens = 0
         self._output: list[int] = []
 
     def follow(self, token_ids: Sequence[int]) -> None:
         """See `Proposer.follow`."""
         super().follow(token_ids)
-        self._output += token_ids[max(0, self._prompt_tokens - self._seen_tokens) :]
+        self._output += token_ids[max(0, self._known_tokens - self._seen_tokens) :]
         self._seen_tokens += len(token_ids)
 
     def close(self) -> None:

@@ -34,6 +34,33 @@ def test_every_continuation_stood_after_the_last_tokens_before(seed: int) -> Non
         path += (given[0].token_id,)
 
 
+def followers(text: Sequence[int], path: Sequence[int]) -> set[int]:
+    """What followed the longest end of a text and a path, of four tokens or fewer, wherever it stood in the text."""
+    whole = [*text, *path]
+    for length in range(4, 0, -1):
+        end = whole[-length:]
+        found = {text[place] for place in range(length, len(text)) if list(text[place - length : place]) == end}
+        if found:
+            return found
+    return set()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_place_agrees_longer_than_the_one_it_follows(seed: int) -> None:
+    source = random.Random(seed)
+    text, lookup = [source.randrange(4) for _ in range(40)], Lookup()
+    lookup.follow(text)
+    for _ in range(120):
+        path: tuple[int, ...] = ()
+        for token_id in source.choices(range(5), k=4):
+            given = {each.token_id for each in lookup.continuations(path)}
+            assert given <= followers(text, path)
+            assert bool(given) == bool(followers(text, path))
+            path += (token_id,)
+        text.append(source.randrange(4))
+        lookup.follow(text[-1:])
+
+
 def test_a_path_is_forgotten_when_more_is_committed() -> None:
     lookup = Lookup()
     lookup.follow([1, 2, 3, 1, 2])

@@ -76,6 +76,21 @@ def test_continuations_are_counted_and_the_longest_match_comes_first() -> None:
     assert {each.token_id for each in suffix.continuations((8,))} == {1, 9}
 
 
+def chances_after(*followers: int) -> dict[int, float]:
+    """Chances after a pair of tokens that each of these followed once, always after another token."""
+    suffix = Suffix()
+    for number, token_id in enumerate(followers):
+        suffix.follow([100 + number, 2, 3, token_id])
+    suffix.follow([99, 2, 3])
+    return {each.token_id: each.chance for each in suffix.continuations(())}
+
+
+def test_places_that_agree_with_one_another_are_believed_more() -> None:
+    once, twice, often, split = chances_after(4), chances_after(4, 4), chances_after(4, 4, 4), chances_after(4, 5)
+    assert max(split.values()) < once[4] < twice[4] < often[4]
+    assert set(split) == {4, 5}
+
+
 def test_a_path_is_followed_as_text_would_be() -> None:
     phrases = [random_text(seed, 12, 200) for seed in range(6)]
     text = [token_id for number in random_text(9, 40) for token_id in phrases[number]]
@@ -127,20 +142,66 @@ def test_the_oldest_output_goes_first_and_memory_stays_within_its_bound() -> Non
     assert not oldest.matches(outputs[0][50:60])
 
 
-def test_the_bytes_that_are_counted_are_about_those_that_are_taken() -> None:
-    text = random_text(3, 30_000, 4000)
+def test_a_place_that_was_dropped_while_a_session_knew_it_is_not_followed() -> None:
+    memory = SuffixMemory(150_000)
+    output = random_text(0, 100, 1000)
+    ended(memory, "ann", output)
+    proposer = memory.open(SessionOpen((5,), 1, tenant="ann"))
+    proposer.follow([5, *output[40:50]])
+    assert [each.token_id for each in proposer.continuations(())] == [output[50]]
+    for seed in range(1, 20):
+        ended(memory, "ann", random_text(seed, 100, 1000))
+    assert proposer.continuations(()) == ()
+    assert output[51] not in {each.token_id for each in proposer.continuations((output[50],))}
+
+
+def test_a_tenant_without_outputs_takes_no_memory_once_its_sessions_end() -> None:
+    memory = SuffixMemory(2**20)
+    for number in range(100):
+        ended(memory, f"tenant {number}", [])
+    assert (len(memory), memory.held_bytes) == (0, 0)
+
+
+def test_tenants_whose_outputs_are_all_forgotten_leave_nothing() -> None:
+    memory = SuffixMemory(300_000)
+    for number in range(200):
+        ended(memory, f"tenant {number}", random_text(number, 100, 1000))
+    assert len(memory) < 40
+    ended(memory, "large", random_text(0, 20_000, 1000))
+    assert (len(memory), memory.held_bytes) == (0, 0)
+
+
+def test_an_output_that_a_session_is_opened_again_with_is_kept_once() -> None:
+    memory = SuffixMemory(2**20)
+    ended(memory, "ann", [10, 11, 12])
+    again = memory.open(SessionOpen((1, 2, 10, 11, 12), 2, tenant="ann"))
+    again.follow([1, 2, 10, 11, 12])
+    again.follow([13])
+    again.close()
+    assert len(memory.index("ann")) == len([10, 11, 12, END_OF_TEXT, 13, END_OF_TEXT])
+
+
+@pytest.mark.parametrize("tokens", [3, 20, 200, 5000])
+def test_no_more_bytes_are_taken_than_are_counted(tokens: int) -> None:
+    texts = [random_text(seed, tokens, 4000) for seed in range(max(1, 20_000 // tokens))]
+    names = [f"tenant {number}" for number in range(len(texts))]
     tracemalloc.start()
-    index = SuffixIndex()
-    index.extend(text)
+    memory = SuffixMemory(2**30)
+    for tenant, text in zip(names, texts, strict=True):
+        memory.add(tenant, text)
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert 0.6 < index.held_bytes / taken < 1.7
+    assert taken <= memory.held_bytes <= 2 * taken
 
 
 def test_dropping_frees_what_was_dropped() -> None:
+    texts = [random_text(seed, 500, 4000) for seed in range(40)]
+    tracemalloc.start()
     index = SuffixIndex()
-    for seed in range(40):
-        index.extend(random_text(seed, 500, 4000))
-        index.drop_before(index.end - 1000)
-    assert len(index) <= 1000
-    assert index.held_bytes < 1_000_000
+    for text in texts:
+        index.extend(text)
+    index.drop_before(index.end - 1000)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(index) == 1000
+    assert taken <= index.held_bytes < 500_000
