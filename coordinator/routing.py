@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from coordinator.clients import DrafterClient, VerifierClient
 from coordinator.endpoint import Endpoint
 from coordinator.generation import Target
+from coordinator.host_names import expanded
 from coordinator.pairing import check_pair, check_same_target, check_vocabulary, share_processors
 from coordinator.pipeline import DrafterStream, VerifierStream
 from coordinator.tokenizer import Tokenizer
@@ -18,6 +19,9 @@ from sybil_engine.core.errors import Exhausted, Unavailable
 from sybil_engine.core.types import ModelDescription
 
 StreamType = TypeVar("StreamType")
+
+
+_EXPAND_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class Router:
         self._changed = changed
         self._verifiers: dict[str, Endpoint[VerifierStream]] = {}
         self._drafters: dict[str, Endpoint[DrafterStream]] = {}
+        # The table as it was given, and with the machines that its names stand for.
+        self._named = self._used = RoutingTable()
         self._target: Target | None = None
         self._target_known = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
@@ -89,6 +95,20 @@ class Router:
 
     def route(self, table: RoutingTable) -> None:
         """Use these services from now on. Running sessions stay where they are."""
+        self._named = table
+        self._use(table)
+
+    async def keep_expanding(self) -> None:
+        """Follow the machines that the table's host names stand for; see `expanded`."""
+        while True:
+            named = self._named
+            machines = RoutingTable(await expanded(named.drafters), await expanded(named.verifiers))
+            if named is self._named and machines != self._used:
+                self._use(machines)
+            await asyncio.sleep(_EXPAND_S)
+
+    def _use(self, table: RoutingTable) -> None:
+        self._used = table
         self._replace(self._verifiers, table.verifiers, self._add_verifier)
         self._replace(self._drafters, table.drafters, self._add_drafter)
         self._changed()

@@ -115,6 +115,8 @@ async def open_coordinator(settings: ServingSettings, table: RoutingTable) -> As
         reporting = asyncio.create_task(coordinator.report_health(verifiers_changed))
         stack.callback(reporting.cancel)
         router.route(table)
+        expanding = asyncio.create_task(router.keep_expanding())
+        stack.callback(expanding.cancel)
         yield coordinator
 
 

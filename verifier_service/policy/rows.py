@@ -11,7 +11,7 @@ from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.plan import DraftPlan
 from verifier_service.policy.pace import Pace
 
-MOST_BRANCHES = 3
+MOST_BRANCHES = 7
 CELLS_A_BRANCH = 32
 
 Path = tuple[DraftNode, ...]
