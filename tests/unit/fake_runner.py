@@ -82,7 +82,7 @@ class FakeRunner:
         self.device = torch.device("cpu")
         self.row_class = ()
         branch_start = CONTEXT_TOKENS + CHUNK_TOKENS
-        cells = branch_start + 224
+        cells = branch_start + 96
         self.pool = PagePool(pages or slots * cells // CHUNK_TOKENS, cells, slots, page_cells=CHUNK_TOKENS)
         self.max_rows = max_rows
         self.prefill_tokens = CHUNK_TOKENS

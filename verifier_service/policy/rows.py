@@ -11,8 +11,8 @@ from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.plan import DraftPlan
 from verifier_service.policy.pace import Pace
 
-MOST_BRANCHES = 7
-CELLS_A_BRANCH = 32
+MOST_BRANCHES = 6
+CELLS_A_BRANCH = 16
 
 Path = tuple[DraftNode, ...]
 
