@@ -31,6 +31,8 @@ Result = TypeVar("Result")
 Choice = TypeVar("Choice", bound=Enum)
 
 _MAX_WAITING = 1024
+# Whoever calls: all completions of one engine are one program's.
+_USER = "local"
 
 
 class LocalEngine:
@@ -224,6 +226,7 @@ class LocalEngine:
             prediction=prediction,
             acceptance_rule=_member(AcceptanceRule, "acceptance_rule", acceptance_rule),
             acceptance_parameter=acceptance_parameter,
+            user=_USER,
         )
         async with aclosing(self._generation.stream(request)) as deltas:
             async for delta in deltas:

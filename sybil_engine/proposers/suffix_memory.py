@@ -10,7 +10,7 @@ from sybil_engine.proposers.suffix_index import END_OF_TEXT, SuffixIndex
 
 
 class SuffixMemory:
-    """Outputs of the sessions that have ended.
+    """Outputs of the sessions that have ended. Sessions of nobody in particular share nothing, and leave nothing.
 
     Args:
         most_bytes: of all tenants together; the oldest outputs go first.
@@ -35,9 +35,9 @@ class SuffixMemory:
         """Tenants that have an output or a session here."""
         return len(self._indexes)
 
-    def open(self, opening: SessionOpen) -> "RememberingSuffix":
+    def open(self, opening: SessionOpen) -> Suffix:
         """A session's proposer, which knows its tenant's earlier outputs and adds its own when it ends."""
-        return RememberingSuffix(self, opening)
+        return RememberingSuffix(self, opening) if opening.tenant else Suffix()
 
     def index(self, tenant: str) -> SuffixIndex:
         """A tenant's outputs."""

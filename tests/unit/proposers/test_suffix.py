@@ -205,3 +205,12 @@ def test_dropping_frees_what_was_dropped() -> None:
     tracemalloc.stop()
     assert len(index) == 1000
     assert taken <= index.held_bytes < 500_000
+
+
+def test_sessions_of_nobody_in_particular_share_nothing() -> None:
+    memory = SuffixMemory(2**20)
+    ended(memory, "", [10, 11, 12, 13])
+    assert memory.held_bytes == 0
+    proposer = memory.open(SessionOpen((5,), 1))
+    proposer.follow([5, 10, 11, 12])
+    assert not [each for each in proposer.continuations(()) if each.token_id == 13]
