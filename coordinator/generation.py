@@ -65,6 +65,10 @@ class Services(Protocol):
         """A stream to a verifier of this target."""
 
     @property
+    def proposers(self) -> Collection[str]:
+        """The names of all drafters that need no model."""
+
+    @property
     def drafters(self) -> int:
         """How many drafters can be used now."""
 
@@ -106,7 +110,7 @@ class Generation:
 
     async def _deltas(self, request: GenerationRequest, caller: Caller, meter: Meter) -> AsyncGenerator[Delta, None]:
         target = self._services.target
-        checked = await check(request, target.description, target.tokenizer, self._defaults)
+        checked = await check(request, target.description, target.tokenizer, self._defaults, self._services.proposers)
         passages: asyncio.Queue[Passage | Exception] = asyncio.Queue(_MOST_PASSAGES)
         # The session runs ahead of a client that reads slowly, as far as there is room for its passages.
         claim = _claim(request, checked, caller)

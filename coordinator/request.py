@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -65,9 +65,16 @@ class CheckedRequest:
 
 
 async def check(
-    request: GenerationRequest, target: ModelDescription, tokenizer: Tokenizer, defaults: Defaults
+    request: GenerationRequest,
+    target: ModelDescription,
+    tokenizer: Tokenizer,
+    defaults: Defaults,
+    proposers: Collection[str] = (),
 ) -> CheckedRequest:
     """Check a request and fill in defaults.
+
+    Args:
+        proposers: the names of the drafters that need no model.
 
     Raises:
         InvalidRequest: a value is out of range.
@@ -82,7 +89,7 @@ async def check(
     if not request.ignore_end_tokens:
         stop_token_ids += target.end_token_ids
     parameter = check_acceptance(request.acceptance_rule, request.acceptance_parameter, defaults.allow_lossy)
-    drafters = check_names(tuple(request.drafters) or defaults.drafters, target.proposers)
+    drafters = check_names(tuple(request.drafters) or defaults.drafters, proposers)
     prompt = await _prompt(request.prompt, target, tokenizer)
     prediction = await _prediction(request.prediction, target, tokenizer)
     max_tokens = _max_tokens(request.max_tokens, len(prompt), target.context_tokens)

@@ -140,6 +140,12 @@ class Router:
         return _best("verifier", self._verifiers).session()
 
     @property
+    def proposers(self) -> tuple[str, ...]:
+        """See `Services`."""
+        live = (each.description for _, each in self.endpoints if each.live and each.description)
+        return tuple(dict.fromkeys(name for description in live for name in description.proposers))
+
+    @property
     def drafters(self) -> int:
         """How many drafters can be used now."""
         return sum(each.live for each in self._drafters.values())

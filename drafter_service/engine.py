@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count, product
 
 from torch import Tensor
@@ -18,6 +19,8 @@ from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import AcceptanceRule, Block, ModelDescription
 from sybil_engine.models.residency import Residency
 from sybil_engine.models.runner import Runner
+from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.registry import Registry
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.metrics import PassMetrics
 from sybil_engine.serving.opening import check_opening
@@ -33,6 +36,7 @@ class Drafter:
 
     Attributes:
         passes: the times and rows of its passes.
+        registry: the proposers that run here, because they may not run in the verifier's process.
     """
 
     def __init__(self, runner: Runner, description: ModelDescription, prefill_share: float = 1.0) -> None:
@@ -40,7 +44,8 @@ class Drafter:
         self._pass_times = PassTimes()
         # Greedy and sampled sessions apart, and by acceptance rule: each makes certainty mean something else.
         self._calibrations = {kind: Calibration() for kind in product((False, True), AcceptanceRule)}
-        self.description = description
+        self.registry = Registry(Place.DRAFTER)
+        self.description = replace(description, proposers=self.registry.names)
         # In the order in which they were last served.
         self._sessions: dict[int, DrafterSession] = {}
         self._numbers = count()
@@ -77,7 +82,7 @@ class Drafter:
         noise = NoiseTape(opening.seed, vocabulary_size, self._runner.device)
         room = SessionRoom(self._runner.pool.allocate(), cells, max_position, vocabulary_size)
         calibration = self._calibrations[opening.sampling.greedy, opening.acceptance_rule]
-        session = DrafterSession(opening, room, noise, calibration, emit, next(self._numbers), has_room)
+        session = DrafterSession(opening, room, noise, calibration, emit, next(self._numbers), has_room, self.registry)
         self._sessions[session.slot] = session
         return session
 
@@ -86,6 +91,7 @@ class Drafter:
         if self._sessions.get(session.slot) is session:
             del self._sessions[session.slot]
             self._runner.pool.release(session.slot)
+            session.proposals.close()
 
     def fail(self, error: Exception) -> None:
         """End every session."""

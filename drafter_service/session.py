@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from drafter_service.calibration import Calibration
 from drafter_service.cells import CellMap
 from drafter_service.growth import Drafted, Growth
+from drafter_service.proposals import Proposals
 from sybil_engine.core.errors import ContextExceeded
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.session import Advance, SessionOpen
 from sybil_engine.core.types import Block
 from sybil_engine.models.residency import Resident
+from sybil_engine.proposers.registry import Registry
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.serving.opening import check_token_ids
 
@@ -63,6 +65,7 @@ class DrafterSession(Resident):
         cells: where the tokens of the tree and of the ledger lie.
         plan: what to draft.
         emit: takes the blocks of each push.
+        proposals: of the proposers that run here.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class DrafterSession(Resident):
         emit: Callable[[tuple[Block, ...] | Exception], None],
         number: int,
         has_room: Callable[[], bool],
+        registry: Registry,
     ) -> None:
         super().__init__(opening, room.slot, number, has_room)
         self.max_position = room.max_position
@@ -85,7 +89,8 @@ class DrafterSession(Resident):
         self._room = room
         self.leave()
         self._held_back: list[_HeldBack] = []
-        self._outgoing: list[Block] = []
+        self.proposals = Proposals(registry, opening, self.ledger, noise, room.vocabulary_size)
+        self._outgoing: list[Block] = self.proposals.blocks(self._depth)
 
     @property
     def fed_tokens(self) -> int:
@@ -141,6 +146,8 @@ class DrafterSession(Resident):
         self.cells.advance()
         self.plan = advance.plan
         self.growth.aim(self.plan, self._depth)
+        self.proposals.follow()
+        self._outgoing += self.proposals.blocks(self._depth)
         self._release()
 
     def drafted(self, tokens: Iterable[Drafted], draft_ns: int) -> None:

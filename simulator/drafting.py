@@ -95,6 +95,7 @@ class Drafting:
             lambda pushed: self._send(number, pushed) if isinstance(pushed, tuple) else None,
             number,
             lambda: True,
+            self._experience.draft_registry,
         )
         self._guessing[number] = _Guessing(session, guesses_of(trace))
         self._look()

@@ -22,7 +22,7 @@ class Experience:
         calibrations: what certainty means, by whether tokens are drawn without noise.
         shares_processor: whether drafting takes time from verify passes.
         load: of the verifier.
-        registry: the verifier's proposers.
+        registry, draft_registry: the proposers of verifier and drafter.
         choice: the comparisons of adaptive sessions.
     """
 
@@ -33,6 +33,7 @@ class Experience:
     shares_processor: bool = False
     load: Load = field(default_factory=Load)
     registry: Registry = field(default_factory=lambda: Registry(Place.VERIFIER))
+    draft_registry: Registry = field(default_factory=lambda: Registry(Place.DRAFTER))
     choice: Choice = field(init=False)
 
     def __post_init__(self) -> None:

@@ -71,6 +71,11 @@ class LocalServices:
             yield LocalVerifierStream(session)
 
     @property
+    def proposers(self) -> tuple[str, ...]:
+        """See `Services`."""
+        return self.target.description.proposers + (self.draft.proposers if self.draft else ())
+
+    @property
     def drafters(self) -> int:
         """See `Services`."""
         return int(self.draft is not None)

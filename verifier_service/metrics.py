@@ -9,8 +9,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from sybil_engine.core.draft_tree import Graft
 from sybil_engine.core.session import count_tested
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
-from sybil_engine.proposers.asked import Failure
-from sybil_engine.serving.metrics import PREFIX, counter, gauge, occupancy_metrics
+from sybil_engine.serving.metrics import PREFIX, counter, gauge, occupancy_metrics, proposer_failures
 from verifier_service.engine import Verifier
 from verifier_service.policy.choice import WAYS, Choice
 from verifier_service.tally import JudgedWindow
@@ -30,7 +29,8 @@ def verifier_metrics(engine: Verifier) -> Iterator[Metric]:
     )
     yield from tally.round_trips.collect()
     yield from _blocks(dict(tally.blocks))
-    yield from _drafters(dict(tally.drafters), dict(engine.registry.failures))
+    yield from _drafters(dict(tally.drafters))
+    yield proposer_failures(engine.registry.failures)
     yield from _auto(engine.choices)
 
 
@@ -102,17 +102,14 @@ def _blocks(blocks: Mapping[Graft, int]) -> Iterator[Metric]:
     yield discarded
 
 
-def _drafters(counts: Mapping[str, tuple[int, int]], failures: Mapping[tuple[str, Failure], int]) -> Iterator[Metric]:
-    """What each drafter brought, and what proposers did wrong."""
+def _drafters(counts: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:
+    """What each drafter brought."""
     judged = counter("drafter_judged_tokens", "Drafted tokens that were judged, by drafter", labels=("drafter",))
     accepted = counter("drafter_accepted_tokens", "Of them, those accepted", labels=("drafter",))
     for drafter, (judged_tokens, accepted_tokens) in counts.items():
         judged.add_metric((drafter,), judged_tokens)
         accepted.add_metric((drafter,), accepted_tokens)
-    failed = counter("proposer_failures", "What proposers did wrong", labels=("drafter", "failure"))
-    for (drafter, failure), count in failures.items():
-        failed.add_metric((drafter, failure.value), count)
-    yield from (judged, accepted, failed)
+    yield from (judged, accepted)
 
 
 def _auto(choices: Mapping[bool, Choice]) -> Iterator[Metric]:

@@ -1,13 +1,13 @@
 """The names of drafters."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from sybil_engine.core.errors import InvalidRequest
 from sybil_engine.core.types import DEFAULT_DRAFTERS, MODEL_DRAFTER
 
 
-def check_names(names: Iterable[str], offered: Sequence[str]) -> tuple[str, ...]:
+def check_names(names: Iterable[str], offered: Iterable[str]) -> tuple[str, ...]:
     """Check that there are drafters of these names.
 
     Args:

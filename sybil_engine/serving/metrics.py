@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from sybil_engine.core.errors import InvalidSettings
 from sybil_engine.core.occupancy import Occupancy
+from sybil_engine.proposers.asked import FailureCounts
 
 logger = logging.getLogger(__name__)
 
@@ -132,3 +133,11 @@ def serving_metrics(host: str, port: int, collector: Collector) -> Iterator[None
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def proposer_failures(failures: FailureCounts) -> CounterMetricFamily:
+    """What proposers did wrong; any thread may ask."""
+    metric = counter("proposer_failures", "What proposers did wrong", labels=("drafter", "failure"))
+    for (drafter, failure), count in dict(failures).items():
+        metric.add_metric((drafter, failure.value), count)
+    return metric

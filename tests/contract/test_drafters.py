@@ -16,7 +16,8 @@ from sybil_engine.core.errors import ContextExceeded, InvalidRequest
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import Speculation, TokenOrigin
 from sybil_engine.proposers.asked import Failure
-from sybil_engine.proposers.proposer import Continuation, Proposer
+from sybil_engine.proposers.lookup import Lookup
+from sybil_engine.proposers.proposer import Continuation, Place, Proposer
 from sybil_local import Completion, LocalEngine
 
 DOCS = Path(__file__).parents[2] / "docs" / "proposers.md"
@@ -61,6 +62,21 @@ class Hanging(Brought):
         return []
 
 
+class Elsewhere(Brought):
+    """May not run in the verifier's process; repeats the text."""
+
+    places = frozenset({Place.DRAFTER})
+
+    def __init__(self, opening: SessionOpen) -> None:
+        self._lookup = Lookup()
+
+    def follow(self, token_ids: Sequence[int]) -> None:
+        self._lookup.follow(token_ids)
+
+    def continuations(self, path: tuple[int, ...]) -> Sequence[Continuation]:
+        return self._lookup.continuations(path)
+
+
 HOSTILE = {"garbage": Garbage, "liar": Liar, "raising": Raising, "hanging": Hanging}
 
 
@@ -81,6 +97,7 @@ def engine() -> Iterator[LocalEngine]:
     """An engine that also offers hostile proposers, as another package would bring them."""
     group = registry_module.ENTRY_POINTS
     entries = [EntryPoint(name, f"{__name__}:{kind.__name__}", group) for name, kind in HOSTILE.items()]
+    entries.append(EntryPoint("elsewhere", f"{__name__}:Elsewhere", group))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(registry_module, "entry_points", lambda group: entries)
         patched.setattr("verifier_service.engine.Registry", NotedRegistry)
@@ -119,6 +136,26 @@ def test_proposers_alone_save_passes(engine: LocalEngine, plain: dict[float, Com
     assert completion.token_ids == plain[0.0].token_ids
     assert completion.ending.usage.verify_passes < 40
     assert "lookup" in {token.drafter for token in completion.tokens}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_proposer_that_may_not_run_in_the_verifier_runs_in_the_drafter(
+    engine: LocalEngine, plain: dict[float, Completion], temperature: float
+) -> None:
+    assert "elsewhere" not in engine.target.proposers
+    assert engine.draft
+    assert "elsewhere" in engine.draft.proposers
+    completion = engine.generate(
+        PROMPT,
+        max_tokens=48,
+        temperature=temperature,
+        seed=7,
+        speculation="hedged",
+        drafters=["model", "elsewhere"],
+    )
+    assert completion.token_ids == plain[temperature].token_ids
+    if not temperature:
+        assert "elsewhere" in {token.drafter for token in completion.tokens}
 
 
 def test_off_means_that_nobody_drafts(engine: LocalEngine) -> None:

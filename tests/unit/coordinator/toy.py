@@ -404,6 +404,7 @@ class FakeServices:
     target: Target = field(default_factory=toy_target)
     shares_processors: bool = False
     drafters: int = 1
+    proposers: tuple[str, ...] = ()
     asked_for: list[Target] = field(default_factory=list)
 
     def verifier(self, target: Target) -> AbstractContextManager[VerifierStream]:

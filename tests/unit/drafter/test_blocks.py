@@ -18,6 +18,8 @@ from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import Block, BlockOrigin, Distribution, Speculation
+from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.registry import Registry
 from tests.unit.fake_runner import CONTEXT_TOKENS, VOCABULARY_SIZE
 from tests.unit.messages import advance_after
 
@@ -47,7 +49,9 @@ class Receiver:
         room = SessionRoom(0, 2 * CONTEXT_TOKENS, CONTEXT_TOKENS, VOCABULARY_SIZE)
         opening = SessionOpen(PROMPT, len(PROMPT), plan=HOLD_ALL)
         noise = NoiseTape(0, VOCABULARY_SIZE, torch.device("cpu"))
-        self.session = DrafterSession(opening, room, noise, Calibration(), self.take, 0, lambda: True)
+        self.session = DrafterSession(
+            opening, room, noise, Calibration(), self.take, 0, lambda: True, Registry(Place.DRAFTER)
+        )
         self.drafted: list[tuple[Said, int]] = []
 
     def take(self, event: tuple[Block, ...] | Exception) -> None:
