@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 
 from sybil_engine.core.draft_tree import DraftTree
@@ -82,6 +82,7 @@ class Registry:
         return Ensemble(asked, ledger, tree, None if greedy else noise)
 
 
+@cache
 def _brought(place: Place) -> dict[str, MakeProposer]:
     """Proposers of other packages, each on a thread of its own."""
     makers: dict[str, MakeProposer] = {}

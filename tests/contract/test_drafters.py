@@ -100,9 +100,11 @@ def engine() -> Iterator[LocalEngine]:
     entries.append(EntryPoint("elsewhere", f"{__name__}:Elsewhere", group))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(registry_module, "entry_points", lambda group: entries)
+        registry_module._brought.cache_clear()
         patched.setattr("verifier_service.engine.Registry", NotedRegistry)
         with LocalEngine(max_sessions=3, context_tokens=512, suffix_memory="1M") as it:
             yield it
+    registry_module._brought.cache_clear()
 
 
 @pytest.fixture(scope="module")
