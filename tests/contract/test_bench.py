@@ -89,7 +89,7 @@ def test_a_run_says_all_that_it_promises(tmp_path: Path) -> None:
     assert document["arms"]["lockstep"]["window_tokens"] in (2, 4)
     assert set(document["categories"]) == {"code", "doctest"}
     assert document["runs"][0]["arms"] == document["arms"]
-    assert document["limits"] == {"max_window_tokens": 15, "draft_rows": 8, "branches": 3}
+    assert document["limits"] == {"max_window_tokens": 15, "draft_rows": 8, "branches": 6}
     assert document["tasks"] == [
         {"prompt_id": None, "category": "code", "seed": 0},
         {"prompt_id": None, "category": "doctest", "seed": 1},

@@ -36,7 +36,7 @@ DRAFTED, TARGET = types_pb2.TOKEN_ORIGIN_DRAFTED, types_pb2.TOKEN_ORIGIN_TARGET
 
 
 def token(token_id: int, origin: types_pb2.TokenOrigin.ValueType) -> types_pb2.CommittedToken:
-    return types_pb2.CommittedToken(token_id=token_id, origin=origin)
+    return types_pb2.CommittedToken(token_id=token_id, origin=origin, drafter="model" if origin == DRAFTED else "")
 
 
 RESPONSES = [
@@ -130,10 +130,15 @@ def test_json_holds_all_of_the_completion(coordinator: ScriptedCoordinator, caps
         "text": "    return 1",
         "token_ids": [1, 2, 3],
         "origins": ["drafted", "drafted", "target"],
+        "drafters": ["model", "model", ""],
         "finish_reason": "stop",
         "seed": 9,
         "passes": {"hedged": 2},
         "reason": "hedged: it is the fastest",
+        "acceptance_rule": "shared-noise",
+        "acceptance_parameter": 0.0,
+        "lossy": False,
+        "by_drafter": [],
         "stats": {
             "tokens_per_second": 30.0,
             "time_to_first_token_ns": 10**7,
@@ -152,7 +157,7 @@ def test_every_option_reaches_the_coordinator(
 ) -> None:
     monkeypatch.setenv("SYBIL_ADDRESS", coordinator.address)
     options = "--temperature 0.8 --top-p 0.9 --top-k 50 --min-p 0.1 --seed 7 --max-tokens 5 --window 3"
-    options += " --acceptance ratio-test"
+    options += " --acceptance top-k --acceptance-parameter 5 --drafters model,suffix"
     command = ["generate", "x", *options.split(), "--speculation", "lockstep", "--stop", "\n\n", "--stop", "#"]
     assert main(command) == 0
     (request,) = coordinator.requests
@@ -164,7 +169,9 @@ def test_every_option_reaches_the_coordinator(
         stop=["\n\n", "#"],
         speculation=types_pb2.SPECULATION_LOCKSTEP,
         window_tokens=3,
-        acceptance_rule=types_pb2.ACCEPTANCE_RULE_RATIO_TEST,
+        acceptance_rule=types_pb2.ACCEPTANCE_RULE_TOP_K,
+        acceptance_parameter=5,
+        drafters=["model", "suffix"],
     )
 
 
@@ -258,7 +265,7 @@ def test_a_prompt_can_come_from_stdin(coordinator: ScriptedCoordinator) -> None:
 def test_a_terminal_shows_where_each_token_comes_from(coordinator: ScriptedCoordinator) -> None:
     shown = on_a_terminal(["generate", "def f():\n", "--address", coordinator.address])
     assert "\x1b[36m    retur\x1b[0m\x1b[1;33mn 1\x1b[0m" in shown
-    assert "\x1b[36mdrafted and accepted\x1b[0m · \x1b[1;33mthe target's own\x1b[0m" in shown
+    assert "\x1b[36mdrafted by model\x1b[0m · \x1b[1;33mthe target's own\x1b[0m" in shown
     assert "30.0 tokens/s" in shown
 
 
