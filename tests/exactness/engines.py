@@ -15,8 +15,8 @@ from drafter_service.engine import Drafter
 from drafter_service.growth import Candidate
 from drafter_service.session import DrafterSession
 from drafter_service.share import DraftShare
-from sybil_engine.core.session import Commit, SessionOpen
-from sybil_engine.core.types import Block, ModelDescription, Speculation
+from sybil_engine.core.session import Commit, DrafterShare, SessionOpen
+from sybil_engine.core.types import Block, DrafterCount, ModelDescription, Speculation
 from sybil_engine.models.loading import LoadedModel
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows, TreeRows
@@ -52,11 +52,12 @@ class Continuation:
     token_ids: list[int] = field(default_factory=list)
     tested_tokens: int = 0
     accepted_tokens: int = 0
+    counts: list[DrafterCount] = field(default_factory=list)
     finished: bool = False
     commits: list[Commit | Exception] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     verifying: VerifierSession | None = None
-    drafting: DrafterSession | None = None
+    drafting: list[DrafterSession] = field(default_factory=list)
 
     def take_blocks(self, pushed: tuple[Block, ...] | Exception) -> None:
         assert isinstance(pushed, tuple), pushed
@@ -100,7 +101,13 @@ class LoadedPair:
         self.target_runner.keep_branches = counting_keep_branches  # type: ignore[method-assign]
 
     def complete(
-        self, openings: Sequence[SessionOpen], *, together: int = 1, schedule_seed: int = 0, lost_blocks: float = 0.0
+        self,
+        openings: Sequence[SessionOpen],
+        *,
+        together: int = 1,
+        schedule_seed: int = 0,
+        lost_blocks: float = 0.0,
+        drafters: int = 1,
     ) -> list[Continuation]:
         """Run sessions to their ends.
 
@@ -108,6 +115,7 @@ class LoadedPair:
             together: how many sessions are open at the same time, at most; they join and leave at random.
             schedule_seed: decides who joins when, and when messages arrive.
             lost_blocks: the share of blocks that never arrive.
+            drafters: how many draft for each session; here they share one engine.
         """
         chance = random.Random(schedule_seed)
         everyone = [Continuation(opening) for opening in openings]
@@ -115,7 +123,7 @@ class LoadedPair:
         running: list[Continuation] = []
         while waiting or running:
             while waiting and len(running) < together and (not running or chance.random() < 0.3):
-                running.append(self._open(waiting.pop(0)))
+                running.append(self._open(waiting.pop(0), drafters))
             for _ in range(chance.randint(0, MAX_WINDOW_TOKENS)):
                 self.drafter.step()
             for each in running:
@@ -127,10 +135,13 @@ class LoadedPair:
         assert self.verifier.open_sessions == self.drafter.open_sessions == 0
         return everyone
 
-    def _open(self, each: Continuation) -> Continuation:
+    def _open(self, each: Continuation, drafters: int) -> Continuation:
         each.verifying = self.verifier.open(each.opening, each.commits.append)
         if each.opening.plan.speculation is not Speculation.OFF:
-            each.drafting = self.drafter.open(each.opening, each.take_blocks)
+            each.drafting = [
+                self.drafter.open(replace(each.opening, share=DrafterShare(index, drafters)), each.take_blocks)
+                for index in range(drafters)
+            ]
         return each
 
     def _deliver_blocks(self, each: Continuation, chance: random.Random, lost_blocks: float) -> None:
@@ -147,13 +158,16 @@ class LoadedPair:
             assert isinstance(commit, Commit), commit
             each.token_ids += commit.token_ids
             each.accepted_tokens += commit.accepted
+            each.counts += commit.drafters
             each.tested_tokens += min(commit.judged, commit.accepted + 1)
             each.finished = commit.finish_reason is not None
-            if each.drafting is not None and not each.finished:
-                each.drafting.advance(commit.advance)
+            if not each.finished:
+                for drafting in each.drafting:
+                    drafting.advance(commit.advance)
         each.commits.clear()
-        if each.finished and each.drafting is not None:
-            self.drafter.close(each.drafting)
+        if each.finished:
+            for drafting in each.drafting:
+                self.drafter.close(drafting)
 
 
 class WatchedCells:

@@ -677,3 +677,41 @@ async def test_after_any_mix_of_endings_every_slot_is_free() -> None:
         await asyncio.gather(*(client(number) for number in range(20)))
         assert await here.slots_free()
         assert await here.every_place_is_free()
+
+
+# ------------------------------------------------------------------------------------- several drafters for one session
+
+
+@asynchronous
+async def test_two_drafters_work_for_one_request_and_the_tokens_are_the_targets() -> None:
+    one, other = ToyDrafter(), ToyDrafter()
+    async with scene(ToyVerifier(), one, other) as here:
+        answer = await generated(here.stub, request(drafters_per_session=2, speculation=types_pb2.SPECULATION_HEDGED))
+        assert tokens(answer) == toy_completion(PROMPT, SEED, 60)
+        assert [each.openings[0].share.of for each in (one, other)] == [2, 2]
+        assert {each.openings[0].share.index for each in (one, other)} == {0, 1}
+        assert one.blocks
+        assert other.blocks
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_a_drafter_of_two_may_be_lost_in_the_middle() -> None:
+    one, other = ToyDrafter(break_after=3), ToyDrafter()
+    async with scene(ToyVerifier(), one, other) as here:
+        wanted = request(drafters_per_session=2, speculation=types_pb2.SPECULATION_PIPELINED)
+        answer = await generated(here.stub, wanted)
+        assert tokens(answer) == toy_completion(PROMPT, SEED, 60)
+        assert answer[-1].completion.usage.accepted_tokens > 0
+        assert await here.slots_free()
+
+
+@asynchronous
+async def test_a_number_of_drafters_out_of_range_is_refused() -> None:
+    async with scene(ToyVerifier(), ToyDrafter()) as here:
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await generated(here.stub, request(drafters_per_session=9))
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "must be between 1 and 8" in (refusal.value.details() or "")
+        answer = await generated(here.stub, request(drafters_per_session=5))
+        assert tokens(answer) == toy_completion(PROMPT, SEED, 60)
