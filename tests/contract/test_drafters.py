@@ -253,6 +253,8 @@ def test_the_walk_through_makes_a_proposer_that_works(tmp_path: Path) -> None:
 def test_a_lossy_judge_is_used_where_both_sides_ask_for_it_and_says_so(temperature: float) -> None:
     with LocalEngine(traced=False, context_tokens=256, allow_lossy=["top-k", "threshold"]) as engine:
         kwargs: dict[str, Any] = {"max_tokens": 32, "temperature": temperature, "seed": 5, "speculation": "lockstep"}
+        # Lookup would find what the text repeats, whoever judges.
+        kwargs["drafters"] = ["model"]
         exact = engine.generate(PROMPT, **kwargs)
         lossy = engine.generate(PROMPT, acceptance_rule="top-k", acceptance_parameter=50, **kwargs)
         strict = engine.generate(PROMPT, acceptance_rule="threshold", acceptance_parameter=1.0, **kwargs)
