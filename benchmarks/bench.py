@@ -117,7 +117,7 @@ class _Run:
         ]
         found, peers = await self._search_peers(sampling)
         every = await self._interleaved([*ours, *peers], sampling)
-        windows = {arm.name: arm.window_tokens for arm in ours if arm.searches}
+        windows = {arm.name: arm for arm in ours if arm.searches}
         measured, best_windows = with_best_windows(every, ours)
         anatomies = await self._trace(engine, ours, best_windows, sampling) if plan.settings.report else {}
         figures: dict[str, Any] = {
@@ -125,7 +125,10 @@ class _Run:
             "pair": self.pair,
             "temperature": temperature,
             **measured_figures(measured),
-            "lockstep_windows": [{"window_tokens": each, **arm_figures(every[name])} for name, each in windows.items()],
+            "lockstep_windows": [
+                {"arm": arm.group, "window_tokens": arm.window_tokens, **arm_figures(every[name])}
+                for name, arm in windows.items()
+            ],
             "peers": {name: each.figures for name, each in found.items()},
             "differences": self._differences(
                 every,

@@ -66,15 +66,15 @@ def _table(title: str, headings: Sequence[str]) -> Table:
 
 
 def _remarks(figures: Mapping[str, Any]) -> Iterator[str]:
-    lockstep = figures["arms"].get(Speculation.LOCKSTEP.value)
-    windows = [each["window_tokens"] for each in figures["lockstep_windows"]]
-    if len(windows) > 1:
-        best = lockstep["window_tokens"]
-        edge = "; it is the longest tried, a longer one may be faster" if best == max(windows) else ""
-        yield f"lockstep: a window of {best} tokens is the fastest of {', '.join(map(str, windows))}{edge}"
-    if lockstep and lockstep["round"]:
-        mean_ms, rest_ms = (lockstep["round"][name] / 1e6 for name in ("mean_ns", "without_models_ns"))
-        yield f"lockstep: of a round of {mean_ms:.1f} ms, {rest_ms:.1f} ms are messages and Python between passes"
+    for name, arm in figures["arms"].items():
+        windows = [each["window_tokens"] for each in figures["lockstep_windows"] if each["arm"] == name]
+        if len(windows) > 1:
+            best = arm["window_tokens"]
+            edge = "; it is the longest tried, a longer one may be faster" if best == max(windows) else ""
+            yield f"{name}: a window of {best} tokens is the fastest of {', '.join(map(str, windows))}{edge}"
+        if windows and arm["round"]:
+            mean_ms, rest_ms = (arm["round"][key] / 1e6 for key in ("mean_ns", "without_models_ns"))
+            yield f"{name}: of a round of {mean_ms:.1f} ms, {rest_ms:.1f} ms are messages and Python between passes"
     for name, peer in figures["peers"].items():
         changed = {key: value for key, value in peer["best"].items() if value != peer["default"][key]}
         setting = ", ".join(f"{key} {value}" for key, value in changed.items()) or "the default"

@@ -63,6 +63,12 @@ def request_options(command: Command) -> Command:
             help="Who guesses, together: model, lookup, suffix, … (docs/proposers.md). [default: the service's]",
         ),
         click.option(
+            "--drafters-per-session",
+            type=int,
+            default=0,
+            help="How many drafter services may work for this at once; 0: the service's default.",
+        ),
+        click.option(
             "--prediction",
             type=click.File("r", encoding="utf-8"),
             help="A file that the completion will resemble, such as the one to be edited.",
@@ -135,6 +141,7 @@ def request_from(prompt: str, options: Mapping[str, Any]) -> GenerationRequest:
         priority=options["priority"],
         drafters=tuple(name.strip() for name in options["drafters"].split(",") if name.strip()),
         prediction=_read_prediction(options["prediction"]),
+        drafters_per_session=options["drafters_per_session"],
     )
 
 
