@@ -33,7 +33,7 @@ class Recorder:
     def __init__(self, target: str, draft: ModelChoice) -> None:
         if draft.dtype != "float32":
             raise InvalidSettings(
-                f"traces are recorded in float32, and the draft model is to be {draft.dtype}; leave it out"
+                f"traces are recorded in float32, and the draft model is to be {draft.dtype}; leave its type out"
             )
         self._target_is, self._draft_is = describe(target), describe(draft.ref, layers=draft.layers)
         if self._target_is.tokenizer_fingerprint != self._draft_is.tokenizer_fingerprint:

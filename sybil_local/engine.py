@@ -67,7 +67,7 @@ class LocalEngine:
         Args:
             target: the large model, whose output you get: a folder, a hub id, or `embedded-target`.
             draft: the small model, which guesses ahead; None: nobody drafts. It needs the target's tokenizer. `target`:
-                the target's own weights. A type may follow, as in `target:int8`.
+                the target's own weights, which are loaded a second time. A type may follow, as in `target:int8`.
             dtype: of the target's weights; `int8` quantises them.
             draft_dtype: of the draft model's weights; None: as its name says, or else `dtype`.
             draft_layers: with the draft `target`, how many of the target's first layers draft; 0: all.

@@ -1,7 +1,9 @@
 """A part of a model: its first layers, with its own embedding, final norm and head."""
 
 import copy
-from typing import Any
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -61,7 +63,13 @@ def refuse_indivisible(ref: str, config: PreTrainedConfig, part: PreTrainedConfi
         )
 
 
-def ignoring_the_rest(loads: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The same class, but for weights in a file that a part has no place for: they are no reason for a warning."""
-    values: dict[str, Any] = {"_keys_to_ignore_on_load_unexpected": [".*"]}
-    return type(loads.__name__, (loads,), values)
+@contextmanager
+def without_report() -> Iterator[None]:
+    """Keep transformers from warning about weights that a part has no place for."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

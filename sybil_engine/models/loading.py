@@ -1,5 +1,6 @@
 """Loading models: from a local folder, the Hugging Face hub, or this package."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sybil_engine.models import attention
 from sybil_engine.models.configs import model_class, read_config, refuse_unsupported
 from sybil_engine.models.description import description_of
 from sybil_engine.models.finding import find_config, find_tokenizer, find_weights, first_line
-from sybil_engine.models.first_layers import first_layers, ignoring_the_rest, refuse_indivisible
+from sybil_engine.models.first_layers import first_layers, refuse_indivisible, without_report
 from sybil_engine.models.kernels.fused_llama import fuse_llama
 from sybil_engine.models.kernels.fused_norm import fuse_norms
 from sybil_engine.models.kernels.int8 import quantize_linear_layers
@@ -114,17 +115,18 @@ def read_weights(
     assert loads is not None, "refuse_unsupported accepted it"
     disable_progress_bar()
     try:
-        # Transformers does not say in its types that there are two results.
-        read: Any = (loads if whole else ignoring_the_rest(loads)).from_pretrained(
-            folder,
-            config=config,
-            dtype=DTYPES.get(dtype, torch.float32),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            attn_implementation=implementation,
-            output_loading_info=True,
-        )
+        with nullcontext() if whole else without_report():
+            # Its types do not say that there are two results.
+            read: Any = loads.from_pretrained(
+                folder,
+                config=config,
+                dtype=DTYPES.get(dtype, torch.float32),
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                attn_implementation=implementation,
+                output_loading_info=True,
+            )
     except Exception as error:  # broken safetensors, wrong shapes, missing shards: many error types
         raise ModelError(
             f"the weights of {ref} in {folder} cannot be loaded; fetch the model again: {error}"
