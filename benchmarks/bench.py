@@ -95,7 +95,8 @@ class _Run:
         if plan.settings.grow_target or plan.settings.grow_draft:
             progress.say("growing the models")
         target = describe(plan.target, dtype=plan.settings.dtype)
-        draft = describe(plan.draft, dtype=plan.draft_dtype) if plan.drafts else None
+        drafting = plan.draft
+        draft = describe(drafting.ref, dtype=drafting.dtype, layers=drafting.layers) if drafting else None
         folder = find_folder(plan.target)
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         tasks = _tasks(plan, tokenizer, min(each.context_tokens for each in (target, draft) if each))
@@ -103,7 +104,7 @@ class _Run:
             "target": _model_figures(target, plan.pair.target, plan.settings.grow_target),
             "draft": _model_figures(draft, plan.pair.draft, plan.settings.grow_draft) if draft else None,
         }
-        models = PeerModels(folder, find_folder(plan.draft) if plan.drafts else None, plan.environment.peer_device)
+        models = PeerModels(folder, find_folder(drafting.ref) if drafting else None, plan.environment.peer_device)
         return cls(plan, output, progress, pair, tasks, described, models)
 
     async def measure(self, temperature: float, engine: BenchEngine) -> ReportedRun:
@@ -254,7 +255,7 @@ class _Run:
 def _model_figures(description: ModelDescription, ref: str, grown: str) -> dict[str, Any]:
     described = ("parameters", "architecture", "dtype", "tokenizer_fingerprint")
     figures = {name: getattr(description, name) for name in described}
-    return {"model": f"{ref} grown to {grown}" if grown else ref, **figures}
+    return {"model": f"{ref} grown to {grown}" if grown else description.model_id, **figures}
 
 
 def _tasks(plan: Plan, tokenizer: Tokenizer, context_tokens: int) -> list[BenchTask]:

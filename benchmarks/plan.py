@@ -1,6 +1,6 @@
 """What a run will do, checked as far as possible before anything starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,12 +11,15 @@ from benchmarks.settings import PEERS, BenchSettings
 from drafter_service.settings import DrafterSettings
 from reporting.outputs import check_file, check_report_folder
 from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.core.references import NO_DRAFTER
+from sybil_engine.core.model_choice import ModelChoice, draft_choice
+from sybil_engine.core.references import NO_DRAFTER, TARGET_ITSELF
 from sybil_engine.core.types import Speculation
 from sybil_engine.models.presets import Pair, pair_of
 from sybil_engine.prompts import Prompt
 from sybil_engine.settings import parse
 from verifier_service.settings import VerifierSettings
+
+_ASSISTED = "transformers-assisted"
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,14 @@ class Plan:
         Raises:
             InvalidSettings: a setting is impossible here.
         """
+        models = settings.preset, settings.target, settings.draft, settings.draft_layers, settings.draft_dtype
+        pair = pair_of(*models)
         plan = cls(
             settings,
             environment_of(settings),
-            pair_of(settings.preset, settings.target, settings.draft),
+            pair,
             tuple(read_prompts(settings.prompts, settings.count)),
-            _peers(settings),
+            _peers(settings, pair),
             tuple(dict.fromkeys(map(ArmKind.of, settings.arms))),
         )
         for name, service in (("verifier", VerifierSettings), ("drafter", DrafterSettings)):
@@ -78,14 +83,15 @@ class Plan:
         return _grown(self.pair.target, self.settings.grow_target)
 
     @cached_property
-    def draft(self) -> str:
-        """The same for the draft model."""
-        return _grown(self.pair.draft, self.settings.grow_draft)
-
-    @property
-    def draft_dtype(self) -> str:
-        """Of the draft model's weights."""
-        return self.settings.draft_dtype or self.settings.dtype
+    def draft(self) -> ModelChoice | None:
+        """The same for the draft model's weights; None if there is none."""
+        if not self.drafts:
+            return None
+        settings = self.settings
+        named = draft_choice(
+            self.pair.draft, self.target, settings.draft_layers, settings.draft_dtype, both=settings.dtype
+        )
+        return replace(named, ref=_grown(named.ref, settings.grow_draft))
 
     @property
     def max_window_tokens(self) -> int:
@@ -105,8 +111,12 @@ class Plan:
 
     @property
     def drafter_arguments(self) -> tuple[str, ...]:
-        """The drafter's flags, if there is one."""
-        model = ("--model", self.draft, "--dtype", self.draft_dtype)
+        """The drafter's flags; none if there is no drafter."""
+        draft = self.draft
+        if draft is None:
+            return ()
+        part = ("--model", TARGET_ITSELF, "--target", draft.ref, "--layers", str(draft.layers))
+        model = (*(part if draft.layers else ("--model", draft.ref)), "--dtype", draft.dtype)
         return (*self.environment.drafter_arguments, *model, *self.settings.drafter_arguments)
 
     @property
@@ -124,14 +134,23 @@ class Plan:
         settings = self.settings
         if not self.drafts:
             drafting = [each.speculation.value for each in self.kinds if each.speculation is not Speculation.OFF]
-            drafting += [peer for peer in self.peers if peer == "transformers-assisted"]
+            drafting += [peer for peer in self.peers if peer == _ASSISTED]
             drafting += ["--grow-draft"] if settings.grow_draft else []
             if drafting:
                 raise InvalidSettings(
                     f"--draft none leaves {', '.join(drafting)} without a draft model; name one, or choose --arms off "
                     "and other --peers"
                 )
-        for ref, size in ((self.pair.target, settings.grow_target), (self.pair.draft, settings.grow_draft)):
+        if settings.grow_draft and self.pair.target_drafts:
+            raise InvalidSettings(
+                f"--grow-draft enlarges a draft model of its own, and --draft is {self.pair.draft}; leave it out, or "
+                "grow the target"
+            )
+        choice = self.pair.draft_choice
+        for ref, size in (
+            (self.pair.target, settings.grow_target),
+            (choice.ref if choice else "", settings.grow_draft),
+        ):
             if size:
                 from benchmarks.grown import check_growth
 
@@ -153,12 +172,16 @@ def _grown(ref: str, size: str) -> str:
     return str(grow(ref, size))
 
 
-def _peers(settings: BenchSettings) -> tuple[str, ...]:
+def _peers(settings: BenchSettings, pair: Pair) -> tuple[str, ...]:
     emulated = settings.env == "emulated"
     if settings.peers is None:
-        left_out = "transformers-assisted" if settings.draft == NO_DRAFTER else ""
-        return () if emulated else tuple(peer for peer in PEERS if peer != left_out)
+        alone = pair.target_drafts or pair.draft == NO_DRAFTER
+        return () if emulated else tuple(peer for peer in PEERS if not (alone and peer == _ASSISTED))
     named = tuple(peer for peer in dict.fromkeys(settings.peers) if peer != "none")
+    if _ASSISTED in named and pair.target_drafts:
+        raise InvalidSettings(
+            f"--peers {_ASSISTED} needs a draft model of its own, and --draft is {pair.draft}; leave one of them out"
+        )
     if named and emulated:
         raise InvalidSettings(
             f"--peers {','.join(named)} cannot run under --env emulated: their passes have no set duration; leave "

@@ -28,11 +28,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from drafter_service.settings import DrafterSettings
+from sybil_engine.core.model_choice import Dtype
 from sybil_engine.models.kernels.packed import PackedLinear
 from sybil_engine.models.loading import load
 from sybil_engine.models.model_runner import ModelRunner, RunnerOptions
 from sybil_engine.models.rows import Rows
-from sybil_engine.serving.service_settings import Dtype, ServiceSettings
+from sybil_engine.serving.service_settings import ServiceSettings
 from verifier_service.settings import VerifierSettings
 
 ROWS = (1, 2, 4, 6, 8, 16, 32)

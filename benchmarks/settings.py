@@ -6,8 +6,8 @@ from pydantic import Field, NonNegativeFloat, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from benchmarks.arms import ArmKind
+from sybil_engine.core.model_choice import Dtype
 from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
-from sybil_engine.serving.service_settings import Dtype
 from sybil_engine.settings import Constraint, Settings, Split, Words
 
 ARMS = tuple(each.value for each in Speculation)
@@ -75,11 +75,19 @@ class BenchSettings(Settings):
     )
     preset: Literal["embedded", "gpt2"] | None = Field(default=None, description="a pair of models; left out: embedded")
     target: str = Field(default="", description="instead of the preset's: a folder or a hub id")
-    draft: str = Field(default="", description="instead of the preset's: a folder, a hub id, or none")
+    draft: str = Field(
+        default="",
+        description="instead of the preset's: a folder, a hub id, target or none; a type may follow, as in target:int8",
+    )
+    draft_layers: int = Field(
+        default=0, ge=0, description="--draft target: how many of the target's first layers draft; 0: all"
+    )
     grow_target: str = Field(default="", description="enlarge the target to this size, such as 350M; the results stay")
     grow_draft: str = Field(default="", description="the same for the draft model, for example 25M")
     dtype: Dtype = Field(default="float32", description="of the target's weights")
-    draft_dtype: Dtype | None = Field(default=None, description="of the draft model's weights; left out: the target's")
+    draft_dtype: Dtype | None = Field(
+        default=None, description="of the draft model's weights; left out: as --draft says, or the target's"
+    )
     numerics: Literal["exact", "fast"] = Field(default="exact", description="the verifier's; fast: tokens may differ")
     draft_device: Literal["cuda", "cpu"] = Field(default="cuda", description="--env gpu: where the draft model runs")
     verify_ms: float = Field(default=30, ge=0.001, le=_MOST_MS, description="--env emulated: length of a verify pass")

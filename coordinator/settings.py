@@ -7,11 +7,12 @@ from pydantic_settings import SettingsConfigDict
 
 from sybil_engine.core.acceptance import LOSSY
 from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER
+from sybil_engine.core.model_choice import Dtype
+from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET, NO_DRAFTER, TARGET_ITSELF
 from sybil_engine.core.request import HIGHEST_PRIORITY
 from sybil_engine.core.session import MOST_DRAFTERS_PER_SESSION
 from sybil_engine.core.types import DEFAULT_DRAFTERS, MOST_WINDOW_TOKENS, AcceptanceRule, Speculation
-from sybil_engine.serving.service_settings import DEFAULT_SLOW_READER_S, Dtype
+from sybil_engine.serving.service_settings import DEFAULT_SLOW_READER_S
 from sybil_engine.settings import MOST_PORT, Constraint, Port, Settings, Split, Words
 
 _LOSSY_NAMES = [rule.value for rule in LOSSY]
@@ -108,7 +109,12 @@ class PlaceSettings(ServingSettings):
 
     target: str = Field(default=EMBEDDED_TARGET, description=f"target model: {EMBEDDED_TARGET}, a folder or a hub id")
     draft: str = Field(
-        default=EMBEDDED_DRAFT, description=f"draft model: {EMBEDDED_DRAFT}, a folder, a hub id, or {NO_DRAFTER}"
+        default=EMBEDDED_DRAFT,
+        description=f"draft model: {EMBEDDED_DRAFT}, a folder, a hub id, {TARGET_ITSELF}, or {NO_DRAFTER}; a type may "
+        f"follow, as in {TARGET_ITSELF}:int8",
+    )
+    draft_layers: int = Field(
+        default=0, ge=0, description=f"first layers of the target that draft, if the draft is {TARGET_ITSELF}; 0: all"
     )
     dtype: Dtype | None = Field(default=None, description="of both models; left out: each service's own choice")
     draft_dtype: Dtype | None = Field(default=None, description="of the draft model; left out: as --dtype says")

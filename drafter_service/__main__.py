@@ -22,6 +22,7 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable
         InvalidSettings, Unavailable, ModelError: it cannot serve.
     """
     settings = parse(DrafterSettings, argv, environ, PROGRAM)
+    choice = settings.choice
     # Imported after the settings are read: a wrong flag is reported at once, not after torch is imported.
     import sybil_engine.models.openmp  # noqa: F401  before torch
 
@@ -37,7 +38,7 @@ async def serve(argv: Sequence[str], environ: Mapping[str, str], bound: Callable
     await serve_model(
         settings,
         drafter_service_pb2.DESCRIPTOR,
-        describe(settings.model, dtype=settings.dtype, device=settings.device),
+        describe(choice.ref, dtype=choice.dtype, device=settings.device, layers=choice.layers),
         lambda: Drafter(*host_model(settings, BRANCH_CELLS), settings.prefill_share),
         lambda hosted, server: drafter_service_pb2_grpc.add_DrafterServiceServicer_to_server(
             DrafterServicer(hosted), server

@@ -102,6 +102,7 @@ def _compared(
         yield f"--{name.replace('_', '-')}", recorded, bench.settings.get(name) or recorded
     yield "the target", about.get("target"), str(bench.target)
     yield "the draft model", about.get("draft"), str(bench.draft).lower()
+    yield "the type of the draft model", "float32", bench.draft.dtype if bench.draft else "float32"
     yield "--max-tokens", about.get("max_tokens"), bench.max_tokens
     for temperature in temperatures:
         traces = recording.at(temperature)

@@ -49,6 +49,7 @@ Arms = dict[str, list[MeasuredCompletion]]
 class _Model(BaseModel):
     model: str
     parameters: Whole
+    dtype: str = "float32"
 
     def __str__(self) -> str:
         return model_words(self.model, self.parameters)

@@ -1,21 +1,22 @@
 """Records traces: the target completes prompts, then both models are run over each completion."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
-from transformers.utils.logging import disable_progress_bar
+from transformers import DynamicCache
 
 from simulator.judging import Task, judge
 from simulator.storage import Recording, model_words
 from simulator.trace import Trace
-from sybil_engine.core.errors import ContextExceeded, PairMismatch
+from sybil_engine.core.errors import ContextExceeded, InvalidSettings, PairMismatch
+from sybil_engine.core.model_choice import ModelChoice
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.types import SamplingParams
+from sybil_engine.models.configs import read_config
 from sybil_engine.models.finding import find_folder
-from sybil_engine.models.loading import describe
+from sybil_engine.models.first_layers import first_layers
+from sybil_engine.models.loading import describe, read_weights
 from sybil_engine.sampling.draw import draw_tokens
 from sybil_engine.sampling.shaping import shape_logits
 
@@ -24,15 +25,20 @@ class Recorder:
     """A pair of models, and what they predict along the target's text.
 
     Raises:
+        InvalidSettings: the draft model's weights are to have another type than float32.
         PairMismatch: their vocabularies differ.
         ModelError: a model cannot be loaded.
     """
 
-    def __init__(self, target: str, draft: str) -> None:
-        self._target_is, self._draft_is = describe(target), describe(draft)
+    def __init__(self, target: str, draft: ModelChoice) -> None:
+        if draft.dtype != "float32":
+            raise InvalidSettings(
+                f"traces are recorded in float32, and the draft model is to be {draft.dtype}; leave its type out"
+            )
+        self._target_is, self._draft_is = describe(target), describe(draft.ref, layers=draft.layers)
         if self._target_is.tokenizer_fingerprint != self._draft_is.tokenizer_fingerprint:
-            raise PairMismatch(f"{target} and {draft} have different tokenizers; name two models that share one")
-        self._target, self._draft = _load(target), _load(draft)
+            raise PairMismatch(f"{target} and {draft.ref} have different tokenizers; name two models that share one")
+        self._target, self._draft = _load(ModelChoice(target)), _load(draft)
 
     def record(
         self,
@@ -98,10 +104,7 @@ class Recorder:
         return text
 
 
-def _load(ref: str) -> Any:
-    folder: Path = find_folder(ref)
-    disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
-    return model.eval()
+def _load(choice: ModelChoice) -> Any:
+    folder = find_folder(choice.ref)
+    config = first_layers(choice.ref, read_config(choice.ref, folder), choice.layers)
+    return read_weights(choice.ref, folder, config, whole=not choice.layers).eval()

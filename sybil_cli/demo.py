@@ -53,7 +53,7 @@ async def _demo(pair: Pair, output: Console, remarks: Console) -> int:
         await _show(engine, prompts[0], output, progress)
     output.print(_title("Starting drafter, verifier and coordinator on this machine, under Ray"))
     started_s = time.monotonic()
-    settings = PlaceSettings(port=0, target=pair.target, draft=pair.draft)
+    settings = PlaceSettings(port=0, target=pair.target, draft=pair.draft, draft_layers=pair.draft_layers)
     async with placed_fleet(settings, progress) as fleet, connected(fleet.address) as client:
         ready_s = time.monotonic() - started_s
         output.print(f"Ready after {ready_s:.0f} s: {described(await client.describe())}", soft_wrap=True)

@@ -25,7 +25,7 @@ async def placed_fleet(settings: PlaceSettings, progress: Progress) -> AsyncIter
         take_sigterm_back()
         progress.say(waiting)
 
-    pair = Pair(settings.target, settings.draft)
+    pair = Pair(settings.target, settings.draft, settings.draft_layers)
     async with AsyncExitStack() as stack:
         with progress.waiting("the fleet"):
             if not pair.is_embedded:

@@ -50,8 +50,8 @@ def generate(
     output = Console(highlight=False)
     if address and models_chosen(options):
         raise InvalidSettings(
-            f"--preset, --target and --draft choose the models of this process, but the coordinator at {address} has "
-            "its models already; leave them out, or leave out --address (and unset SYBIL_ADDRESS)"
+            "--preset, --target, --draft and --draft-layers choose the models of this process, but the coordinator at "
+            f"{address} has its models already; leave them out, or leave out --address (and unset SYBIL_ADDRESS)"
         )
     request = request_from(_read(prompt, remarks), options)
     printer = printer_for(output, remarks, as_json)

@@ -41,7 +41,13 @@ async def local_engine(pair: Pair, progress: Progress, allow_lossy: Sequence[str
             await asyncio.to_thread(check, pair)
         draft = None if pair.draft == NO_DRAFTER else pair.draft
         engine = await asyncio.to_thread(
-            LocalEngine, pair.target, draft, allow_lossy=allow_lossy, max_sessions=1, traced=False
+            LocalEngine,
+            pair.target,
+            draft,
+            draft_layers=pair.draft_layers,
+            allow_lossy=allow_lossy,
+            max_sessions=1,
+            traced=False,
         )
     try:
         yield LocalClient(engine)

@@ -14,7 +14,7 @@ from sybil_engine.models.presets import PRESETS, Pair, pair_of
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SPECULATIONS = [each.value for each in Speculation]
-_MODEL_OPTIONS = ("preset", "target", "draft")
+_MODEL_OPTIONS = ("preset", "target", "draft", "draft_layers")
 
 
 def forwarding(program: str) -> Callable[[Callable[[tuple[str, ...]], int]], click.Command]:
@@ -31,14 +31,25 @@ def forwarding(program: str) -> Callable[[Callable[[tuple[str, ...]], int]], cli
 
 
 def model_options(command: Command) -> Command:
-    """--preset, --target and --draft."""
+    """--preset, --target, --draft and --draft-layers."""
     return _decorated(
         command,
         click.option(
             "--preset", type=click.Choice(list(PRESETS)), help="A pair of models by name. [default: embedded]"
         ),
         click.option("--target", metavar="FOLDER|HUB-ID", help="The large model, which has the last word."),
-        click.option("--draft", metavar="FOLDER|HUB-ID", help="The small model, which guesses ahead."),
+        click.option(
+            "--draft",
+            metavar="FOLDER|HUB-ID|target|none",
+            help="The small model, which guesses ahead; target: the large one itself. A type may follow: target:int8.",
+        ),
+        click.option(
+            "--draft-layers",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="K",
+            help="With --draft target: only the first K layers of the target guess ahead.",
+        ),
     )
 
 
@@ -106,7 +117,7 @@ def pair_from(options: Mapping[str, Any]) -> Pair:
     """The pair of models that the options name.
 
     Raises:
-        InvalidSettings: a target without a draft model.
+        InvalidSettings: a target without a draft model, or a draft model that makes no sense.
     """
     return pair_of(*(options[name] for name in _MODEL_OPTIONS))
 

@@ -15,7 +15,6 @@ from sybil_cli.exits import SUCCESS
 from sybil_cli.options import Command, model_options, pair_from
 from sybil_cli.progress import Progress
 from sybil_engine.core.errors import InvalidSettings
-from sybil_engine.core.references import NO_DRAFTER
 from sybil_engine.prompts import built_in_prompts, mixed
 
 _FILE = click.Path(path_type=Path)
@@ -137,9 +136,10 @@ def record(out_file: Path, temperatures: list[float], **options: Any) -> int:
         from sybil_engine.models.finding import find_folder
 
         pair = pair_from(options)
-        if pair.draft == NO_DRAFTER:
+        draft = pair.draft_choice
+        if draft is None:
             raise InvalidSettings("a trace needs a drafter's guesses; name a model with --draft")
-        recorder = Recorder(pair.target, pair.draft)
+        recorder = Recorder(pair.target, draft)
         tokenizer = Tokenizer.from_file(str(find_folder(pair.target) / "tokenizer.json"))
         tasks = [
             Task(prompt.id, tuple(tokenizer.encode(prompt.prompt).ids), options["seed"] + number)

@@ -41,11 +41,14 @@ class UpSettings(PlaceSettings):
         default=None, description="a pair of models by name, embedded if none is named"
     )
     target: str = Field(default="", description="instead of the preset's: a folder or a hub id")
-    draft: str = Field(default="", description="instead of the preset's: a folder, a hub id, or none")
+    draft: str = Field(
+        default="",
+        description="instead of the preset's: a folder, a hub id, target or none; a type may follow, as in target:int8",
+    )
 
     def placed(self) -> PlaceSettings:
         """The same fleet with both models named."""
-        pair = pair_of(self.preset, self.target, self.draft)
+        pair = pair_of(self.preset, self.target, self.draft, self.draft_layers, self.draft_dtype)
         values = self.model_dump(include=set(PlaceSettings.model_fields))
         return PlaceSettings(**{**values, "target": pair.target, "draft": pair.draft})
 

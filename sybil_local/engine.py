@@ -19,10 +19,10 @@ from coordinator.request import Defaults
 from drafter_service.settings import DrafterSettings
 from sybil_engine.core.completion import Completion, Delta
 from sybil_engine.core.errors import InvalidRequest, Unavailable
+from sybil_engine.core.model_choice import Dtype, draft_choice
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.core.request import GenerationRequest
 from sybil_engine.core.types import AcceptanceRule, ModelDescription, SamplingParams, Speculation
-from sybil_engine.serving.service_settings import Dtype
 from sybil_local import twins
 from sybil_local.services import LocalServices
 from verifier_service.settings import VerifierSettings
@@ -49,6 +49,7 @@ class LocalEngine:
         *,
         dtype: Dtype = "float32",
         draft_dtype: Dtype | None = None,
+        draft_layers: int = 0,
         device: str = "cpu",
         speculation: str = Speculation.AUTO.value,
         drafters: Sequence[str] = (),
@@ -65,9 +66,11 @@ class LocalEngine:
 
         Args:
             target: the large model, whose output you get: a folder, a hub id, or `embedded-target`.
-            draft: the small model, which guesses ahead; None: nobody drafts. It needs the target's tokenizer.
+            draft: the small model, which guesses ahead; None: nobody drafts. It needs the target's tokenizer. `target`:
+                the target's own weights, which are loaded a second time. A type may follow, as in `target:int8`.
             dtype: of the target's weights; `int8` quantises them.
-            draft_dtype: of the draft model's weights; None: as `dtype` says.
+            draft_dtype: of the draft model's weights; None: as its name says, or else `dtype`.
+            draft_layers: with the draft `target`, how many of the target's first layers draft; 0: all.
             device: of both models, for example `cpu` or `cuda`.
             speculation: for calls that do not say: off, lockstep, pipelined, hedged or auto.
             drafters: for calls that do not say: `model`, and proposers that need none, for example `lookup`; see
@@ -107,7 +110,11 @@ class LocalEngine:
         verifier = VerifierSettings(
             model=target, dtype=dtype, threads=threads, numerics=numerics, suffix_memory=suffix_memory, **shared
         )
-        drafter = DrafterSettings(model=draft, dtype=draft_dtype or dtype, **shared) if draft else None
+        drafter = None
+        if draft:
+            draft_choice(draft, target, draft_layers, draft_dtype)
+            drafts_with: dict[str, Any] = {"target": target, "layers": draft_layers, "dtype": draft_dtype or dtype}
+            drafter = DrafterSettings(model=draft, **drafts_with, **shared)
         self._start(LocalServices(verifier, drafter), defaults)
 
     @classmethod

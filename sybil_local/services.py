@@ -44,7 +44,9 @@ class LocalServices:
         try:
             if drafter:
                 # Known before weights are loaded.
-                check_pair(describe(verifier.model, dtype=verifier.dtype), describe(drafter.model, dtype=drafter.dtype))
+                draft = drafter.choice
+                described = describe(draft.ref, dtype=draft.dtype, layers=draft.layers)
+                check_pair(describe(verifier.model, dtype=verifier.dtype), described)
             # One after the other: while transformers loads a model, torch's defaults are another's.
             # No other process waits for a core here while the drafter rests.
             alone_threads = verifier.alone_threads or (0 if verifier.threads else len(os.sched_getaffinity(0)))

@@ -9,8 +9,8 @@ from coordinator.ray.cluster import on_a_cluster
 from coordinator.ray.hosting import ServiceActor
 from coordinator.settings import PlaceSettings
 from sybil_engine.core.errors import Unavailable
+from sybil_engine.core.model_choice import Dtype
 from sybil_engine.core.references import NO_DRAFTER
-from sybil_engine.serving.service_settings import Dtype
 
 _ENTRIES = {"verifier": "verifier_service.__main__:serve", "drafter": "drafter_service.__main__:serve"}
 
@@ -104,6 +104,7 @@ def _verifier(settings: PlaceSettings) -> PlacedService:
 def _drafter(settings: PlaceSettings) -> PlacedService:
     dtype = settings.draft_dtype or settings.dtype
     flags = _flags(settings, settings.draft, dtype, settings.draft_threads, settings.draft_gpus)
+    flags += ("--target", settings.target, "--layers", str(settings.draft_layers))
     bundle = _bundle(settings.draft_cpus, settings.draft_gpus)
     return PlacedService("drafter", settings.draft, flags + settings.drafter_arguments, bundle)
 

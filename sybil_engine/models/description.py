@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from sybil_engine.core.errors import ModelError, UnsupportedModel
 from sybil_engine.core.types import ModelDescription
 from sybil_engine.models.configs import model_class
+from sybil_engine.models.first_layers import empty_model
 from sybil_engine.models.tokenizer import TokenizerIdentity, identify
 
 
@@ -30,7 +30,7 @@ def description_of(ref: str, folder: Path, config: PreTrainedConfig, dtype: str,
     return ModelDescription(
         model_id=ref,
         architecture=loads.__name__,
-        parameters=_count_parameters(config),
+        parameters=sum(parameter.numel() for parameter in empty_model(config).parameters()),
         vocabulary_size=vocabulary_size,
         tokenizer_fingerprint=identity.fingerprint,
         tokenizer_parts=identity.parts,
@@ -40,12 +40,6 @@ def description_of(ref: str, folder: Path, config: PreTrainedConfig, dtype: str,
         dtype=dtype,
         device=device,
     )
-
-
-def _count_parameters(config: PreTrainedConfig) -> int:
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _context_tokens(ref: str, config: PreTrainedConfig) -> int:

@@ -48,7 +48,8 @@ def host_model(
     cores = len(os.sched_getaffinity(0))
     on_processor = device_kind(settings.device) == "cpu"
     torch.set_num_threads(settings.threads or max(1, cores - 1))
-    loaded = load(settings.model, settings.dtype, settings.device, packed=settings.packed)
+    choice = settings.choice
+    loaded = load(choice.ref, choice.dtype, settings.device, layers=choice.layers, packed=settings.packed)
     options = RunnerOptions(
         max_sessions=settings.max_sessions,
         cache_bytes=amount_bytes(settings.cache_memory, _free_bytes(settings.device)),

@@ -1,11 +1,12 @@
 """The settings that drafter and verifier share."""
 
 import os
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from sybil_engine.core.memory import ALLOWED, is_amount
+from sybil_engine.core.model_choice import Dtype, ModelChoice
 from sybil_engine.core.references import EMBEDDED_DRAFT, EMBEDDED_TARGET
 from sybil_engine.settings import Constraint, Port, Settings
 
@@ -22,8 +23,6 @@ LEAST_CONTEXT_TOKENS = 16
 """Holds the tokens of a model's trial, see `sybil_engine.models.trial`."""
 
 DEFAULT_SLOW_READER_S = 60.0
-
-Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 
 
 class ServiceSettings(Settings):
@@ -82,3 +81,12 @@ class ServiceSettings(Settings):
     emulate_delay_ms: float = Field(
         default=0.0, ge=0, description="hold every message of a session back this long, each way"
     )
+
+    @property
+    def choice(self) -> ModelChoice:
+        """The weights to load.
+
+        Raises:
+            InvalidSettings: the settings name none.
+        """
+        return ModelChoice(self.model, self.dtype)

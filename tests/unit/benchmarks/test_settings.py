@@ -11,6 +11,7 @@ from benchmarks.plan import Plan
 from benchmarks.settings import ARMS, BenchSettings
 from sybil_cli.__main__ import main
 from sybil_engine.core.errors import InvalidSettings
+from sybil_engine.core.model_choice import ModelChoice
 from sybil_engine.core.types import Speculation
 from sybil_engine.settings import parse
 
@@ -61,6 +62,11 @@ def planned(*argv: str) -> Plan:
         (["--grow-target", "1M"], "embedded-target cannot be grown to 1M"),
         (["--grow-draft", "big"], "'big' is not a size to grow to"),
         (["--draft", "none"], "--draft none leaves lockstep, pipelined, hedged, auto without a draft model"),
+        (["--draft-layers", "2"], "2 layers are to draft, but the draft model is embedded-draft"),
+        (["--draft", "target", "--draft-layers", "13"], "13 layers of embedded-target are to draft, and it has 12"),
+        (["--draft", "target:int8", "--draft-dtype", "float32"], "leave one of the types out"),
+        (["--draft", "target", "--grow-draft", "50M"], "--grow-draft enlarges a draft model of its own"),
+        (["--draft", "target", "--peers", "transformers-assisted"], "needs a draft model of its own"),
         (["--prompts", "/no/such/file"], "--prompts /no/such/file cannot be read"),
         (["--json", "/no/such/folder/x.json"], "--json /no/such/folder/x.json cannot be written"),
         (["--report", "/proc/no/such/folder"], "--report /proc/no/such/folder cannot be written"),
@@ -137,6 +143,24 @@ def test_an_arm_may_name_its_drafters() -> None:
     assert [each.drafters for each in kinds] == [(), ("model", "lookup"), ("suffix",)]
     with pytest.raises(InvalidSettings, match="each perhaps with its drafters as in auto@model"):
         planned("--arms", "automatic@model")
+
+
+def test_the_target_may_draft_whole_in_part_or_quantised() -> None:
+    part = planned("--draft", "target", "--draft-layers", "4", "--dtype", "bfloat16")
+    assert _flags(part.drafter_arguments) == {
+        "--model": "target",
+        "--target": "embedded-target",
+        "--layers": "4",
+        "--dtype": "bfloat16",
+    }
+    assert part.service_settings[1] is not None
+    assert part.service_settings[1].choice == part.draft == ModelChoice("embedded-target", "bfloat16", 4)
+    # It has no model of its own that a peer could load.
+    assert part.peers == ("transformers", "transformers-lookup")
+    quantised = planned("--draft", "target:int8", "--dtype", "bfloat16")
+    assert quantised.draft == ModelChoice("embedded-target", "int8")
+    assert planned("--draft", "embedded-draft:int8").draft == ModelChoice("embedded-draft", "int8")
+    assert planned().draft == ModelChoice("embedded-draft")
 
 
 def test_emulated_devices_are_the_services_own_flags() -> None:

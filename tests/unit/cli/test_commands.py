@@ -46,7 +46,15 @@ from sybil_engine.prompts import Prompt, mixed
         (["generate", "x", "--preset", "gpt3"], "'gpt3' is not one of 'embedded', 'gpt2'"),
         (["generate", "x", "--address", "nowhere"], "'nowhere' is not an address; write HOST:PORT"),
         (["generate", "x", "--address", "h:1", "--target", "t"], "leave them out, or leave out --address"),
+        (["generate", "x", "--address", "h:1", "--draft-layers", "2"], "leave them out, or leave out --address"),
         (["generate", "x", "--target", "t"], "--target t needs a --draft model"),
+        (["generate", "x", "--draft-layers", "2"], "2 layers are to draft, but the draft model is embedded-draft"),
+        (["generate", "x", "--draft-layers", "-1"], "Invalid value for '--draft-layers'"),
+        (["generate", "x", "--draft", "target:int4"], "'target:int4' is no draft model"),
+        (["generate", "x", "--draft", "target", "--draft-layers", "13"], "and it has 12; choose from 1 to 12"),
+        (["demo", "--draft-layers", "2"], "2 layers are to draft, but the draft model is embedded-draft"),
+        (["up", "--draft-layers", "2"], "2 layers are to draft, but the draft model is embedded-draft"),
+        (["up", "--draft", "target:int8", "--draft-dtype", "float32"], "leave one of the types out"),
         (["generate", "x", "--timeout", "0"], "Invalid value for '--timeout'"),
         (["generate", "x", "--timeout", "nan"], "Invalid value for '--timeout'"),
         (["generate", "x", "--timeout", "inf"], "Invalid value for '--timeout'"),
@@ -122,6 +130,8 @@ def test_a_pair_is_the_presets_unless_its_models_are_named() -> None:
     assert pair_of(None, "t", "d") == Pair("t", "d")
     assert pair_of(draft="d") == Pair("embedded-target", "d")
     assert pair_of("gpt2", "t") == Pair("t", "openai-community/gpt2")
+    assert pair_of("gpt2", None, "target", 6) == Pair("openai-community/gpt2-medium", "target", 6)
+    assert not pair_of(draft="target").is_embedded
 
 
 def description(model: str, **parts: str) -> ModelDescription:
@@ -146,7 +156,7 @@ def test_a_mismatch_names_both_fingerprints_and_what_differs(monkeypatch: pytest
         "small": description("small", merges="1", vocabulary="3"),
     }
     loading = ModuleType("sybil_engine.models.loading")
-    loading.describe = described.__getitem__  # type: ignore[attr-defined]
+    loading.describe = lambda ref, layers=0: described[ref]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sybil_engine.models.loading", loading)
     with pytest.raises(PairMismatch) as raised:
         check(Pair("large", "small"))

@@ -46,19 +46,22 @@ _VALUES: dict[str, dict[str, Any]] = {
     "gpt2": _LEARNED,
     "gptj": _LEARNED | {"rotary_dim": 8},
 }
+FAMILIES = tuple(_VALUES)
 
 
-def config_of(kind: str) -> PreTrainedConfig:
+def config_of(kind: str, layers: int = 2) -> PreTrainedConfig:
     """A config of a tiny model of this architecture."""
     config_class: Any = CONFIG_MAPPING[kind]
-    config: PreTrainedConfig = config_class(**_VALUES[kind])
+    values = _VALUES[kind]
+    config: PreTrainedConfig = config_class(
+        **values | {"n_layer" if "n_layer" in values else "num_hidden_layers": layers}
+    )
     return config
 
 
 def random_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0, layers: int = 2) -> LoadedModel:
     """A tiny model of this architecture, its weights drawn from `seed`."""
-    config = config_of(kind)
-    config.num_hidden_layers = layers
+    config = config_of(kind, layers)
     implementation = attention_for(config)
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=implementation)
@@ -99,9 +102,9 @@ def byte_tokenizer(**vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def save_folder(folder: Path, kind: str = "llama") -> Path:
+def save_folder(folder: Path, kind: str = "llama", layers: int = 2) -> Path:
     """Save a tiny model with its tokenizer as Hugging Face would."""
-    random_model(kind).model.save_pretrained(folder)
+    random_model(kind, layers=layers).model.save_pretrained(folder)
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
     return folder
