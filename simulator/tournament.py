@@ -13,7 +13,7 @@ from simulator.players.ssd import geometric_fan_outs, miss_exponent, ssd, unifor
 from simulator.players.sybil import Sybil
 from simulator.point import Point
 from simulator.trace import Trace
-from sybil_engine.core.types import Speculation
+from sybil_engine.core.types import MODEL_DRAFTER, Speculation
 
 OFF = "off"
 LOCKSTEPS = ("lockstep", "lockstep, ratio test")
@@ -60,6 +60,9 @@ def contenders(traces: Sequence[Trace], most_tokens: int, replicas: int) -> dict
         "SSD, geometric": by_window(lambda window: partial(ssd, geometric_fan_outs(window, acceptance_rate, exponent))),
         "DSI": {f"{replicas} targets": partial(dsi, replicas)},
         **{each.value: {"": ours(each).play} for each in (Speculation.PIPELINED, Speculation.HEDGED, Speculation.AUTO)},
+        # What a second drafter service is worth here, and what lookup adds to the draft model.
+        "hedged, 2 drafters": {"": ours(Speculation.HEDGED, services=2).play},
+        "auto, with lookup": {"": ours(Speculation.AUTO, drafters=(MODEL_DRAFTER, "lookup")).play},
     }
 
 
