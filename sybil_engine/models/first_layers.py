@@ -30,10 +30,6 @@ def first_layers(ref: str, config: PreTrainedConfig, layers: int) -> PreTrainedC
         )
     if not 1 <= layers <= whole:
         raise InvalidSettings(f"{layers} layers of {ref} are to draft, and it has {whole}; choose from 1 to {whole}")
-    for name, values in list(vars(text_config).items()):
-        # What the config says of each layer.
-        if "layer" in name and isinstance(values, list | tuple) and len(values) == whole:
-            setattr(text_config, name, values[:layers])
     text_config.num_hidden_layers = layers
     return part
 
