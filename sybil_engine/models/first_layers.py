@@ -30,10 +30,6 @@ def first_layers(ref: str, config: PreTrainedConfig, layers: int) -> PreTrainedC
         )
     if not 1 <= layers <= whole:
         raise InvalidSettings(f"{layers} layers of {ref} are to draft, and it has {whole}; choose from 1 to {whole}")
-    for name, values in list(vars(text_config).items()):
-        # What the config says of each layer.
-        if "layer" in name and isinstance(values, list | tuple) and len(values) == whole:
-            setattr(text_config, name, values[:layers])
     text_config.num_hidden_layers = layers
     return part
 
@@ -66,10 +62,10 @@ def refuse_indivisible(ref: str, config: PreTrainedConfig, part: PreTrainedConfi
 @contextmanager
 def without_report() -> Iterator[None]:
     """Keep transformers from warning about weights that a part has no place for."""
+    # Not by its level, for which transformers would give other warnings.
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.disabled = True
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.disabled = False

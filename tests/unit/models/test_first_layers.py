@@ -12,6 +12,7 @@ from sybil_engine.core.errors import InvalidSettings, ModelError, UnsupportedMod
 from sybil_engine.models.configs import read_config
 from sybil_engine.models.first_layers import empty_model, first_layers, refuse_indivisible
 from sybil_engine.models.loading import describe, load
+from sybil_engine.models.trial import plain_pass
 from tests.unit.models.random_models import FAMILIES, plain_logits, save_folder
 
 LAYERS = 3
@@ -30,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("layers", range(1, LAYERS + 1))
 def test_a_part_is_made_of_the_weights_of_the_whole(
-    family: Path, layers: int, capfd: pytest.CaptureFixture[str]
+    family: Path, layers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, part = load(str(family), packed=False), load(str(family), layers=layers, packed=False)
     weights = whole.model.state_dict()
@@ -38,8 +39,10 @@ def test_a_part_is_made_of_the_weights_of_the_whole(
     held = sum(weight.numel() for weight in part.model.parameters())
     assert part.description.parameters == held
     assert (held < whole.description.parameters) == (layers < LAYERS)
+    # Its cache has as many layers.
+    assert plain_pass(part)[0].layers == layers
     # The weights that it has no place for are no reason for a warning.
-    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(("family", "stack"), [("llama", "layers"), ("gpt2", "h")], indirect=["family"])
