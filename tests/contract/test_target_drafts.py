@@ -47,9 +47,8 @@ def test_the_whole_target_as_its_own_drafter_is_always_right(
         assert engine.draft is not None
         assert engine.draft.parameters == engine.target.parameters
     assert [each.token_ids for each in done] == plain
-    for each in done:
-        assert Stats.of(each.ending.usage).acceptance_rate == 1.0
-        assert each.ending.usage.verify_passes < TOKENS / 2
+    # How many tokens are drafted depends on the machine's load; that all are right does not.
+    assert Stats.of(*(each.ending.usage for each in done)).acceptance_rate == 1.0
 
 
 @pytest.mark.parametrize(
