@@ -30,7 +30,7 @@ _KINDS: dict[str, Callable[[], Proposer]] = {"lookup": Lookup, "suffix": Suffix}
 
 
 @dataclass
-class Score:
+class GuessScore:
     """How often one proposer's guess was right, and how well its chances predicted that.
 
     Attributes:
@@ -74,13 +74,13 @@ class Score:
 
 def score(
     make: Callable[[], Proposer], texts: Sequence[tuple[SessionOpen, Sequence[int]]], vocabulary_size: int
-) -> Score:
+) -> GuessScore:
     """Ask a proposer at every position of some texts.
 
     Args:
         texts: openings and what the target said after them.
     """
-    total, table = Score(), EvidenceTable()
+    total, table = GuessScore(), EvidenceTable()
     for opening, text in texts:
         asked = Asked("", make(), table, vocabulary_size, FailureCounts())
         noise = NoiseTape(opening.seed, vocabulary_size)

@@ -55,8 +55,7 @@ class Meter:
         self._relays_ns: list[int] = []
         self._gaps_ns: list[int] = []
         self._pushes_ns: dict[int, None] = {}
-        # By drafter: judged, tested and accepted tokens.
-        self._by_drafter: dict[str, tuple[int, int, int]] = {}
+        self._by_drafter: dict[str, DrafterCount] = {}
         self.way: Speculation | None = None
 
     def admitted(self) -> None:
@@ -79,14 +78,9 @@ class Meter:
         self._verifying.append((arrived_ns - timings.forward_ns - timings.sampling_ns, arrived_ns))
         self._gaps_ns.append(timings.gap_ns)
         for count in commit.drafters:
-            judged, tested, accepted = self._by_drafter.get(count.drafter, (0, 0, 0))
-            self._by_drafter[count.drafter] = (
-                judged + count.judged,
-                tested + count.tested,
-                accepted + count.accepted,
-            )
+            self._by_drafter[count.drafter] = count.plus(self._by_drafter.get(count.drafter, DrafterCount("")))
             if count.drafter != MODEL_DRAFTER:
-                # What proposers guess beside that never leaves the verifier.
+                # Proposers' tokens that are not judged never leave the verifier.
                 self._drafted_tokens += count.judged
         # A commit's plan takes effect after its pass. The first pass counts as what the first commit's plan says.
         self.passes[self.way or commit.plan.speculation] += 1
@@ -131,7 +125,7 @@ class Meter:
             push_p50_ns=median_low([late - early for early, late in pairwise(self._pushes_ns)] or [0]),
             cached_prompt_tokens=self._cached_prompt_tokens,
             queue_ns=self._queue_ns,
-            drafters=tuple(DrafterCount(name, *counts) for name, counts in self._by_drafter.items()),
+            drafters=tuple(self._by_drafter.values()),
         )
 
 

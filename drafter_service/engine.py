@@ -19,7 +19,7 @@ from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import AcceptanceRule, Block, ModelDescription
 from sybil_engine.models.residency import Residency
 from sybil_engine.models.runner import Runner
-from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.proposer import ServiceKind
 from sybil_engine.proposers.registry import Registry
 from sybil_engine.sampling.draw import Draw, Guess, draw_cut_row, rank_rows
 from sybil_engine.serving.metrics import PassMetrics
@@ -44,7 +44,7 @@ class Drafter:
         self._pass_times = PassTimes()
         # Greedy and sampled sessions apart, and by acceptance rule: each makes certainty mean something else.
         self._calibrations = {kind: Calibration() for kind in product((False, True), AcceptanceRule)}
-        self.registry = Registry(Place.DRAFTER)
+        self.registry = Registry(ServiceKind.DRAFTER)
         self.description = replace(description, proposers=self.registry.names)
         # In the order in which they were last served.
         self._sessions: dict[int, DrafterSession] = {}

@@ -1,17 +1,14 @@
 """Both models run over texts, for what they would have said."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM
-from transformers.utils.logging import disable_progress_bar
 
 from quality.divergence import Position
-from sybil_engine.models.finding import find_folder
+from sybil_engine.models.loading import read_model, tokenizer_json
 
 
 class Readers:
@@ -22,9 +19,8 @@ class Readers:
     """
 
     def __init__(self, target: str, draft: str) -> None:
-        folder = find_folder(target)
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._target, self._draft = _load(folder), _load(find_folder(draft))
+        self.tokenizer = Tokenizer.from_str(tokenizer_json(target).decode())
+        self._target, self._draft = read_model(target), read_model(draft)
 
     def log_likelihood(self, prompt: Sequence[int], text: Sequence[int]) -> float:
         """Mean log-probability of a text's tokens under the target at temperature 1, in nats."""
@@ -44,11 +40,3 @@ class Readers:
         token_ids = torch.tensor([[*prompt, *text]])
         logits: Tensor = model(token_ids).logits[0, len(prompt) - 1 : -1].float()
         return logits
-
-
-def _load(folder: Path) -> Any:
-    disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
-    )
-    return model.eval()

@@ -26,7 +26,7 @@ _N_GRAMS = (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class QualityTask:
     """One prompt to complete."""
 
     prompt: Prompt
@@ -45,7 +45,7 @@ def measure(settings: QualitySettings, say: Callable[[str], None]) -> dict[str, 
     say("loading the models")
     readers = Readers(target, draft)
     tasks = [
-        Task(prompt, tuple(readers.tokenizer.encode(prompt.prompt).ids), number)
+        QualityTask(prompt, tuple(readers.tokenizer.encode(prompt.prompt).ids), number)
         for number, prompt in enumerate(read_prompts("", settings.count))
     ]
     with LocalEngine(target, draft, allow_lossy=[rule.value for rule in LOSSY]) as engine:
@@ -74,12 +74,12 @@ def _measure_at(
     temperature: float,
     engine: LocalEngine,
     readers: Readers,
-    tasks: Sequence[Task],
+    tasks: Sequence[QualityTask],
     judges: Sequence[JudgeSetting],
     max_tokens: int,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    def complete(task: Task, judge: JudgeSetting | None) -> Completion:
+    def complete(task: QualityTask, judge: JudgeSetting | None) -> Completion:
         return engine.generate(
             task.token_ids,
             max_tokens=max_tokens,
@@ -125,7 +125,7 @@ def _measure_at(
 
 
 def _text_figures(
-    completions: Sequence[Completion], alone: Sequence[Completion], tasks: Sequence[Task], readers: Readers
+    completions: Sequence[Completion], alone: Sequence[Completion], tasks: Sequence[QualityTask], readers: Readers
 ) -> dict[str, Any]:
     texts = [each.token_ids for each in completions]
     agreed = [agreed_tokens(text, other.token_ids) for text, other in zip(texts, alone, strict=True)]

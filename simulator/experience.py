@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from drafter_service.calibration import Calibration
 from sybil_engine.core.pass_times import PassTimes
-from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.proposer import ServiceKind
 from sybil_engine.proposers.registry import Registry
 from verifier_service.policy.choice import Choice
 from verifier_service.policy.load import Load, SharedPass
@@ -32,8 +32,8 @@ class Experience:
     calibrations: dict[bool, Calibration] = field(default_factory=lambda: {False: Calibration(), True: Calibration()})
     shares_processor: bool = False
     load: Load = field(default_factory=Load)
-    registry: Registry = field(default_factory=lambda: Registry(Place.VERIFIER))
-    draft_registry: Registry = field(default_factory=lambda: Registry(Place.DRAFTER))
+    registry: Registry = field(default_factory=lambda: Registry(ServiceKind.VERIFIER))
+    draft_registry: Registry = field(default_factory=lambda: Registry(ServiceKind.DRAFTER))
     choice: Choice = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,6 @@
 """Records traces: the target completes prompts, then both models are run over each completion."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -13,10 +12,7 @@ from sybil_engine.core.errors import ContextExceeded, InvalidSettings, PairMisma
 from sybil_engine.core.model_choice import ModelChoice
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.types import SamplingParams
-from sybil_engine.models.configs import read_config
-from sybil_engine.models.finding import find_folder
-from sybil_engine.models.first_layers import first_layers
-from sybil_engine.models.loading import describe, read_weights
+from sybil_engine.models.loading import describe, read_model
 from sybil_engine.sampling.draw import draw_tokens
 from sybil_engine.sampling.shaping import shape_logits
 
@@ -38,7 +34,7 @@ class Recorder:
         self._target_is, self._draft_is = describe(target), describe(draft.ref, layers=draft.layers)
         if self._target_is.tokenizer_fingerprint != self._draft_is.tokenizer_fingerprint:
             raise PairMismatch(f"{target} and {draft.ref} have different tokenizers; name two models that share one")
-        self._target, self._draft = _load(ModelChoice(target)), _load(draft)
+        self._target, self._draft = read_model(target), read_model(draft.ref, draft.layers)
 
     def record(
         self,
@@ -102,9 +98,3 @@ class Recorder:
             text.append(int(drawn))
             fed = drawn.unsqueeze(0)
         return text
-
-
-def _load(choice: ModelChoice) -> Any:
-    folder = find_folder(choice.ref)
-    config = first_layers(choice.ref, read_config(choice.ref, folder), choice.layers)
-    return read_weights(choice.ref, folder, config, whole=not choice.layers).eval()

@@ -18,7 +18,7 @@ from sybil_engine.core.types import ModelDescription, PassTimings, Speculation
 from sybil_engine.models.residency import Residency
 from sybil_engine.models.rows import Rows
 from sybil_engine.models.runner import Runner
-from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.proposer import ServiceKind
 from sybil_engine.proposers.registry import Registry
 from sybil_engine.sampling.judges import judge_for
 from sybil_engine.serving.opening import check_opening
@@ -88,7 +88,7 @@ class Verifier:
         suffix_memory_bytes: int = 0,
     ) -> None:
         self._runner = runner
-        self.registry = Registry(Place.VERIFIER, suffix_memory_bytes)
+        self.registry = Registry(ServiceKind.VERIFIER, suffix_memory_bytes)
         self.description = replace(description, proposers=self.registry.names)
         # In the order in which they were last served.
         self._sessions: dict[int, VerifierSession] = {}

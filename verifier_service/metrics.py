@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 
 from sybil_engine.core.draft_tree import Graft
 from sybil_engine.core.session import count_tested
-from sybil_engine.core.types import MOST_WINDOW_TOKENS, Speculation
+from sybil_engine.core.types import MOST_WINDOW_TOKENS, DrafterCount, Speculation
 from sybil_engine.serving.metrics import PREFIX, counter, gauge, occupancy_metrics, proposer_failures
 from verifier_service.engine import Verifier
 from verifier_service.policy.choice import WAYS, Choice
@@ -102,13 +102,13 @@ def _blocks(blocks: Mapping[Graft, int]) -> Iterator[Metric]:
     yield discarded
 
 
-def _drafters(counts: Mapping[str, tuple[int, int]]) -> Iterator[Metric]:
+def _drafters(counts: Mapping[str, DrafterCount]) -> Iterator[Metric]:
     """What each drafter brought."""
     judged = counter("drafter_judged_tokens", "Drafted tokens that were judged, by drafter", labels=("drafter",))
     accepted = counter("drafter_accepted_tokens", "Of them, those accepted", labels=("drafter",))
-    for drafter, (judged_tokens, accepted_tokens) in counts.items():
-        judged.add_metric((drafter,), judged_tokens)
-        accepted.add_metric((drafter,), accepted_tokens)
+    for drafter, count in counts.items():
+        judged.add_metric((drafter,), count.judged)
+        accepted.add_metric((drafter,), count.accepted)
     yield from (judged, accepted)
 
 

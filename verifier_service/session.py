@@ -91,7 +91,7 @@ class VerifierSession(Resident):
         self.ensemble = registry.ensemble(
             opening, self._proposers_asked, self.ledger, self.tree, noise, limits.vocabulary_size
         )
-        # What a pass could judge without drafter services: the chance of each token of the best proposed path.
+        # For each token of the best proposed path, the chance of being reached.
         self._proposed: Sequence[float] = ()
         self._tree_grew = False
         self.plan = NO_DRAFTING
@@ -261,7 +261,7 @@ class VerifierSession(Resident):
         if not self.mixes:
             self.pace.saw_pass(count_tested(len(trunk), verdict.accepted), verdict.accepted)
             return
-        # The path may be another drafter's; the trunk was tested up to where it was wrong.
+        # The judged path may be another drafter's. The draft model's guesses were tested up to the first wrong one.
         node = self.tree.root
         for token_id in verdict.token_ids:
             if not (guess := node.best_child()):

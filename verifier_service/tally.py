@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sybil_engine.core.draft_tree import Graft
 from sybil_engine.core.session import Commit
-from sybil_engine.core.types import Speculation
+from sybil_engine.core.types import DrafterCount, Speculation
 from sybil_engine.serving.metrics import PassMetrics, seconds_histogram
 
 
@@ -33,7 +33,7 @@ class Tally:
         windows: how often each was committed.
         committed_tokens: of all sessions.
         draft_wait_ns: time that sessions which draft have waited for their passes.
-        drafters: judged and accepted tokens of each drafter, by its name.
+        drafters: how each drafter's tokens fared, by its name.
         blocks: how many came, by what became of them.
         round_trips: how long the first blocks after a commit took, without the drafting itself.
     """
@@ -42,7 +42,7 @@ class Tally:
         self.passes = PassMetrics()
         self.windows: Counter[JudgedWindow] = Counter()
         self.committed_tokens = self.draft_wait_ns = 0
-        self.drafters: dict[str, tuple[int, int]] = {}
+        self.drafters: dict[str, DrafterCount] = {}
         self.blocks: Counter[Graft] = Counter()
         self.round_trips = seconds_histogram(
             "round_trip_seconds", "From a commit that left nothing drafted to the next block, without its drafting"
@@ -53,7 +53,6 @@ class Tally:
         self.windows[JudgedWindow(requested, speculation, commit.judged, commit.accepted)] += 1
         self.committed_tokens += len(commit.tokens)
         for each in commit.drafters:
-            judged, accepted = self.drafters.get(each.drafter, (0, 0))
-            self.drafters[each.drafter] = judged + each.judged, accepted + each.accepted
+            self.drafters[each.drafter] = each.plus(self.drafters.get(each.drafter, DrafterCount("")))
         if speculation is not Speculation.OFF:
             self.draft_wait_ns += commit.timings.wait_ns

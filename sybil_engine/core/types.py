@@ -161,9 +161,15 @@ class DrafterCount:
     """
 
     drafter: str
-    judged: int
-    tested: int
-    accepted: int
+    judged: int = 0
+    tested: int = 0
+    accepted: int = 0
+
+    def plus(self, other: "DrafterCount") -> "DrafterCount":
+        """Both counts of one drafter together."""
+        return DrafterCount(
+            self.drafter, self.judged + other.judged, self.tested + other.tested, self.accepted + other.accepted
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,21 @@ def load(ref: str, dtype: str = "float32", device: str = "cpu", *, layers: int =
     return LoadedModel(model, description, implementation)
 
 
+def read_model(ref: str, layers: int = 0) -> PreTrainedModel:
+    """Read a model as transformers runs it, in float32, for texts that are measured and not served.
+
+    Args:
+        layers: only so many first ones; 0: all.
+
+    Raises:
+        ModelNotFound, ModelError: it cannot be read.
+    """
+    folder = find_weights(ref)
+    config = first_layers(ref, read_config(ref, folder), layers)
+    model: PreTrainedModel = read_weights(ref, folder, config, whole=not layers).eval()
+    return model
+
+
 def read_weights(
     ref: str,
     folder: Path,

@@ -6,7 +6,7 @@ from typing import Protocol
 from sybil_engine.proposers.proposer import Continuation, Proposer
 
 
-class Constraint(Protocol):
+class OutputConstraint(Protocol):
     """What an output must look like, for example a grammar."""
 
     def follow(self, token_ids: Sequence[int]) -> None:
@@ -26,7 +26,7 @@ class Forced(Proposer):
 
     cost_ns = 2_000
 
-    def __init__(self, constraint: Constraint | None = None, prompt_tokens: int = 0) -> None:
+    def __init__(self, constraint: OutputConstraint | None = None, prompt_tokens: int = 0) -> None:
         self._constraint = constraint
         self._prompt_tokens = prompt_tokens
         self._seen_tokens = 0

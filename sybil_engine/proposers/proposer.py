@@ -6,14 +6,14 @@ from enum import Enum
 from typing import ClassVar, Protocol
 
 
-class Place(Enum):
+class ServiceKind(Enum):
     """Where a proposer may run."""
 
     VERIFIER = "verifier"
     DRAFTER = "drafter"
 
 
-EVERYWHERE = frozenset(Place)
+EVERYWHERE = frozenset(ServiceKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Proposer(Protocol):
         cost_ns: about how long one call of `continuations` takes, before it is measured.
     """
 
-    places: ClassVar[frozenset[Place]] = EVERYWHERE
+    places: ClassVar[frozenset[ServiceKind]] = EVERYWHERE
     cost_ns: ClassVar[int] = 10_000
 
     def follow(self, token_ids: Sequence[int]) -> None:

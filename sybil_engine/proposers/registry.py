@@ -16,7 +16,7 @@ from sybil_engine.proposers.evidence import EvidenceTable
 from sybil_engine.proposers.forced import Forced
 from sybil_engine.proposers.lookup import Lookup
 from sybil_engine.proposers.prediction import Prediction
-from sybil_engine.proposers.proposer import EVERYWHERE, Place, Proposer
+from sybil_engine.proposers.proposer import EVERYWHERE, Proposer, ServiceKind
 from sybil_engine.proposers.suffix import Suffix
 from sybil_engine.proposers.suffix_memory import SuffixMemory
 
@@ -32,21 +32,21 @@ class Registry:
     """What a service offers to its sessions.
 
     Args:
-        place: where it is.
+        place: the service that it belongs to.
         suffix_memory_bytes: what `suffix` may keep of earlier sessions' outputs; 0: nothing.
 
     Attributes:
         failures: what proposers did wrong.
     """
 
-    def __init__(self, place: Place, suffix_memory_bytes: int = 0) -> None:
+    def __init__(self, place: ServiceKind, suffix_memory_bytes: int = 0) -> None:
         own: dict[str, MakeProposer] = {
             "lookup": lambda opening: Lookup(),
             "suffix": SuffixMemory(suffix_memory_bytes).open if suffix_memory_bytes else lambda opening: Suffix(),
             "prediction": Prediction,
             "forced": lambda opening: Forced(),
         }
-        self._makers = own | _brought(place) if place is Place.VERIFIER else _brought(place)
+        self._makers = own | _brought(place) if place is ServiceKind.VERIFIER else _brought(place)
         # By name, and by whether tokens are drawn without noise.
         self._tables: dict[tuple[str, bool], EvidenceTable] = {}
         self.failures: FailureCounts = FailureCounts()
@@ -83,7 +83,7 @@ class Registry:
 
 
 @cache
-def _brought(place: Place) -> dict[str, MakeProposer]:
+def _brought(place: ServiceKind) -> dict[str, MakeProposer]:
     """Proposers of other packages, each on a thread of its own."""
     makers: dict[str, MakeProposer] = {}
     for entry in entry_points(group=ENTRY_POINTS):
@@ -93,6 +93,6 @@ def _brought(place: Place) -> dict[str, MakeProposer]:
             logger.exception("the proposer %s of %s cannot be loaded", entry.name, entry.value)
             continue
         places = getattr(kind, "places", EVERYWHERE)
-        if place in places and (place is Place.VERIFIER or Place.VERIFIER not in places):
+        if place in places and (place is ServiceKind.VERIFIER or ServiceKind.VERIFIER not in places):
             makers[entry.name] = partial(Aside, kind)
     return makers

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from sybil_engine.proposers.proposer import Continuation, Proposer
-from sybil_engine.proposers.suffix_index import END_OF_TEXT, MOST_AGREED, Match, SuffixIndex
+from sybil_engine.proposers.suffix_index import END_OF_TEXT, MOST_AGREED, AgreedPlace, SuffixIndex
 
 # First estimates, from Python sources (`python -m benchmarks.proposers`; docs/benchmarks.md).
 # By length of the match: how often a single place was right.
@@ -13,7 +13,7 @@ _SPLIT = 0.7
 # By count: how often the continuation of a shorter match was.
 _SHORTER = (0.08, 0.11, 0.15)
 
-Places = list[tuple[SuffixIndex, Match]]
+Places = list[tuple[SuffixIndex, AgreedPlace]]
 """Places of several indexes that agree with one path."""
 
 
@@ -80,7 +80,7 @@ class Suffix(Proposer):
         """The places of the path before its last token at which this token follows."""
         last = path[-1]
         return [
-            (index, Match(match.place + 1, min(match.agreed + 1, MOST_AGREED)))
+            (index, AgreedPlace(match.place + 1, min(match.agreed + 1, MOST_AGREED)))
             for index, match in self._known.get(path[:-1], ())
             if match.place >= index.first
             and index[match.place] == last

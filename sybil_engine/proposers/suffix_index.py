@@ -15,7 +15,7 @@ END_OF_TEXT = -1
 """Stands between two texts; it agrees with no token."""
 
 
-class Match(NamedTuple):
+class AgreedPlace(NamedTuple):
     """Where an index agrees with an end.
 
     Attributes:
@@ -95,7 +95,7 @@ class SuffixIndex:
                 chains.back.append(place - before if before is not None and before >= self.first else 0)
             tokens.append(token_id)
 
-    def matches(self, end: Sequence[int]) -> list[Match]:
+    def matches(self, end: Sequence[int]) -> list[AgreedPlace]:
         """The places that agree longest with how a text ends, the latest first; a few at most.
 
         Args:
@@ -106,11 +106,11 @@ class SuffixIndex:
                 return found
         return []
 
-    def _walk(self, chains: _Chains, end: Sequence[int]) -> list[Match]:
+    def _walk(self, chains: _Chains, end: Sequence[int]) -> list[AgreedPlace]:
         place = chains.latest.get(hash(tuple(end[-chains.length :])), -1)
         tokens, base, first, back = self._tokens, self._base, self.first, chains.back
         backwards = end[::-1]
-        found: list[Match] = []
+        found: list[AgreedPlace] = []
         for _ in range(_MOST_PLACES):
             if place < first:
                 break
@@ -121,7 +121,7 @@ class SuffixIndex:
                 agreed += 1
             # Another end may have the same hash.
             if agreed >= chains.length and tokens[index] != END_OF_TEXT:
-                found.append(Match(place, agreed))
+                found.append(AgreedPlace(place, agreed))
             step = back[index]
             if not step:
                 break

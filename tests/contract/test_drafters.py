@@ -17,7 +17,7 @@ from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import Speculation, TokenOrigin
 from sybil_engine.proposers.asked import Failure
 from sybil_engine.proposers.lookup import Lookup
-from sybil_engine.proposers.proposer import Continuation, Place, Proposer
+from sybil_engine.proposers.proposer import Continuation, Proposer, ServiceKind
 from sybil_local import Completion, LocalEngine
 
 DOCS = Path(__file__).parents[2] / "docs" / "proposers.md"
@@ -65,7 +65,7 @@ class Hanging(Brought):
 class Elsewhere(Brought):
     """May not run in the verifier's process; repeats the text."""
 
-    places = frozenset({Place.DRAFTER})
+    places = frozenset({ServiceKind.DRAFTER})
 
     def __init__(self, opening: SessionOpen) -> None:
         self._lookup = Lookup()

@@ -94,7 +94,7 @@ class LearnedWindow(Rule):
         # The drafter sends nothing beyond the budget.
         most_tokens = max(ready_tokens, min(self._most_tokens, budget))
         hold_until = self.pace.outlook(most_tokens).best_window(ready_tokens)
-        # Nobody sends what is proposed here: if that is enough, there is nothing to wait for.
+        # Proposals are here already. Where they are enough, waiting for blocks would be waiting for nothing.
         enough = hold_until <= max(proposed_tokens, state.ready_tokens)
         return DraftPlan(self._speculation, budget, self._rows, 0 if enough and proposed_tokens else hold_until)
 

@@ -18,7 +18,7 @@ from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.plan import DraftPlan
 from sybil_engine.core.session import SessionOpen
 from sybil_engine.core.types import Block, BlockOrigin, Distribution, Speculation
-from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.proposer import ServiceKind
 from sybil_engine.proposers.registry import Registry
 from tests.unit.fake_runner import CONTEXT_TOKENS, VOCABULARY_SIZE
 from tests.unit.messages import advance_after
@@ -50,7 +50,7 @@ class Receiver:
         opening = SessionOpen(PROMPT, len(PROMPT), plan=HOLD_ALL)
         noise = NoiseTape(0, VOCABULARY_SIZE, torch.device("cpu"))
         self.session = DrafterSession(
-            opening, room, noise, Calibration(), self.take, 0, lambda: True, Registry(Place.DRAFTER)
+            opening, room, noise, Calibration(), self.take, 0, lambda: True, Registry(ServiceKind.DRAFTER)
         )
         self.drafted: list[tuple[Said, int]] = []
 

@@ -18,7 +18,7 @@ from sybil_engine.proposers.asked import Asked, Failure, FailureCounts
 from sybil_engine.proposers.ensemble import Ensemble
 from sybil_engine.proposers.evidence import EvidenceTable
 from sybil_engine.proposers.names import check_names
-from sybil_engine.proposers.proposer import Continuation, Place, Proposer
+from sybil_engine.proposers.proposer import Continuation, Proposer, ServiceKind
 from sybil_engine.proposers.registry import Registry
 
 VOCABULARY = 100
@@ -259,7 +259,7 @@ def test_evidence_takes_bounded_memory() -> None:
 @pytest.mark.parametrize("name", ["lookups", "Lookup", "modle"])
 def test_an_unknown_drafter_names_the_nearest(name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"there is no drafter .*did you mean '(lookup|model)'.*choose from model"):
-        check_names((name,), Registry(Place.VERIFIER).names)
+        check_names((name,), Registry(ServiceKind.VERIFIER).names)
 
 
 def test_without_names_it_is_the_usual_ones_that_there_are() -> None:
@@ -269,7 +269,7 @@ def test_without_names_it_is_the_usual_ones_that_there_are() -> None:
 
 def test_a_session_gets_the_proposers_it_names() -> None:
     ledger = Ledger([1, 2, 1], 3)
-    registry = Registry(Place.VERIFIER)
+    registry = Registry(ServiceKind.VERIFIER)
     offered = ("model", "lookup", "lookup", "elsewhere")
     ensemble = registry.ensemble(OPENING, offered, ledger, DraftTree(ledger), NoiseTape(0, 9), 9)
     assert ensemble

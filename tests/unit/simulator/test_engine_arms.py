@@ -17,7 +17,7 @@ from sybil_engine.core.pass_times import PassTimes
 from sybil_engine.core.plan import DraftPlan, first_plan
 from sybil_engine.core.session import Commit, SessionOpen
 from sybil_engine.core.types import FinishReason, PassTimings, Speculation
-from sybil_engine.proposers.proposer import Place
+from sybil_engine.proposers.proposer import ServiceKind
 from sybil_engine.proposers.registry import Registry
 from sybil_engine.sampling.judges.judge import Verdict
 from tests.unit.simulator.synthetic import synthetic_trace
@@ -201,7 +201,7 @@ def test_a_session_driven_by_hand_makes_the_same_commits_and_plans(speculation: 
         0,
         0,
         tally=Tally(),
-        registry=Registry(Place.VERIFIER),
+        registry=Registry(ServiceKind.VERIFIER),
         has_room=lambda: True,
     )
     pushes = deque(simulation.blocks)
