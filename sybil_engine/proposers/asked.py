@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sybil_engine.core.moving_mean import MovingMean
 from sybil_engine.core.worth import Worth
 from sybil_engine.proposers.evidence import EvidenceTable
-from sybil_engine.proposers.proposer import Continuation, Proposer
+from sybil_engine.proposers.proposer import MOST_CONTINUATIONS, Continuation, Proposer
 
 Answer = TypeVar("Answer")
 
@@ -49,7 +49,6 @@ class Asked:
 
     # A proposer that fails this often is not asked again in this session.
     _MOST_FAILURES = 3
-    _MOST_CONTINUATIONS = 8
     # Step size of the session's own correction, in log-odds.
     _LEARNING_RATE = 0.15
     _MOST_SHIFT = 3.0
@@ -127,7 +126,7 @@ class Asked:
 
     def _checked(self, given: Iterable[Continuation]) -> list[Continuation]:
         kept: dict[int, Continuation] = {}
-        for each in islice(given, self._MOST_CONTINUATIONS):
+        for each in islice(given, MOST_CONTINUATIONS):
             if not self._makes_sense(each):
                 self._fail(Failure.GARBAGE)
                 return []

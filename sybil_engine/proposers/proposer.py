@@ -15,6 +15,9 @@ class ServiceKind(Enum):
 
 EVERYWHERE = frozenset(ServiceKind)
 
+MOST_CONTINUATIONS = 8
+"""How many continuations of one path are read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Continuation:

@@ -9,7 +9,7 @@ from sybil_engine.core.draft_tree import DraftTree
 from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.session import SessionOpen
-from sybil_engine.proposers.aside import Aside
+from sybil_engine.proposers.aside import Aside, ProposerThread
 from sybil_engine.proposers.asked import Asked, Failure, FailureCounts
 from sybil_engine.proposers.ensemble import Ensemble
 from sybil_engine.proposers.evidence import EvidenceTable
@@ -84,7 +84,7 @@ class Registry:
 
 @cache
 def _brought(place: ServiceKind) -> dict[str, MakeProposer]:
-    """Proposers of other packages, each on a thread of its own."""
+    """Proposers of other packages, each kind on a thread of its own."""
     makers: dict[str, MakeProposer] = {}
     for entry in entry_points(group=ENTRY_POINTS):
         try:
@@ -94,5 +94,5 @@ def _brought(place: ServiceKind) -> dict[str, MakeProposer]:
             continue
         places = getattr(kind, "places", EVERYWHERE)
         if place in places and (place is ServiceKind.VERIFIER or ServiceKind.VERIFIER not in places):
-            makers[entry.name] = partial(Aside, kind)
+            makers[entry.name] = partial(Aside, kind, ProposerThread())
     return makers

@@ -1,5 +1,6 @@
 """Guesses of several proposers hang in one tree; chances are learned; and nobody's mistakes break anything."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,7 +14,7 @@ from sybil_engine.core.ledger import Ledger
 from sybil_engine.core.noise import NoiseTape
 from sybil_engine.core.session import Advance, SessionOpen
 from sybil_engine.core.types import Block
-from sybil_engine.proposers.aside import Aside
+from sybil_engine.proposers.aside import Aside, ProposerThread
 from sybil_engine.proposers.asked import Asked, Failure, FailureCounts
 from sybil_engine.proposers.ensemble import Ensemble
 from sybil_engine.proposers.evidence import EvidenceTable
@@ -165,12 +166,32 @@ def test_one_that_raises_is_asked_three_times_a_session() -> None:
     assert session.failures == {("proposer 0", Failure.RAISED): 3}
 
 
-def test_endless_continuations_are_cut() -> None:
+@pytest.mark.parametrize("aside", [False, True])
+def test_endless_continuations_are_cut(aside: bool) -> None:
     def endless(path: tuple[int, ...]) -> Any:
         while True:
             yield Continuation(5, 0.1)
 
-    assert Session(Says(endless)).propose(most_tokens=1) == {5: 0.1}
+    here = Says(endless)
+    session = Session(Aside(lambda opening: here, ProposerThread(), OPENING, patience_s=2) if aside else here)
+    assert session.propose(most_tokens=1) == {5: 0.1}
+
+
+def test_one_that_hangs_costs_one_thread_however_many_sessions_use_it() -> None:
+    release = threading.Event()
+
+    def hang(path: tuple[int, ...]) -> list[Continuation]:
+        release.wait(30)
+        return []
+
+    thread, before = ProposerThread(), threading.active_count()
+    for _ in range(5):
+        session = Session(Aside(lambda opening: Says(hang), thread, OPENING))
+        session.propose()
+        session.commit(9)
+        session.ensemble.close()
+    assert threading.active_count() == before + 1
+    release.set()
 
 
 def test_one_that_hangs_holds_nobody_up_and_is_counted() -> None:
@@ -178,7 +199,7 @@ def test_one_that_hangs_holds_nobody_up_and_is_counted() -> None:
         time.sleep(30)
         return []
 
-    session = Session(Aside(lambda opening: Says(hang), OPENING, patience_s=0.005))
+    session = Session(Aside(lambda opening: Says(hang), ProposerThread(), OPENING, patience_s=0.005))
     start_s = time.monotonic()
     for token_id in range(20):
         session.propose()
@@ -188,7 +209,7 @@ def test_one_that_hangs_holds_nobody_up_and_is_counted() -> None:
 
 
 def test_one_on_a_thread_of_its_own_guesses_as_it_would_anywhere() -> None:
-    session = Session(Aside(lambda opening: Says(chain), OPENING, patience_s=2))
+    session = Session(Aside(lambda opening: Says(chain), ProposerThread(), OPENING, patience_s=2))
     assert session.propose(most_tokens=1) == {50: 0.8}
     session.commit(50)
     assert list(session.propose(most_tokens=1)) == [50]
@@ -204,7 +225,7 @@ class Forgetful(Says):
 
 
 def test_one_that_has_missed_tokens_is_not_believed_any_more() -> None:
-    session = Session(Aside(lambda opening: Forgetful(chain), OPENING, patience_s=2))
+    session = Session(Aside(lambda opening: Forgetful(chain), ProposerThread(), OPENING, patience_s=2))
     assert session.propose(most_tokens=1)
     session.commit(9)
     assert not session.propose(most_tokens=1)
@@ -215,7 +236,7 @@ def test_one_that_cannot_be_made_fails_when_it_is_asked() -> None:
     def broken(opening: SessionOpen) -> Proposer:
         raise RuntimeError("no")
 
-    session = Session(Aside(broken, OPENING, patience_s=2))
+    session = Session(Aside(broken, ProposerThread(), OPENING, patience_s=2))
     assert session.propose() == {}
     assert session.failures == {("proposer 0", Failure.RAISED): 1}
 
